@@ -1,0 +1,157 @@
+//! What can be done to the world, as data. Each effect names its object by an identity that can't be mistaken, can be
+//! done twice, and is carried out by one executor that decides nothing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{IntentId, NodeName, PoolName, ServerId, Uid};
+use crate::observed::FirewallRule;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "verb",
+    rename_all = "kebab-case",
+    rename_all_fields = "camelCase"
+)]
+pub enum Effect {
+    CreateNetwork {
+        name: String,
+        range: String,
+        nodes: String,
+        zone: String,
+    },
+    CreateFirewall {
+        name: String,
+        rules: Vec<FirewallRule>,
+    },
+    SetFirewallRules {
+        firewall: u64,
+        name: String,
+        rules: Vec<FirewallRule>,
+    },
+    CreateSshKey {
+        name: String,
+        public_key: String,
+    },
+    CreatePlacementGroup {
+        name: String,
+        pool: PoolName,
+    },
+    /// Makes the intent's join token where there is none, and then the server.
+    CreateServer(NewServer),
+    /// The intent's token is of no more use.
+    RevokeToken {
+        intent: IntentId,
+    },
+    /// Labels of the pool, by server-side apply: what is no longer among them goes.
+    LabelNode {
+        node: NodeRef,
+        labels: BTreeMap<String, String>,
+    },
+    Cordon {
+        node: NodeRef,
+        ticket: IntentId,
+    },
+    /// Takes back our own cordon, and no other's (S6).
+    Uncordon {
+        node: NodeRef,
+        ticket: IntentId,
+    },
+    Evict {
+        node: NodeName,
+        namespace: String,
+        pod: String,
+        uid: Uid,
+    },
+    PowerOff {
+        server: ServerRef,
+    },
+    DeleteNode {
+        node: NodeRef,
+    },
+    DeleteServer {
+        server: ServerRef,
+    },
+}
+
+/// A server to create. `choices` are tried in order while Hetzner says that one is not to be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewServer {
+    pub intent: IntentId,
+    pub pool: PoolName,
+    pub name: NodeName,
+    pub choices: Vec<Choice>,
+    pub image: String,
+    pub network: u64,
+    pub firewall: u64,
+    pub ssh_keys: Vec<u64>,
+    pub placement_group: Option<u64>,
+    /// Labels and taints that the kubelet registers its Node with.
+    pub node_labels: BTreeMap<String, String>,
+    pub node_taints: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Choice {
+    pub server_type: String,
+    pub location: String,
+}
+
+/// A Node by name and UID: another Node of the same name is another node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NodeRef {
+    pub name: NodeName,
+    pub uid: Uid,
+}
+
+/// A server by id, with what its labels must say right before it is touched.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServerRef {
+    pub id: ServerId,
+    pub name: NodeName,
+    pub intent: IntentId,
+}
+
+impl Effect {
+    /// The effect's name in logs, metrics and plans.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::CreateNetwork { .. } => "create-network",
+            Self::CreateFirewall { .. } => "create-firewall",
+            Self::SetFirewallRules { .. } => "set-firewall-rules",
+            Self::CreateSshKey { .. } => "create-ssh-key",
+            Self::CreatePlacementGroup { .. } => "create-placement-group",
+            Self::CreateServer(_) => "create-server",
+            Self::RevokeToken { .. } => "revoke-token",
+            Self::LabelNode { .. } => "label-node",
+            Self::Cordon { .. } => "cordon",
+            Self::Uncordon { .. } => "uncordon",
+            Self::Evict { .. } => "evict",
+            Self::PowerOff { .. } => "power-off",
+            Self::DeleteNode { .. } => "delete-node",
+            Self::DeleteServer { .. } => "delete-server",
+        }
+    }
+
+    /// What it is done to, as a person calls it.
+    pub fn target(&self) -> String {
+        match self {
+            Self::CreateNetwork { name, .. }
+            | Self::CreateFirewall { name, .. }
+            | Self::SetFirewallRules { name, .. }
+            | Self::CreateSshKey { name, .. }
+            | Self::CreatePlacementGroup { name, .. } => name.clone(),
+            Self::CreateServer(server) => server.name.to_string(),
+            Self::RevokeToken { intent } => intent.to_string(),
+            Self::LabelNode { node, .. }
+            | Self::Cordon { node, .. }
+            | Self::Uncordon { node, .. }
+            | Self::DeleteNode { node } => node.name.to_string(),
+            Self::Evict { namespace, pod, .. } => format!("{namespace}/{pod}"),
+            Self::PowerOff { server } | Self::DeleteServer { server } => server.name.to_string(),
+        }
+    }
+}

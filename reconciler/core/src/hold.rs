@@ -1,0 +1,51 @@
+//! Why a part of an admitted commit waits. Other parts go on.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// `about` is what waits, `reason` one word for metrics and conditions, `message` the sentence that a person reads: what
+/// is in the way, with names and figures, and what would let it go on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Hold {
+    pub about: String,
+    pub reason: HoldReason,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum HoldReason {
+    Paused,
+    /// Creations, deletions or prunes of this hour are used up.
+    Throttled,
+    /// The pool's `max-unavailable` is used up.
+    Budget,
+    /// An eviction is refused.
+    DrainBlocked,
+    /// A drain did not end in time; the node rests before the next try.
+    Resting,
+    /// A local volume is pinned to the node.
+    LocalData,
+    /// A name that we need belongs to somebody else.
+    NameTaken,
+    /// What we see at Hetzner or in the cluster is not what the ledger knows.
+    Unexplained,
+    /// Hetzner has none left of what the pool names.
+    OutOfStock,
+    /// A server has not joined in time.
+    NotJoined,
+    /// Hetzner or Kubernetes refused an effect.
+    Refused,
+    /// Too much would be pruned, or a protected kind.
+    PruneGuard,
+    /// Another controller owns a field.
+    Conflict,
+    /// An object could not be applied, or is not healthy yet.
+    Unhealthy,
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.about, self.message)
+    }
+}

@@ -1,0 +1,260 @@
+//! Names and ids as types, so that one can't be taken for another.
+//!
+//! A value of these types is well formed: it was parsed at the edge, and what holds one need not check it again.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What is wrong with a name, in words that complete "`x` …".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{value}` {problem}")]
+pub struct InvalidId {
+    pub value: String,
+    pub problem: &'static str,
+}
+
+/// Makes a newtype over a string that only its check lets in.
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(value: &str) -> Result<Self, InvalidId> {
+                let check: fn(&str) -> Result<(), &'static str> = $check;
+                match check(value) {
+                    Ok(()) => Ok(Self(value.to_owned())),
+                    Err(problem) => Err(InvalidId { value: value.to_owned(), problem }),
+                }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(value: String) -> Result<Self, InvalidId> {
+                value.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// The cluster's name: the first part of each server's name, so at most 20 characters.
+    ClusterName,
+    |v| dns_label(v, 20)
+);
+text_id!(
+    /// The random id that founding gave the cluster; a Hetzner label value (16 lower-case characters or digits).
+    ClusterId,
+    |v| lower_alphanumeric(v, 16)
+);
+text_id!(
+    /// A pool's name: the second part of its servers' names, so at most 30 characters.
+    PoolName,
+    |v| dns_label(v, 30)
+);
+text_id!(
+    /// The name of a Node, which is its server's name at Hetzner as well (an RFC 1123 subdomain).
+    NodeName,
+    dns_subdomain
+);
+text_id!(
+    /// One wish to have one server: 6 characters, also the id of its join token and the end of its name.
+    IntentId,
+    |v| lower_alphanumeric(v, 6)
+);
+text_id!(
+    /// The name of a unit: a folder directly under `manifests/`.
+    UnitName,
+    |v| dns_label(v, 63)
+);
+text_id!(
+    /// A Kubernetes object's UID.
+    Uid,
+    |v| if v.is_empty() { Err("is empty") } else { Ok(()) }
+);
+text_id!(
+    /// A git commit's full SHA-1, in lower-case hex.
+    CommitId,
+    |v| {
+        let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        if v.len() == 40 && v.chars().all(hex) { Ok(()) } else { Err("is no full commit id (40 hex digits)") }
+    }
+);
+
+impl CommitId {
+    /// The first 8 digits, as people read it.
+    pub fn short(&self) -> &str {
+        self.0.get(..8).unwrap_or(&self.0)
+    }
+}
+
+impl NodeName {
+    /// The name of the server that `intent` stands for.
+    pub fn of(cluster: &ClusterName, pool: &PoolName, intent: &IntentId) -> Self {
+        Self(format!("{cluster}-{pool}-{intent}"))
+    }
+}
+
+impl IntentId {
+    /// The id of the `sequence`-th intent of a cluster: always the same, so that a plan can name a server before it
+    /// exists. A hash spreads the ids; it hides nothing.
+    #[allow(clippy::cast_possible_truncation, reason = "five bits fit any usize")]
+    pub fn derive(cluster: &ClusterId, sequence: u64) -> Self {
+        const ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
+        let mut state = 0xcbf2_9ce4_8422_2325_u64;
+        for byte in cluster.as_str().bytes().chain(sequence.to_le_bytes()) {
+            state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        state ^= state >> 33;
+        state = state.wrapping_mul(0xff51_afd7_ed55_8ccd);
+        state ^= state >> 33;
+        let digit = |i: u32| {
+            ALPHABET
+                .get((state >> (5 * i) & 31) as usize)
+                .map_or('0', |d| char::from(*d))
+        };
+        Self((0..6).map(digit).collect())
+    }
+}
+
+/// A server's id at Hetzner (up to 2^53-1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServerId(pub u64);
+
+impl ServerId {
+    /// The provider id of this server's Node, as Hetzner's cloud controller writes it.
+    pub fn provider_id(self) -> String {
+        format!("{PROVIDER_PREFIX}{}", self.0)
+    }
+
+    /// The server that a Node's provider id names; `None` for another provider's.
+    pub fn from_provider_id(provider_id: &str) -> Option<Self> {
+        provider_id
+            .strip_prefix(PROVIDER_PREFIX)?
+            .parse()
+            .ok()
+            .map(Self)
+    }
+}
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+const PROVIDER_PREFIX: &str = "hcloud://";
+
+fn dns_label(value: &str, max_chars: usize) -> Result<(), &'static str> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if value.is_empty() {
+        Err("is empty")
+    } else if value.len() > max_chars {
+        Err("is too long")
+    } else if !value.chars().all(inner) {
+        Err("holds characters other than a-z, 0-9 and -")
+    } else if !value.starts_with(|c: char| c.is_ascii_lowercase()) || value.ends_with('-') {
+        Err("must begin with a letter and end with a letter or a digit")
+    } else {
+        Ok(())
+    }
+}
+
+fn dns_subdomain(value: &str) -> Result<(), &'static str> {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let inner = |c: char| edge(c) || c == '-' || c == '.';
+    if value.is_empty() || value.len() > 253 {
+        Err("must have 1 to 253 characters")
+    } else if !value.chars().all(inner) || !value.starts_with(edge) || !value.ends_with(edge) {
+        Err("is no RFC 1123 subdomain (a-z, 0-9, - and ., with a letter or a digit at both ends)")
+    } else {
+        Ok(())
+    }
+}
+
+fn lower_alphanumeric(value: &str, chars: usize) -> Result<(), &'static str> {
+    if value.len() == chars
+        && value
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+    {
+        Ok(())
+    } else {
+        Err("has the wrong length, or characters other than a-z and 0-9")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_holds_only_what_kubernetes_and_hetzner_take() {
+        for good in ["a", "web-1", "a1"] {
+            assert_eq!(
+                good.parse::<PoolName>().map(String::from),
+                Ok(good.to_owned())
+            );
+        }
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "1a",
+            "A",
+            "a_b",
+            "a.b",
+            "x".repeat(31).as_str(),
+        ] {
+            assert!(bad.parse::<PoolName>().is_err(), "{bad} was let in");
+        }
+        assert!("2f3a".repeat(10).parse::<CommitId>().is_ok());
+        assert!("2F3A".repeat(10).parse::<CommitId>().is_err());
+    }
+
+    #[test]
+    fn an_intent_has_the_same_id_every_time_and_another_one_the_next() {
+        let cluster: ClusterId = "abcdefgh01234567".parse().unwrap();
+        let ids: std::collections::BTreeSet<_> =
+            (0..2000).map(|n| IntentId::derive(&cluster, n)).collect();
+        assert_eq!(ids.len(), 2000);
+        assert_eq!(IntentId::derive(&cluster, 7), IntentId::derive(&cluster, 7));
+        assert!(ids.iter().all(|id| id.as_str().parse::<IntentId>().is_ok()));
+    }
+
+    #[test]
+    fn a_provider_id_names_its_server_and_no_other_provider_s() {
+        assert_eq!(
+            ServerId::from_provider_id(&ServerId(42).provider_id()),
+            Some(ServerId(42))
+        );
+        for foreign in ["k3s://a", "hcloud://", "hcloud://x", "42"] {
+            assert_eq!(ServerId::from_provider_id(foreign), None);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! What can't be observed and must survive a crash: one object, changed by compare-and-swap *before* the effect that
+//! a change is about.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ClusterId, CommitId, IntentId, NodeName, PoolName, ServerId, Uid};
+use crate::spec::Foundation;
+
+/// The version of this layout; a ledger with a newer one is not touched.
+pub const SCHEMA: u32 = 1;
+/// How far back the history goes: the throttles count by the hour.
+const HISTORY_SECS: i64 = 3600;
+/// The history's bound; the oldest entries go first.
+const MAX_HISTORY: usize = 2000;
+/// How many past intents are recognised when a late server turns up.
+const REMEMBERED_INTENTS: usize = 10_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ledger {
+    pub schema: u32,
+    pub cluster: ClusterId,
+    /// Set by the first commit that was admitted; later ones must agree with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foundation: Option<Foundation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted: Option<Admitted>,
+    /// The number of the next creation intent.
+    #[serde(default)]
+    pub next_intent: u64,
+    /// Servers on their way: from the wish until their Node has joined.
+    #[serde(default)]
+    pub intents: BTreeMap<IntentId, Intent>,
+    /// Servers that have joined.
+    #[serde(default)]
+    pub members: BTreeMap<IntentId, Member>,
+    /// Nodes that may be taken down, each for one reason.
+    #[serde(default)]
+    pub tickets: BTreeMap<IntentId, Ticket>,
+    /// Nodes whose drain did not end in time: not tried again before this.
+    #[serde(default)]
+    pub resting: BTreeMap<IntentId, Timestamp>,
+    /// The last hour, oldest first.
+    #[serde(default)]
+    pub history: Vec<Event>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admitted {
+    pub commit: CommitId,
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    pub pool: PoolName,
+    pub name: NodeName,
+    pub at: Timestamp,
+    /// The server that was made for it, once it was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerId>,
+    /// Since when it is no longer wanted: it is not created, and what was created for it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub pool: PoolName,
+    pub name: NodeName,
+    pub server: ServerId,
+    pub uid: Uid,
+}
+
+/// Permission for one node to be down. It never ends by time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    pub pool: PoolName,
+    pub node: NodeName,
+    pub uid: Uid,
+    pub server: ServerId,
+    pub reason: Reason,
+    pub commit: CommitId,
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The pool has more nodes than its count.
+    ScaleDown,
+    /// Its server no longer exists at Hetzner.
+    Dead,
+    /// Its Node was deleted by somebody; k3s lets no machine rejoin under a deleted Node's name.
+    NodeDeleted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    pub at: Timestamp,
+    pub kind: EventKind,
+    pub subject: String,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventKind {
+    Creation,
+    Deletion,
+    Prune,
+}
+
+/// A change of the ledger, written before what it is about is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Admit {
+        commit: CommitId,
+        foundation: Foundation,
+    },
+    /// A server is wanted. Counts as a creation.
+    Intend {
+        sequence: u64,
+        id: IntentId,
+        pool: PoolName,
+        name: NodeName,
+    },
+    /// The server of an intent was seen.
+    Bind { id: IntentId, server: ServerId },
+    /// An intent is no longer wanted. If it has a server, this counts as a deletion.
+    Cancel { id: IntentId },
+    /// A server of an intent that was forgotten turned up: a create that took longer than anyone waited.
+    Readopt {
+        id: IntentId,
+        pool: PoolName,
+        name: NodeName,
+        server: ServerId,
+    },
+    /// Nothing is left of an intent that never joined.
+    Forget { id: IntentId },
+    /// The Node of an intent has joined.
+    Join { id: IntentId, uid: Uid },
+    /// A member may be taken down. Counts as a deletion.
+    Grant { id: IntentId, ticket: Ticket },
+    /// The drain did not end in time, or the node is wanted again: it is uncordoned and stays.
+    Release {
+        id: IntentId,
+        rest_until: Option<Timestamp>,
+    },
+    /// Server and Node are gone.
+    Depart { id: IntentId },
+    /// Objects are about to be pruned.
+    Prune { subject: String, reason: String },
+}
+
+impl Ledger {
+    pub fn new(cluster: ClusterId) -> Self {
+        Self {
+            schema: SCHEMA,
+            cluster,
+            foundation: None,
+            admitted: None,
+            next_intent: 0,
+            intents: BTreeMap::new(),
+            members: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            history: Vec::new(),
+        }
+    }
+
+    /// How many things of a kind happened within the hour before `now`.
+    pub fn count_last_hour(&self, kind: EventKind, now: Timestamp) -> usize {
+        self.history
+            .iter()
+            .filter(|e| e.kind == kind && is_recent(e, now))
+            .count()
+    }
+
+    /// Whether `id` was an intent of this cluster at some time.
+    pub fn once_intended(&self, id: &IntentId) -> bool {
+        (0..self.next_intent)
+            .rev()
+            .take(REMEMBERED_INTENTS)
+            .any(|n| IntentId::derive(&self.cluster, n) == *id)
+    }
+
+    /// Servers that should exist: they were seen, and nothing has said that they are gone.
+    pub fn known_servers(&self) -> impl Iterator<Item = ServerId> + '_ {
+        let coming = self.intents.values().filter_map(|i| i.server);
+        coming.chain(self.members.values().map(|m| m.server))
+    }
+
+    /// Does what `change` says. A change that no longer fits (its subject is gone) changes nothing.
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one short arm for each change; apart they would read worse"
+    )]
+    pub fn apply(&mut self, change: &Change, now: Timestamp) {
+        match change {
+            Change::Admit { commit, foundation } => {
+                self.admitted = Some(Admitted {
+                    commit: commit.clone(),
+                    at: now,
+                });
+                self.foundation.get_or_insert_with(|| foundation.clone());
+            }
+            Change::Intend {
+                sequence,
+                id,
+                pool,
+                name,
+            } => {
+                self.next_intent = self.next_intent.max(sequence + 1);
+                let intent = Intent {
+                    pool: pool.clone(),
+                    name: name.clone(),
+                    at: now,
+                    server: None,
+                    cancelled: None,
+                };
+                self.intents.insert(id.clone(), intent);
+                self.remember(EventKind::Creation, name.as_str(), "the pool is short", now);
+            }
+            Change::Bind { id, server } => {
+                if let Some(intent) = self.intents.get_mut(id) {
+                    intent.server = Some(*server);
+                }
+            }
+            Change::Cancel { id } => {
+                if let Some(intent) = self.intents.get_mut(id) {
+                    intent.cancelled = Some(now);
+                    if intent.server.is_some() {
+                        let name = intent.name.clone();
+                        self.remember(
+                            EventKind::Deletion,
+                            name.as_str(),
+                            "not joined, no longer wanted",
+                            now,
+                        );
+                    }
+                }
+            }
+            Change::Readopt {
+                id,
+                pool,
+                name,
+                server,
+            } => {
+                let intent = Intent {
+                    pool: pool.clone(),
+                    name: name.clone(),
+                    at: now,
+                    server: Some(*server),
+                    cancelled: Some(now),
+                };
+                self.intents.insert(id.clone(), intent);
+                self.remember(EventKind::Deletion, name.as_str(), "a late server", now);
+            }
+            Change::Forget { id } => {
+                self.intents.remove(id);
+            }
+            Change::Join { id, uid } => {
+                if let Some(Intent {
+                    pool,
+                    name,
+                    server: Some(server),
+                    ..
+                }) = self.intents.remove(id)
+                {
+                    self.members.insert(
+                        id.clone(),
+                        Member {
+                            pool,
+                            name,
+                            server,
+                            uid: uid.clone(),
+                        },
+                    );
+                }
+            }
+            Change::Grant { id, ticket } => {
+                self.tickets.insert(id.clone(), ticket.clone());
+                self.resting.remove(id);
+                self.remember(
+                    EventKind::Deletion,
+                    ticket.node.as_str(),
+                    ticket.reason.words(),
+                    now,
+                );
+            }
+            Change::Release { id, rest_until } => {
+                self.tickets.remove(id);
+                if let Some(until) = rest_until {
+                    self.resting.insert(id.clone(), *until);
+                }
+            }
+            Change::Depart { id } => {
+                self.tickets.remove(id);
+                self.members.remove(id);
+                self.resting.remove(id);
+            }
+            Change::Prune { subject, reason } => {
+                self.remember(EventKind::Prune, subject, reason, now);
+            }
+        }
+    }
+
+    fn remember(&mut self, kind: EventKind, subject: &str, reason: &str, now: Timestamp) {
+        self.history.retain(|e| is_recent(e, now));
+        let surplus = (self.history.len() + 1).saturating_sub(MAX_HISTORY);
+        self.history.drain(..surplus);
+        self.history.push(Event {
+            at: now,
+            kind,
+            subject: subject.to_owned(),
+            reason: reason.to_owned(),
+        });
+    }
+}
+
+impl Change {
+    /// What the hourly limits count it as.
+    pub fn kind(&self, ledger: &Ledger) -> Option<EventKind> {
+        match self {
+            Self::Intend { .. } => Some(EventKind::Creation),
+            Self::Grant { .. } | Self::Readopt { .. } => Some(EventKind::Deletion),
+            Self::Cancel { id } => ledger.intents.get(id)?.server.map(|_| EventKind::Deletion),
+            Self::Prune { .. } => Some(EventKind::Prune),
+            _ => None,
+        }
+    }
+}
+
+impl Reason {
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::ScaleDown => "the pool has more nodes than its count",
+            Self::Dead => "its server no longer exists",
+            Self::NodeDeleted => "its Node was deleted, and it can't rejoin",
+        }
+    }
+}
+
+fn is_recent(event: &Event, now: Timestamp) -> bool {
+    now.duration_since(event.at) < SignedDuration::from_secs(HISTORY_SECS)
+}

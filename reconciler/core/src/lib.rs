@@ -1,0 +1,26 @@
+//! Every decision that fabrik makes, and nothing else.
+//!
+//! A function here takes what was read and observed and returns what should be done. This crate can't do IO: its
+//! dependencies hold no async runtime, no network, no file system, no clock and no randomness (`tests/io_free.rs`
+//! keeps it so). Time arrives as an argument.
+
+pub mod admit;
+pub mod apply;
+pub mod arrival;
+pub mod departure;
+pub mod desired;
+pub mod diagnostic;
+pub mod effect;
+pub mod guard;
+pub mod hold;
+pub mod id;
+pub mod infrastructure;
+pub mod ledger;
+pub mod manifest;
+mod merge;
+pub mod names;
+pub mod observed;
+pub mod plan;
+pub mod pool;
+pub mod spec;
+pub mod step;

@@ -1,0 +1,27 @@
+//! Labels, annotations and field managers: every key that fabrik writes, in one place.
+
+/// On each Hetzner resource: the id of the cluster that owns it. What bears another id is never touched.
+pub const CLUSTER_LABEL: &str = "fabrik.dev/cluster";
+/// On a Hetzner server: `server` or `agent`, k3s' words.
+pub const ROLE_LABEL: &str = "fabrik.dev/role";
+/// On a Hetzner server and its placement group: the pool. On its Node as well.
+pub const POOL_LABEL: &str = "fabrik.dev/pool";
+/// On a Hetzner server, and on the Secret of a join token: the creation intent it came from.
+pub const INTENT_LABEL: &str = "fabrik.dev/intent";
+/// On each applied object: the unit that it belongs to.
+pub const UNIT_LABEL: &str = "fabrik.dev/unit";
+/// On a Node that fabrik cordoned: the ticket it was cordoned under. Its absence on a cordoned Node says that
+/// somebody else did it.
+pub const TICKET_ANNOTATION: &str = "fabrik.dev/ticket";
+/// On `FabrikCluster`: a person or a webhook asks for a fetch now; any new value does.
+pub const RECONCILE_ANNOTATION: &str = "fabrik.dev/reconcile-requested-at";
+/// On a live object of a protected kind: `confirm` lets it be pruned.
+pub const PRUNE_ANNOTATION: &str = "fabrik.dev/prune";
+
+/// Field manager of applied units.
+pub const APPLIER_MANAGER: &str = "fabrik";
+/// Field manager of what the leader writes on Nodes and on fabrik's own objects.
+pub const LEADER_MANAGER: &str = "fabrik-leader";
+
+/// The namespace of fabrik's Lease, service accounts and published observation.
+pub const NAMESPACE: &str = "fabrik-system";

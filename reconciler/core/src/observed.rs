@@ -1,0 +1,163 @@
+//! What is there: Hetzner's resources, Nodes, pods, the ledger and the inventories, as read in one pass.
+//!
+//! It holds no secret, so the leader may publish it for `fabrik plan`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::desired::Inventory;
+use crate::id::{IntentId, NodeName, PoolName, ServerId, Uid, UnitName};
+use crate::ledger::Ledger;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    pub at: Timestamp,
+    pub hetzner: Hetzner,
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// Pods of the nodes that held a ticket when they were read. A node that is missing here was not asked: it is
+    /// not known to be empty.
+    pub pods: BTreeMap<NodeName, Vec<Pod>>,
+    /// Nodes that a bound local PersistentVolume is pinned to.
+    pub pinned: BTreeSet<NodeName>,
+    /// Join tokens that exist, by the intent each was made for.
+    pub tokens: BTreeSet<IntentId>,
+    pub units: BTreeMap<UnitName, Inventory>,
+    pub ledger: Ledger,
+    /// Why all effects are paused, if they are.
+    pub paused: Option<String>,
+}
+
+/// This cluster's resources at Hetzner: those whose label bears its id.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Hetzner {
+    pub servers: BTreeMap<ServerId, Server>,
+    /// Servers that the ledger knows, that the lists did not show, and that GET by id answered with 404 for.
+    pub gone: BTreeSet<ServerId>,
+    pub network: Option<Resource>,
+    pub firewall: Option<FirewallResource>,
+    /// By name in the spec.
+    pub ssh_keys: BTreeMap<String, SshKeyResource>,
+    /// By name.
+    pub placement_groups: BTreeMap<String, PlacementGroup>,
+    /// Names that we want and that somebody else's resource has: what it is and whose.
+    pub taken: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resource {
+    pub id: u64,
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirewallResource {
+    pub id: u64,
+    pub name: String,
+    pub rules: Vec<FirewallRule>,
+}
+
+/// An inbound rule. Order does not matter; `port` is empty for ICMP.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FirewallRule {
+    pub protocol: String,
+    pub port: String,
+    pub source_ips: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshKeyResource {
+    pub id: u64,
+    /// Without the comment: type and base64.
+    pub public_key: String,
+    /// False for a key that was in the project already under another label: used, never touched.
+    pub ours: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementGroup {
+    pub id: u64,
+    pub name: String,
+    pub servers: BTreeSet<ServerId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    pub id: ServerId,
+    pub name: String,
+    pub role: Role,
+    pub pool: Option<PoolName>,
+    pub intent: Option<IntentId>,
+    pub power: Power,
+    pub server_type: String,
+    pub location: String,
+    pub created: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Server,
+    Agent,
+    /// No role label, or one that we do not know.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Power {
+    Running,
+    /// Hetzner's `off`: no process of it runs.
+    Off,
+    /// Anything between, and what we do not know.
+    Changing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact that Kubernetes reports on its own"
+)]
+pub struct Node {
+    pub name: NodeName,
+    pub uid: Uid,
+    pub provider_id: Option<String>,
+    pub control_plane: bool,
+    pub ready: bool,
+    pub unschedulable: bool,
+    /// The ticket in our annotation: set when it was us who cordoned.
+    pub cordoned_under: Option<String>,
+    pub deleting: bool,
+    pub kubelet_version: String,
+    pub labels: BTreeMap<String, String>,
+    /// Label keys that are ours by server-side apply.
+    pub our_labels: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    pub namespace: String,
+    pub name: String,
+    pub uid: Uid,
+    pub node: NodeName,
+    pub kind: PodKind,
+    /// Evicted or deleted, and not gone yet.
+    pub terminating: bool,
+    /// What refused the last eviction, with the PodDisruptionBudget's name.
+    pub blocked: Option<String>,
+}
+
+/// What a drain does about a pod, by kubectl's rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodKind {
+    /// Evicted.
+    Ordinary,
+    /// Run by a DaemonSet: stays, ends with the node.
+    DaemonSet,
+    /// A static pod's mirror: stays, ends with the node.
+    Mirror,
+    /// Succeeded or failed: nothing runs.
+    Finished,
+}

@@ -1,0 +1,151 @@
+//! What a user wrote in `cluster.toml`, checked and typed.
+//!
+//! A `Spec` is consistent: `parse` let it in. It says what is wanted and nothing about what is there.
+
+mod cidr;
+mod kubernetes_syntax;
+mod near;
+mod parse;
+mod place;
+mod reader;
+mod version;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::parse::parse;
+pub use self::place::place_of;
+pub use self::version::K3sVersion;
+use crate::id::{ClusterName, PoolName};
+
+/// The whole of `cluster.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    pub name: ClusterName,
+    pub kubernetes: Kubernetes,
+    pub hetzner: Hetzner,
+    pub network: Network,
+    pub firewall: Firewall,
+    /// Public keys by the name that their resource at Hetzner gets.
+    pub ssh_keys: BTreeMap<String, String>,
+    pub pools: BTreeMap<PoolName, Pool>,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kubernetes {
+    /// The k3s version, as `1.36.3+k3s1`.
+    pub version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hetzner {
+    pub token: SecretRef,
+}
+
+/// A value inside a SOPS file of the repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRef {
+    pub file: String,
+    pub key: String,
+}
+
+/// Ranges in CIDR notation. All of them are fixed when the first commit is admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The private network at Hetzner.
+    pub range: String,
+    /// The subnet of `range` that servers are in.
+    pub nodes: String,
+    /// Hetzner's network zone, `eu-central` for one.
+    pub zone: String,
+    pub pods: String,
+    pub services: String,
+}
+
+/// Whom the firewall lets in from the public side, in CIDR notation. Empty: nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Firewall {
+    pub ssh_from: Vec<String>,
+    pub api_from: Vec<String>,
+}
+
+/// Workers that are all alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    pub count: u32,
+    /// Tried in order when stock runs out; the first is what is wanted.
+    pub server_types: Vec<String>,
+    /// Tried in order, for each server type.
+    pub locations: Vec<String>,
+    pub image: String,
+    pub placement: PlacementStrategy,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<String>,
+    /// How many nodes of this pool may be unavailable at once, for whatever reason (S2).
+    pub max_unavailable: u32,
+    pub local_data: LocalData,
+    /// How long a drain may take before the node is uncordoned and left for later.
+    pub drain_deadline: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlacementStrategy {
+    /// Never two servers of a placement group on one host: Hetzner's `spread`, ten servers a group.
+    Spread,
+    Anywhere,
+}
+
+/// What becomes of a bound local PersistentVolume when its node is removed (S5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LocalData {
+    /// A node that such a volume is pinned to is not removed.
+    Keep,
+    Discard,
+}
+
+/// Brakes, so that a mistake is slow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    pub creations_per_hour: u32,
+    pub deletions_per_hour: u32,
+    pub prunes_per_hour: u32,
+    /// A commit that prunes more objects than this of one unit is held.
+    pub max_prune: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            creations_per_hour: 20,
+            deletions_per_hour: 10,
+            prunes_per_hour: 100,
+            max_prune: 25,
+        }
+    }
+}
+
+/// What can never change once the first commit is admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Foundation {
+    pub name: String,
+    pub network_range: String,
+    pub pods: String,
+    pub services: String,
+}
+
+impl Spec {
+    pub fn foundation(&self) -> Foundation {
+        Foundation {
+            name: self.name.to_string(),
+            network_range: self.network.range.clone(),
+            pods: self.network.pods.clone(),
+            services: self.network.services.clone(),
+        }
+    }
+}
