@@ -1,0 +1,200 @@
+//! A member's way out: cordoned, drained, powered off, its Node deleted, its server deleted.
+//!
+//! Where it stands is read off the world each time. A Node is deleted only after its machine is off: deleting it tells
+//! Kubernetes that its processes are gone, and its volumes may then attach elsewhere.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::effect::{Effect, NodeRef, ServerRef};
+use crate::hold::{Hold, HoldReason};
+use crate::id::IntentId;
+use crate::ledger::{Change, Ticket};
+use crate::observed::{Observed, Pod, PodKind, Power};
+use crate::spec::Pool;
+use crate::step::Step;
+
+/// How long a node whose drain did not end in time is left alone.
+const REST_SECS: i64 = 1800;
+
+/// What comes next for a node that holds a ticket.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Departure<'a> {
+    /// It takes new pods still.
+    Cordon,
+    /// Pods that an eviction would move are on it, those that are ending among them; none where its pods were not
+    /// read yet.
+    Drain { pods: Vec<&'a Pod> },
+    /// Cordoned and empty, and its machine runs; or its Node is gone and the machine runs on.
+    PowerOff,
+    /// Its machine is between on and off.
+    Stopping,
+    /// Its machine is off or gone; its Node is there.
+    DeleteNode,
+    /// Its Node is gone; its server is there, off.
+    DeleteServer,
+    /// Neither Node nor server is left.
+    Gone,
+    /// What is there is not what the ticket was for.
+    Unexplained(&'static str),
+}
+
+/// Where the holder of `ticket` stands.
+pub fn stage<'a>(ticket: &Ticket, observed: &'a Observed) -> Departure<'a> {
+    let node = observed.nodes.get(&ticket.node);
+    if node.is_some_and(|n| n.uid != ticket.uid) {
+        return Departure::Unexplained(
+            "a Node of this name has another UID than the one that the ticket is for",
+        );
+    }
+    let power = match observed.hetzner.servers.get(&ticket.server) {
+        Some(server) => Some(server.power),
+        None if observed.hetzner.gone.contains(&ticket.server) => None,
+        None => {
+            return Departure::Unexplained(
+                "Hetzner neither lists its server nor says that it is gone",
+            );
+        }
+    };
+    match (node, power) {
+        (None, None) => Departure::Gone,
+        (Some(_), None | Some(Power::Off)) => Departure::DeleteNode,
+        (None, Some(Power::Off)) => Departure::DeleteServer,
+        (_, Some(Power::Changing)) => Departure::Stopping,
+        (None, Some(Power::Running)) => Departure::PowerOff,
+        (Some(node), Some(Power::Running)) if !node.unschedulable => Departure::Cordon,
+        (Some(_), Some(Power::Running)) => match observed.pods.get(&ticket.node) {
+            None => Departure::Drain { pods: Vec::new() },
+            Some(pods) => {
+                let pods: Vec<&Pod> = pods
+                    .iter()
+                    .filter(|p| p.kind == PodKind::Ordinary)
+                    .collect();
+                if pods.is_empty() {
+                    Departure::PowerOff
+                } else {
+                    Departure::Drain { pods }
+                }
+            }
+        },
+    }
+}
+
+/// The next step of a node on its way out. `wanted_again` takes it back while its machine still runs.
+pub fn step(
+    id: &IntentId,
+    ticket: &Ticket,
+    pool: &Pool,
+    wanted_again: bool,
+    observed: &Observed,
+    now: Timestamp,
+) -> Step {
+    let server = || ServerRef {
+        id: ticket.server,
+        name: ticket.node.clone(),
+        intent: id.clone(),
+    };
+    let stage = stage(ticket, observed);
+
+    let deadline = SignedDuration::try_from(pool.drain_deadline).unwrap_or(SignedDuration::MAX);
+    let overdue = now.duration_since(ticket.at) > deadline;
+    if matches!(stage, Departure::Cordon | Departure::Drain { .. }) && (wanted_again || overdue) {
+        let rest_until = (!wanted_again).then(|| now + SignedDuration::from_secs(REST_SECS));
+        return take_back(id, ticket, rest_until, observed);
+    }
+
+    let mut step = Step::default();
+    match stage {
+        Departure::Cordon => step.effects.push(Effect::Cordon {
+            node: node_ref(ticket),
+            ticket: id.clone(),
+        }),
+        Departure::Drain { pods } => drain(ticket, &pods, &mut step),
+        Departure::PowerOff => step.effects.push(Effect::PowerOff { server: server() }),
+        Departure::Stopping => {}
+        Departure::DeleteNode => step.effects.push(Effect::DeleteNode {
+            node: node_ref(ticket),
+        }),
+        Departure::DeleteServer => step.effects.push(Effect::DeleteServer { server: server() }),
+        Departure::Gone => step.changes.push(Change::Depart { id: id.clone() }),
+        Departure::Unexplained(what) => step.holds.push(Hold {
+            about: format!("node {}", ticket.node),
+            reason: HoldReason::Unexplained,
+            message: format!(
+                "{what}; nothing is done to either. Remove the one that should not be there"
+            ),
+        }),
+    }
+    step
+}
+
+/// Verbs that are still to come for the holder of `ticket`, in order: what a plan shows.
+pub fn remaining(ticket: &Ticket, observed: &Observed) -> Vec<&'static str> {
+    let node_is_there = observed.nodes.contains_key(&ticket.node);
+    let server_is_there = observed.hetzner.servers.contains_key(&ticket.server);
+    let mut verbs = match stage(ticket, observed) {
+        Departure::Cordon => vec!["cordon", "power-off"],
+        Departure::Drain { .. } | Departure::PowerOff => vec!["power-off"],
+        Departure::Stopping | Departure::DeleteNode | Departure::DeleteServer => Vec::new(),
+        Departure::Gone | Departure::Unexplained(_) => return Vec::new(),
+    };
+    verbs.extend(node_is_there.then_some("delete-node"));
+    verbs.extend(server_is_there.then_some("delete-server"));
+    verbs
+}
+
+fn node_ref(ticket: &Ticket) -> NodeRef {
+    NodeRef {
+        name: ticket.node.clone(),
+        uid: ticket.uid.clone(),
+    }
+}
+
+fn drain(ticket: &Ticket, pods: &[&Pod], step: &mut Step) {
+    for pod in pods {
+        if !pod.terminating {
+            step.effects.push(Effect::Evict {
+                node: ticket.node.clone(),
+                namespace: pod.namespace.clone(),
+                pod: pod.name.clone(),
+                uid: pod.uid.clone(),
+            });
+        }
+        if let Some(blocker) = &pod.blocked {
+            step.holds.push(Hold {
+                about: format!("node {}", ticket.node),
+                reason: HoldReason::DrainBlocked,
+                message: format!(
+                    "pod {}/{} can't be evicted: {blocker}",
+                    pod.namespace, pod.name
+                ),
+            });
+        }
+    }
+}
+
+/// Uncordons, if the cordon is ours (S6), and then gives the ticket back.
+fn take_back(
+    id: &IntentId,
+    ticket: &Ticket,
+    rest_until: Option<Timestamp>,
+    observed: &Observed,
+) -> Step {
+    let ours = |under: &String| under == id.as_str();
+    let cordoned_by_us = observed
+        .nodes
+        .get(&ticket.node)
+        .is_some_and(|n| n.unschedulable && n.cordoned_under.as_ref().is_some_and(ours));
+    let mut step = Step::default();
+    if cordoned_by_us {
+        step.effects.push(Effect::Uncordon {
+            node: node_ref(ticket),
+            ticket: id.clone(),
+        });
+    } else {
+        step.changes.push(Change::Release {
+            id: id.clone(),
+            rest_until,
+        });
+    }
+    step
+}

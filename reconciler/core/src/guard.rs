@@ -1,0 +1,86 @@
+//! The safety rules, each a sentence that lets an act happen or refuses it with a reason. Nothing else in fabrik
+//! decides that a node may go.
+
+use crate::hold::{Hold, HoldReason};
+use crate::id::IntentId;
+use crate::ledger::Member;
+use crate::observed::{Node, Observed};
+use crate::spec::{LocalData, Pool};
+
+/// More members than this without a Node is no accident of one machine: nothing is deleted for it.
+pub const MAX_MISSING_NODES: usize = 3;
+
+/// A member is available when its Node is there, Ready, schedulable and holds no ticket (S2).
+pub fn is_available(id: &IntentId, member: &Member, observed: &Observed) -> bool {
+    let usable = |node: &Node| node.ready && !node.unschedulable && node.uid == member.uid;
+    !observed.ledger.tickets.contains_key(id)
+        && observed.nodes.get(&member.name).is_some_and(usable)
+}
+
+/// S2: taking a member down leaves no more than `max-unavailable` of its pool unavailable; a member that is unavailable
+/// already may go, one at a time, so that a sick node never blocks its own removal.
+pub fn within_budget(
+    member: &Member,
+    unavailable: usize,
+    available: bool,
+    ticketed: usize,
+    pool: &Pool,
+) -> Result<(), Hold> {
+    let after = unavailable + usize::from(available);
+    let max = pool.max_unavailable as usize;
+    if after <= max || (!available && ticketed == 0) {
+        return Ok(());
+    }
+    Err(Hold {
+        about: format!("node {}", member.name),
+        reason: HoldReason::Budget,
+        message: format!(
+            "waits: {unavailable} of pool {} are unavailable and max-unavailable is {max}; \
+             it goes on when they are available or gone",
+            member.pool
+        ),
+    })
+}
+
+/// S5: a node that a bound local PersistentVolume is pinned to stays, unless its pool gives the data up.
+pub fn keeps_local_data(member: &Member, observed: &Observed, pool: &Pool) -> Result<(), Hold> {
+    if pool.local_data == LocalData::Discard || !observed.pinned.contains(&member.name) {
+        return Ok(());
+    }
+    Err(Hold {
+        about: format!("node {}", member.name),
+        reason: HoldReason::LocalData,
+        message: "holds the only copy of a bound local PersistentVolume; move the data and delete the claim, \
+                  or set local-data = \"discard\" for its pool"
+            .to_owned(),
+    })
+}
+
+/// S5: no more deletions in an hour than the spec allows, so that a mistake is slow.
+pub fn within_hourly_cap(about: &str, done: usize, cap: u32) -> Result<(), Hold> {
+    if done < cap as usize {
+        return Ok(());
+    }
+    Err(Hold {
+        about: about.to_owned(),
+        reason: HoldReason::Throttled,
+        message: format!(
+            "waits: {done} were removed within the last hour and [limits] deletions-per-hour is {cap}"
+        ),
+    })
+}
+
+/// Nodes that vanish in number are a fault of the cluster (a restored etcd), not of the machines: nothing is deleted.
+pub fn nodes_are_believable(missing: usize) -> Result<(), Hold> {
+    if missing <= MAX_MISSING_NODES {
+        return Ok(());
+    }
+    Err(Hold {
+        about: "nodes".to_owned(),
+        reason: HoldReason::Unexplained,
+        message: format!(
+            "{missing} servers that had joined have no Node any more; that looks like a restored or damaged \
+             cluster, so none of them is deleted. Restore the Nodes, or delete the servers at Hetzner by hand"
+        ),
+    })
+}

@@ -1,0 +1,261 @@
+//! What a commit will do, from what it wants and what is there.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::desired::{Desired, ObjectKey};
+use crate::effect::Effect;
+use crate::hold::Hold;
+use crate::id::{CommitId, IntentId, PoolName, UnitName};
+use crate::infrastructure::{self, Ground};
+use crate::ledger::{Member, Reason, Ticket};
+use crate::observed::{Observed, Power};
+use crate::pool::{self, Resize};
+use crate::spec::Pool;
+use crate::step::step;
+use crate::{arrival, departure};
+
+/// All that is left to do, in the order in which each thing's steps follow one another. Read by people and, as JSON, by
+/// programs (`fabrik plan --output json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub commit: CommitId,
+    pub effects: Vec<Planned>,
+    pub manifests: Vec<ManifestChange>,
+    /// What stands in the way as things are now.
+    pub holds: Vec<Hold>,
+}
+
+/// One effect to come: the verb of an `Effect`, and its target's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Planned {
+    pub verb: String,
+    pub target: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// What a person wants to know of it: the server type and location, why a node goes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ManifestChange {
+    pub unit: UnitName,
+    pub object: ObjectKey,
+    pub verb: ManifestVerb,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ManifestVerb {
+    /// In no inventory yet.
+    Create,
+    /// In its unit's inventory with another digest.
+    Update,
+    /// In another unit's inventory: it changes units and is not deleted.
+    Move,
+    /// In an inventory and no longer in the commit.
+    Prune,
+}
+
+/// All that the leader will do to bring `observed` to `desired`. Its brakes decide when and are among the holds.
+pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
+    let infrastructure = infrastructure::step(desired, observed).effects;
+    let mut effects: Vec<Planned> = infrastructure
+        .iter()
+        .map(|effect| Planned::of(effect, None))
+        .collect();
+
+    let mut ground = Ground::new(desired, observed);
+    let mut servers = Vec::new();
+    let mut next_intent = observed.ledger.next_intent;
+    let mut given = BTreeSet::new();
+    for (name, pool) in pool::all(desired, observed) {
+        let resize = pool::resize(name, &pool, observed, now);
+        let planner = PoolPlan {
+            name,
+            pool: &pool,
+            observed,
+        };
+        let new = pool::next_servers(
+            next_intent,
+            resize.create,
+            name,
+            &desired.spec,
+            &observed.ledger,
+            &mut given,
+        );
+        for server in new {
+            next_intent = server.sequence + 1;
+            let _placed = ground.for_server(name, &pool);
+            servers.extend(planner.arrival(server.name.as_str()));
+        }
+        servers.extend(planner.arrivals_under_way(&resize, &mut ground));
+        servers.extend(planner.labels());
+        servers.extend(planner.departures_under_way(&resize));
+        let going = resize.remove.iter();
+        servers.extend(going.flat_map(|(id, reason)| planner.departure(id, *reason, desired, now)));
+    }
+    effects.extend(
+        ground
+            .missing_groups()
+            .map(|effect| Planned::of(&effect, None)),
+    );
+    effects.extend(servers);
+
+    Plan {
+        commit: desired.commit.clone(),
+        effects,
+        manifests: crate::apply::changes(&desired.units, &observed.units),
+        holds: step(desired, observed, now).holds,
+    }
+}
+
+impl Planned {
+    fn of(effect: &Effect, pool: Option<&PoolName>) -> Self {
+        Self {
+            verb: effect.verb().to_owned(),
+            target: effect.target(),
+            pool: pool.cloned(),
+            detail: String::new(),
+        }
+    }
+}
+
+/// One pool's part of the plan.
+struct PoolPlan<'a> {
+    name: &'a PoolName,
+    pool: &'a Pool,
+    observed: &'a Observed,
+}
+
+impl PoolPlan<'_> {
+    /// A server from nothing to a labelled Node.
+    fn arrival(&self, server: &str) -> [Planned; 2] {
+        let first = |choices: &[String]| choices.first().cloned().unwrap_or_default();
+        let detail = format!(
+            "{} in {}",
+            first(&self.pool.server_types),
+            first(&self.pool.locations)
+        );
+        [
+            self.planned("create-server", server, &detail),
+            self.planned("label-node", server, ""),
+        ]
+    }
+
+    fn arrivals_under_way(&self, resize: &Resize, ground: &mut Ground) -> Vec<Planned> {
+        let mut planned = Vec::new();
+        for (id, intent) in self
+            .observed
+            .ledger
+            .intents
+            .iter()
+            .filter(|(_, i)| i.pool == *self.name)
+        {
+            let name = intent.name.as_str();
+            let server = intent
+                .server
+                .and_then(|id| self.observed.hetzner.servers.get(&id));
+            let wanted = intent.cancelled.is_none() && !resize.cancel.contains(id);
+            match (wanted, server) {
+                (true, None) => {
+                    let _placed = ground.for_server(self.name, self.pool);
+                    planned.extend(self.arrival(name));
+                }
+                (true, Some(_)) => planned.push(self.planned("label-node", name, "")),
+                (false, Some(server)) => {
+                    if server.power == Power::Running {
+                        planned.push(self.planned(
+                            "power-off",
+                            name,
+                            "not joined, no longer wanted",
+                        ));
+                    }
+                    planned.push(self.planned("delete-server", name, ""));
+                }
+                (false, None) => {}
+            }
+        }
+        planned
+    }
+
+    fn labels(&self) -> Vec<Planned> {
+        let wanted = arrival::node_labels(self.name, self.pool);
+        let ledger = &self.observed.ledger;
+        let staying = ledger
+            .members
+            .iter()
+            .filter(|(id, m)| m.pool == *self.name && !ledger.tickets.contains_key(*id));
+        staying
+            .filter_map(|(_, m)| self.observed.nodes.get(&m.name).filter(|n| n.uid == m.uid))
+            .filter_map(|node| arrival::relabel(node, &wanted))
+            .map(|effect| Planned::of(&effect, Some(self.name)))
+            .collect()
+    }
+
+    fn departures_under_way(&self, resize: &Resize) -> Vec<Planned> {
+        let mut planned = Vec::new();
+        for (id, ticket) in self
+            .observed
+            .ledger
+            .tickets
+            .iter()
+            .filter(|(_, t)| t.pool == *self.name)
+        {
+            if !resize.take_back.contains(id) {
+                planned.extend(self.way_out(ticket));
+            } else if self
+                .observed
+                .nodes
+                .get(&ticket.node)
+                .is_some_and(|n| n.unschedulable)
+            {
+                planned.push(self.planned("uncordon", ticket.node.as_str(), "wanted again"));
+            }
+        }
+        planned
+    }
+
+    fn departure(
+        &self,
+        id: &IntentId,
+        reason: Reason,
+        desired: &Desired,
+        now: Timestamp,
+    ) -> Vec<Planned> {
+        let ticket = |member: &Member| Ticket {
+            pool: self.name.clone(),
+            node: member.name.clone(),
+            uid: member.uid.clone(),
+            server: member.server,
+            reason,
+            commit: desired.commit.clone(),
+            at: now,
+        };
+        self.observed
+            .ledger
+            .members
+            .get(id)
+            .map(|member| self.way_out(&ticket(member)))
+            .unwrap_or_default()
+    }
+
+    fn way_out(&self, ticket: &Ticket) -> Vec<Planned> {
+        let verbs = departure::remaining(ticket, self.observed).into_iter();
+        verbs
+            .map(|verb| self.planned(verb, ticket.node.as_str(), ticket.reason.words()))
+            .collect()
+    }
+
+    fn planned(&self, verb: &str, target: &str, detail: &str) -> Planned {
+        Planned {
+            verb: verb.to_owned(),
+            target: target.to_owned(),
+            pool: Some(self.name.clone()),
+            detail: detail.to_owned(),
+        }
+    }
+}

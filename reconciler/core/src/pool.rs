@@ -1,0 +1,242 @@
+//! How many servers a pool has and should have, and which ones come or go.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::departure::{self, Departure};
+use crate::desired::Desired;
+use crate::guard;
+use crate::hold::{Hold, HoldReason};
+use crate::id::{IntentId, NodeName, PoolName};
+use crate::ledger::{Ledger, Member, Reason};
+use crate::observed::Observed;
+use crate::spec::{LocalData, PlacementStrategy, Pool, Spec};
+
+/// What it takes to bring a pool to its count. Brakes are not in it: they decide when, not what.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Resize {
+    /// How many servers to ask for.
+    pub create: u32,
+    /// Servers on their way that are no longer wanted.
+    pub cancel: Vec<IntentId>,
+    /// Members to take down, and why, the first one first.
+    pub remove: Vec<(IntentId, Reason)>,
+    /// Members on their way out that are wanted again and can still stay.
+    pub take_back: Vec<IntentId>,
+    /// Why some member that should go may not.
+    pub holds: Vec<Hold>,
+}
+
+/// All pools that the spec names or that still have servers.
+pub fn all<'a>(desired: &'a Desired, observed: &'a Observed) -> BTreeMap<&'a PoolName, Pool> {
+    let ledger = &observed.ledger;
+    let left_over = ledger
+        .intents
+        .values()
+        .map(|i| &i.pool)
+        .chain(ledger.members.values().map(|m| &m.pool));
+    let mut pools: BTreeMap<&PoolName, Pool> =
+        left_over.map(|name| (name, removed_pool())).collect();
+    pools.extend(
+        desired
+            .spec
+            .pools
+            .iter()
+            .map(|(name, pool)| (name, pool.clone())),
+    );
+    pools
+}
+
+/// The change that brings pool `name` to its count.
+pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp) -> Resize {
+    let ledger = &observed.ledger;
+    let mut resize = Resize::default();
+
+    let coming: Vec<&IntentId> = ledger
+        .intents
+        .iter()
+        .filter(|(_, i)| i.pool == *name && i.cancelled.is_none())
+        .map(|(id, _)| id)
+        .collect();
+    let (lost, staying): (Vec<_>, Vec<_>) = ledger
+        .members
+        .iter()
+        .filter(|(id, m)| m.pool == *name && !ledger.tickets.contains_key(*id))
+        .partition(|(_, member)| loss(member, observed).is_some());
+    resize.remove.extend(
+        lost.iter()
+            .filter_map(|(id, m)| Some(((*id).clone(), loss(m, observed)?))),
+    );
+
+    let wanted = pool.count as usize;
+    let size = coming.len() + staying.len();
+    if size < wanted {
+        let short = wanted - size;
+        resize.take_back = reversible(name, observed).into_iter().take(short).collect();
+        resize.create = u32::try_from(short - resize.take_back.len()).unwrap_or(u32::MAX);
+    } else {
+        let surplus = size - wanted;
+        resize.cancel = youngest_first(&coming, observed)
+            .into_iter()
+            .take(surplus)
+            .collect();
+        let victims = choose_victims(&staying, surplus - resize.cancel.len(), pool, observed, now);
+        resize
+            .remove
+            .extend(victims.chosen.into_iter().map(|id| (id, Reason::ScaleDown)));
+        resize.holds.extend(victims.holds);
+    }
+    resize
+}
+
+/// A server to ask for, and the number of the intent that it comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NextServer {
+    pub sequence: u64,
+    pub id: IntentId,
+    pub name: NodeName,
+}
+
+/// The next `count` servers of a pool, from intent number `first` on. A number whose id is in use, or was given out
+/// before (`given`), is passed over.
+pub fn next_servers(
+    first: u64,
+    count: u32,
+    pool: &PoolName,
+    spec: &Spec,
+    ledger: &Ledger,
+    given: &mut BTreeSet<IntentId>,
+) -> Vec<NextServer> {
+    let in_use = |id: &IntentId| ledger.intents.contains_key(id) || ledger.members.contains_key(id);
+    (first..)
+        .map(|sequence| (sequence, IntentId::derive(&ledger.cluster, sequence)))
+        .filter(|(_, id)| !in_use(id) && given.insert(id.clone()))
+        .map(|(sequence, id)| {
+            let name = NodeName::of(&spec.name, pool, &id);
+            NextServer { sequence, id, name }
+        })
+        .take(count as usize)
+        .collect()
+}
+
+/// Why a member is lost without anybody's wish, if it is.
+fn loss(member: &Member, observed: &Observed) -> Option<Reason> {
+    if observed.hetzner.gone.contains(&member.server) {
+        Some(Reason::Dead)
+    } else if !observed.nodes.contains_key(&member.name) {
+        Some(Reason::NodeDeleted)
+    } else {
+        None
+    }
+}
+
+/// Members of a pool that were to go, whose machine still runs: the youngest ticket first.
+fn reversible(pool: &PoolName, observed: &Observed) -> Vec<IntentId> {
+    let mut tickets: Vec<_> = observed
+        .ledger
+        .tickets
+        .iter()
+        .filter(|(_, t)| t.pool == *pool && t.reason == Reason::ScaleDown)
+        .filter(|(_, t)| {
+            matches!(
+                departure::stage(t, observed),
+                Departure::Cordon | Departure::Drain { .. }
+            )
+        })
+        .collect();
+    tickets.sort_by_key(|(id, t)| (Reverse(t.at), (*id).clone()));
+    tickets.into_iter().map(|(id, _)| id.clone()).collect()
+}
+
+fn youngest_first(intents: &[&IntentId], observed: &Observed) -> Vec<IntentId> {
+    let bound_and_age = |id: &IntentId| {
+        observed
+            .ledger
+            .intents
+            .get(id)
+            .map(|i| (i.server.is_some(), Reverse(i.at)))
+    };
+    let mut ids: Vec<IntentId> = intents.iter().map(|id| (*id).clone()).collect();
+    ids.sort_by_key(|id| (bound_and_age(id), id.clone()));
+    ids
+}
+
+struct Victims {
+    chosen: Vec<IntentId>,
+    holds: Vec<Hold>,
+}
+
+/// As a `ReplicaSet` would: the sick first, then the youngest. Who rests or holds local data is passed over.
+fn choose_victims(
+    staying: &[(&IntentId, &Member)],
+    count: usize,
+    pool: &Pool,
+    observed: &Observed,
+    now: Timestamp,
+) -> Victims {
+    let mut candidates = staying.to_vec();
+    candidates.sort_by_key(|(id, member)| {
+        (
+            guard::is_available(id, member, observed),
+            Reverse(member.server),
+        )
+    });
+
+    let mut victims = Victims {
+        chosen: Vec::new(),
+        holds: Vec::new(),
+    };
+    for (id, member) in candidates {
+        if victims.chosen.len() == count {
+            // Nobody who was passed over stands in the way any more.
+            victims.holds.clear();
+            break;
+        }
+        match may_leave(id, member, pool, observed, now) {
+            Ok(()) => victims.chosen.push(id.clone()),
+            Err(hold) => victims.holds.push(hold),
+        }
+    }
+    victims
+}
+
+fn may_leave(
+    id: &IntentId,
+    member: &Member,
+    pool: &Pool,
+    observed: &Observed,
+    now: Timestamp,
+) -> Result<(), Hold> {
+    guard::keeps_local_data(member, observed, pool)?;
+    match observed.ledger.resting.get(id) {
+        Some(until) if *until > now => Err(Hold {
+            about: format!("node {}", member.name),
+            reason: HoldReason::Resting,
+            message: format!(
+                "its drain did not end in time and was taken back; the next try is not before {until}"
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A pool that left the spec: nobody is wanted, and the brakes are at their tightest.
+fn removed_pool() -> Pool {
+    Pool {
+        count: 0,
+        server_types: Vec::new(),
+        locations: Vec::new(),
+        image: String::new(),
+        placement: PlacementStrategy::Anywhere,
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        max_unavailable: 1,
+        local_data: LocalData::Keep,
+        drain_deadline: DEFAULT_DRAIN_DEADLINE,
+    }
+}
+
+/// What `drain-deadline` is where a pool does not say.
+pub const DEFAULT_DRAIN_DEADLINE: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -1,0 +1,444 @@
+//! A world in memory that effects act on at once, so that `step` can be run to its end.
+
+#![allow(dead_code, reason = "each test program uses its part of the model")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fabrik_core::desired::Desired;
+use fabrik_core::effect::Effect;
+use fabrik_core::id::{IntentId, NodeName, PoolName, ServerId};
+use fabrik_core::ledger::{Change, Ledger};
+use fabrik_core::observed::{
+    FirewallResource, Hetzner, Node, Observed, PlacementGroup, Pod, PodKind, Power, Resource, Role,
+    Server, SshKeyResource,
+};
+use fabrik_core::spec::{
+    Firewall, Kubernetes, Limits, LocalData, Network, PlacementStrategy, Pool, SecretRef, Spec,
+};
+use fabrik_core::step::{Step, step};
+use jiff::{SignedDuration, Timestamp};
+
+pub struct Model {
+    pub desired: Desired,
+    pub observed: Observed,
+    pub now: Timestamp,
+    next_id: u64,
+    /// Effects on servers and Nodes that were carried out, as (verb, target).
+    pub done: Vec<(String, String)>,
+}
+
+pub fn pool(count: u32) -> Pool {
+    Pool {
+        count,
+        server_types: vec!["cx33".to_owned()],
+        locations: vec!["fsn1".to_owned()],
+        image: "debian-12".to_owned(),
+        placement: PlacementStrategy::Spread,
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        max_unavailable: 1,
+        local_data: LocalData::Keep,
+        drain_deadline: Duration::from_secs(3600),
+    }
+}
+
+impl Model {
+    /// A founded cluster without workers, that wants `count`.
+    pub fn wanting(count: u32) -> Self {
+        let spec = Spec {
+            name: "demo".parse().unwrap(),
+            kubernetes: Kubernetes {
+                version: "1.36.3+k3s1".to_owned(),
+            },
+            hetzner: fabrik_core::spec::Hetzner {
+                token: SecretRef {
+                    file: "secrets/hetzner.yaml".to_owned(),
+                    key: "token".to_owned(),
+                },
+            },
+            network: Network {
+                range: "10.0.0.0/16".to_owned(),
+                nodes: "10.0.1.0/24".to_owned(),
+                zone: "eu-central".to_owned(),
+                pods: "10.42.0.0/16".to_owned(),
+                services: "10.43.0.0/16".to_owned(),
+            },
+            firewall: Firewall::default(),
+            ssh_keys: BTreeMap::from([("alice".to_owned(), "ssh-ed25519 AAAA".to_owned())]),
+            pools: BTreeMap::from([(pool_name(), pool(count))]),
+            limits: Limits {
+                creations_per_hour: 20_000,
+                deletions_per_hour: 1000,
+                ..Limits::default()
+            },
+        };
+        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let observed = Observed {
+            at: now,
+            hetzner: Hetzner::default(),
+            nodes: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            pinned: BTreeSet::new(),
+            tokens: BTreeSet::new(),
+            units: BTreeMap::new(),
+            ledger: Ledger::new("abcdefgh01234567".parse().unwrap()),
+            paused: None,
+        };
+        let desired = Desired {
+            commit: "1".repeat(40).parse().unwrap(),
+            spec,
+            units: BTreeMap::new(),
+        };
+        Self {
+            desired,
+            observed,
+            now,
+            next_id: 100,
+            done: Vec::new(),
+        }
+    }
+
+    /// A cluster whose `count` workers have joined long ago.
+    pub fn with_members(count: u32) -> Self {
+        let mut model = Self::wanting(count);
+        model.pool().placement = PlacementStrategy::Anywhere;
+        for _ in 0..3 {
+            let step = model.step();
+            step.effects
+                .iter()
+                .filter(|e| e.verb() != "create-server")
+                .for_each(|e| model.act(e));
+        }
+        let intents: Vec<_> = model.observed.ledger.intents.clone().into_iter().collect();
+        for (sequence, (id, intent)) in (1000..).zip(intents) {
+            let server = Server {
+                id: ServerId(sequence),
+                name: intent.name.to_string(),
+                role: Role::Agent,
+                pool: Some(intent.pool.clone()),
+                intent: Some(id.clone()),
+                power: Power::Running,
+                server_type: "cx33".to_owned(),
+                location: "fsn1".to_owned(),
+                created: model.now,
+            };
+            model.join(&server);
+            let node = model.observed.nodes.get_mut(&intent.name).unwrap();
+            node.labels
+                .insert("fabrik.dev/pool".to_owned(), "workers".to_owned());
+            node.our_labels.insert("fabrik.dev/pool".to_owned());
+            let uid = node.uid.clone();
+            model.observed.ledger.apply(
+                &Change::Bind {
+                    id: id.clone(),
+                    server: server.id,
+                },
+                model.now,
+            );
+            model
+                .observed
+                .ledger
+                .apply(&Change::Join { id, uid }, model.now);
+            model.observed.hetzner.servers.insert(server.id, server);
+        }
+        model.now += SignedDuration::from_hours(2);
+        model
+    }
+
+    pub fn pool(&mut self) -> &mut Pool {
+        self.desired.spec.pools.get_mut(&pool_name()).unwrap()
+    }
+
+    /// Writes what the step wants written until it wants nothing more written, as the leader does.
+    pub fn step(&mut self) -> Step {
+        loop {
+            let step = step(&self.desired, &self.observed, self.now);
+            if step.changes.is_empty() {
+                return step;
+            }
+            for change in &step.changes {
+                self.observed.ledger.apply(change, self.now);
+            }
+        }
+    }
+
+    /// Steps and acts until there is nothing more to do; joins what was created in between.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let step = self.step();
+            if step.effects.is_empty() {
+                if self.join_all() == 0 {
+                    return;
+                }
+                continue;
+            }
+            for effect in &step.effects {
+                self.act(effect);
+            }
+            self.tick();
+        }
+        panic!("the world did not settle");
+    }
+
+    pub fn tick(&mut self) {
+        self.now += SignedDuration::from_secs(5);
+        let ticketed: BTreeSet<NodeName> = self
+            .observed
+            .ledger
+            .tickets
+            .values()
+            .map(|t| t.node.clone())
+            .collect();
+        self.observed.pods.retain(|node, _| ticketed.contains(node));
+        for node in ticketed {
+            self.observed.pods.entry(node).or_default();
+        }
+        let known: Vec<ServerId> = self.observed.ledger.known_servers().collect();
+        let there = &self.observed.hetzner.servers;
+        self.observed.hetzner.gone = known
+            .into_iter()
+            .filter(|id| !there.contains_key(id))
+            .collect();
+    }
+
+    /// Machines that run and have no Node yet join. Returns how many did.
+    pub fn join_all(&mut self) -> usize {
+        let fresh: Vec<Server> = self
+            .observed
+            .hetzner
+            .servers
+            .values()
+            .filter(|s| {
+                s.power == Power::Running
+                    && s.intent
+                        .as_ref()
+                        .is_some_and(|i| self.observed.tokens.contains(i))
+            })
+            .filter(|s| !self.observed.nodes.contains_key(&s.name.parse().unwrap()))
+            .cloned()
+            .collect();
+        for server in &fresh {
+            self.join(server);
+        }
+        self.tick();
+        fresh.len()
+    }
+
+    fn join(&mut self, server: &Server) {
+        let name: NodeName = server.name.parse().unwrap();
+        let node = Node {
+            uid: format!("uid-{}", server.id).parse().unwrap(),
+            provider_id: Some(server.id.provider_id()),
+            control_plane: false,
+            ready: true,
+            unschedulable: false,
+            cordoned_under: None,
+            deleting: false,
+            kubelet_version: "v1.36.3".to_owned(),
+            labels: BTreeMap::new(),
+            our_labels: BTreeSet::new(),
+            name: name.clone(),
+        };
+        self.observed.nodes.insert(name, node);
+    }
+
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one short arm for each effect; apart they would read worse"
+    )]
+    pub fn act(&mut self, effect: &Effect) {
+        self.next_id += 1;
+        let id = self.next_id;
+        let there = &mut self.observed.hetzner;
+        let on_servers_or_nodes =
+            !matches!(effect, Effect::Evict { .. } | Effect::RevokeToken { .. });
+        if on_servers_or_nodes {
+            self.done.push((effect.verb().to_owned(), effect.target()));
+        }
+        match effect {
+            Effect::CreateNetwork { name, .. } => {
+                there.network = Some(Resource {
+                    id,
+                    name: name.clone(),
+                });
+            }
+            Effect::CreateFirewall { name, rules }
+            | Effect::SetFirewallRules { name, rules, .. } => {
+                there.firewall = Some(FirewallResource {
+                    id,
+                    name: name.clone(),
+                    rules: rules.clone(),
+                });
+            }
+            Effect::CreateSshKey { name, public_key } => {
+                let key = SshKeyResource {
+                    id,
+                    public_key: public_key.clone(),
+                    ours: true,
+                };
+                there
+                    .ssh_keys
+                    .insert(name.strip_prefix("demo-").unwrap().to_owned(), key);
+            }
+            Effect::CreatePlacementGroup { name, .. } => {
+                let group = PlacementGroup {
+                    id,
+                    name: name.clone(),
+                    servers: BTreeSet::new(),
+                };
+                there.placement_groups.insert(name.clone(), group);
+            }
+            Effect::CreateServer(new) => {
+                self.observed.tokens.insert(new.intent.clone());
+                let taken = there.servers.values().any(|s| s.name == new.name.as_str());
+                assert!(!taken, "{} created twice", new.name);
+                let server = Server {
+                    id: ServerId(id),
+                    name: new.name.to_string(),
+                    role: Role::Agent,
+                    pool: Some(new.pool.clone()),
+                    intent: Some(new.intent.clone()),
+                    power: Power::Running,
+                    server_type: "cx33".to_owned(),
+                    location: "fsn1".to_owned(),
+                    created: self.now,
+                };
+                for group in there
+                    .placement_groups
+                    .values_mut()
+                    .filter(|g| Some(g.id) == new.placement_group)
+                {
+                    group.servers.insert(ServerId(id));
+                    assert!(group.servers.len() <= 10, "{} is overfull", group.name);
+                }
+                there.servers.insert(ServerId(id), server);
+            }
+            Effect::RevokeToken { intent } => {
+                self.observed.tokens.remove(intent);
+            }
+            Effect::LabelNode { node, labels } => {
+                if let Some(node) = self.observed.nodes.get_mut(&node.name) {
+                    node.our_labels = labels.keys().cloned().collect();
+                    node.labels.extend(labels.clone());
+                }
+            }
+            Effect::Cordon { node, ticket } => {
+                if let Some(node) = self.observed.nodes.get_mut(&node.name) {
+                    node.unschedulable = true;
+                    node.cordoned_under = Some(ticket.to_string());
+                }
+            }
+            Effect::Uncordon { node, .. } => {
+                if let Some(node) = self.observed.nodes.get_mut(&node.name) {
+                    assert!(
+                        node.cordoned_under.is_some(),
+                        "S6: {} was cordoned by somebody else",
+                        node.name
+                    );
+                    node.unschedulable = false;
+                    node.cordoned_under = None;
+                }
+            }
+            Effect::Evict { node, pod, .. } => {
+                let pods = self.observed.pods.entry(node.clone()).or_default();
+                pods.retain(|p| p.name != *pod || p.blocked.is_some());
+            }
+            Effect::PowerOff { server } => {
+                let no_pods = self
+                    .observed
+                    .pods
+                    .get(&server.name)
+                    .is_none_or(|p| p.iter().all(|p| p.kind != PodKind::Ordinary));
+                assert!(no_pods, "{} was powered off with pods on it", server.name);
+                if let Some(server) = there.servers.get_mut(&server.id) {
+                    server.power = Power::Off;
+                }
+                if let Some(node) = self.observed.nodes.get_mut(&server.name) {
+                    node.ready = false;
+                }
+            }
+            Effect::DeleteNode { node } => {
+                let alive = there
+                    .servers
+                    .values()
+                    .any(|s| s.name == node.name.as_str() && s.power != Power::Off);
+                assert!(
+                    !alive,
+                    "Node {} was deleted while its machine runs",
+                    node.name
+                );
+                self.observed.nodes.remove(&node.name);
+            }
+            Effect::DeleteServer { server } => {
+                assert!(
+                    !self.observed.nodes.contains_key(&server.name),
+                    "server {} deleted before its Node",
+                    server.name
+                );
+                there.servers.remove(&server.id);
+                for group in there.placement_groups.values_mut() {
+                    group.servers.remove(&server.id);
+                }
+            }
+        }
+    }
+
+    pub fn servers(&self) -> usize {
+        self.observed.hetzner.servers.len()
+    }
+
+    pub fn some_member(&self) -> (IntentId, NodeName) {
+        let (id, member) = self.observed.ledger.members.first_key_value().unwrap();
+        (id.clone(), member.name.clone())
+    }
+
+    /// S2, from what is there: nodes of members that are missing, not ready or cordoned.
+    pub fn unavailable(&self) -> usize {
+        let members = self.observed.ledger.members.values();
+        members
+            .filter(|m| {
+                self.observed
+                    .nodes
+                    .get(&m.name)
+                    .is_none_or(|n| !n.ready || n.unschedulable)
+            })
+            .count()
+    }
+
+    pub fn nothing_is_left_over(&self) {
+        assert!(
+            self.observed.ledger.intents.is_empty(),
+            "intents: {:?}",
+            self.observed.ledger.intents
+        );
+        assert!(
+            self.observed.ledger.tickets.is_empty(),
+            "tickets: {:?}",
+            self.observed.ledger.tickets
+        );
+        assert!(
+            self.observed.tokens.is_empty(),
+            "tokens: {:?}",
+            self.observed.tokens
+        );
+        assert_eq!(self.observed.nodes.len(), self.servers());
+        assert!(self.observed.nodes.values().all(|n| !n.unschedulable));
+    }
+}
+
+pub fn pool_name() -> PoolName {
+    "workers".parse().unwrap()
+}
+
+pub fn pod(node: &NodeName, blocked: Option<&str>) -> Pod {
+    Pod {
+        namespace: "web".to_owned(),
+        name: "shop".to_owned(),
+        uid: "pod-uid".parse().unwrap(),
+        node: node.clone(),
+        kind: PodKind::Ordinary,
+        terminating: false,
+        blocked: blocked.map(str::to_owned),
+    }
+}
