@@ -1,0 +1,168 @@
+//! What may be deleted: guards against a mistake that a commit makes or that we make.
+
+use jiff::Timestamp;
+
+use crate::desired::ObjectKey;
+use crate::hold::{Hold, HoldReason};
+use crate::id::UnitName;
+use crate::ledger::{EventKind, Ledger};
+use crate::names::PRUNE_ANNOTATION;
+use crate::spec::Limits;
+
+/// An object that is live, bears its unit's label, and is no longer wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub object: ObjectKey,
+    /// The live object is annotated `fabrik.dev/prune=confirm`.
+    pub confirmed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pruning {
+    /// May be deleted, as far as the hour's allowance goes.
+    pub allowed: Vec<ObjectKey>,
+    pub holds: Vec<Hold>,
+}
+
+/// Sorts the candidates of one unit into what may go and what is held.
+pub fn prune(unit: &UnitName, candidates: &[Candidate], limits: &Limits) -> Pruning {
+    let max = usize::try_from(limits.max_prune).unwrap_or(usize::MAX);
+    if candidates.len() > max {
+        return Pruning {
+            allowed: Vec::new(),
+            holds: vec![too_many(unit, candidates.len(), max)],
+        };
+    }
+    let (kept, allowed): (Vec<_>, Vec<_>) = candidates
+        .iter()
+        .partition(|c| is_protected(&c.object) && !c.confirmed);
+    Pruning {
+        allowed: allowed.into_iter().map(|c| c.object.clone()).collect(),
+        holds: kept.into_iter().map(|c| protected(&c.object)).collect(),
+    }
+}
+
+/// How many more objects may be pruned within the hour that ends `now`.
+pub fn allowance(ledger: &Ledger, limits: &Limits, now: Timestamp) -> usize {
+    let per_hour = usize::try_from(limits.prunes_per_hour).unwrap_or(usize::MAX);
+    per_hour.saturating_sub(ledger.count_last_hour(EventKind::Prune, now))
+}
+
+/// Kinds whose deletion takes other objects or data with it.
+pub fn is_protected(object: &ObjectKey) -> bool {
+    matches!(
+        (object.group.as_str(), object.kind.as_str()),
+        (
+            "",
+            "Namespace" | "PersistentVolume" | "PersistentVolumeClaim"
+        ) | ("apiextensions.k8s.io", "CustomResourceDefinition")
+    )
+}
+
+fn too_many(unit: &UnitName, count: usize, max: usize) -> Hold {
+    Hold {
+        about: format!("unit {unit}"),
+        reason: HoldReason::PruneGuard,
+        message: format!(
+            "{count} objects would be pruned, and `max-prune` allows {max}; nothing of the unit is pruned. \
+             Put them back, remove them in smaller steps, or raise `max-prune` in cluster.toml"
+        ),
+    }
+}
+
+fn protected(object: &ObjectKey) -> Hold {
+    Hold {
+        about: object.to_string(),
+        reason: HoldReason::PruneGuard,
+        message: format!(
+            "is no longer in the repository and is kept, because deleting a {} takes other things with it. \
+             To let it go, annotate it with {PRUNE_ANNOTATION}=confirm",
+            object.kind
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(key: &str, confirmed: bool) -> Candidate {
+        let object = ObjectKey::try_from(key.to_owned()).unwrap();
+        Candidate { object, confirmed }
+    }
+
+    fn limits(max_prune: u32) -> Limits {
+        Limits {
+            max_prune,
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    fn protected_kinds_stay_until_a_person_confirms() {
+        let unit = "web".parse().unwrap();
+        let live = [
+            candidate("Service/web/a", false),
+            candidate("Namespace//web", false),
+            candidate("PersistentVolumeClaim/web/data", true),
+            candidate("CustomResourceDefinition.apiextensions.k8s.io//a.b", false),
+            candidate("PersistentVolume//data", false),
+        ];
+        let verdict = prune(&unit, &live, &limits(25));
+        let allowed: Vec<_> = verdict.allowed.iter().map(ToString::to_string).collect();
+        assert_eq!(allowed, ["Service/web/a", "PersistentVolumeClaim/web/data"]);
+        assert_eq!(verdict.holds.len(), 3);
+        assert!(
+            verdict
+                .holds
+                .iter()
+                .all(|h| h.reason == HoldReason::PruneGuard)
+        );
+        assert!(
+            verdict.holds[0]
+                .message
+                .contains("fabrik.dev/prune=confirm")
+        );
+    }
+
+    #[test]
+    fn one_object_too_many_holds_the_whole_unit() {
+        let unit = "web".parse().unwrap();
+        let live = [
+            candidate("Service/web/a", false),
+            candidate("Service/web/b", false),
+        ];
+        assert_eq!(prune(&unit, &live, &limits(2)).allowed.len(), 2);
+        let verdict = prune(&unit, &live, &limits(1));
+        assert!(verdict.allowed.is_empty());
+        assert_eq!(verdict.holds.len(), 1);
+        assert_eq!(verdict.holds[0].about, "unit web");
+        assert!(
+            verdict.holds[0]
+                .message
+                .contains("2 objects would be pruned")
+        );
+    }
+
+    #[test]
+    fn the_hour_s_allowance_shrinks_with_each_recorded_prune_and_comes_back() {
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut ledger = Ledger::new("abcdefghijklmnop".parse().unwrap());
+        let limits = Limits {
+            prunes_per_hour: 2,
+            ..Limits::default()
+        };
+        let prune = crate::ledger::Change::Prune {
+            subject: "Service/web/a".into(),
+            reason: "not wanted".into(),
+        };
+        assert_eq!(allowance(&ledger, &limits, start), 2);
+        ledger.apply(&prune, start);
+        assert_eq!(allowance(&ledger, &limits, start), 1);
+        ledger.apply(&prune, start);
+        ledger.apply(&prune, start);
+        assert_eq!(allowance(&ledger, &limits, start), 0);
+        let later = start + jiff::SignedDuration::from_mins(61);
+        assert_eq!(allowance(&ledger, &limits, later), 2);
+    }
+}
