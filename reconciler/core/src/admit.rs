@@ -1,0 +1,245 @@
+//! Whether a commit that parses may take the place of the one in force.
+//!
+//! It depends on the commit, the last admitted commit and what can never change, and on nothing that is observed.
+
+use crate::diagnostic::{Diagnostic, Place};
+use crate::id::CommitId;
+use crate::ledger::Ledger;
+use crate::spec::{K3sVersion, Spec, place_of};
+
+const SPEC_FILE: &str = "cluster.toml";
+
+/// A commit that asks to be admitted.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    pub commit: &'a CommitId,
+    /// The admitted commit is one of its ancestors (or is it). Of no meaning before the first admission.
+    pub descends: bool,
+    /// What its `cluster.toml` says; `None` where that is not right in itself.
+    pub spec: Option<&'a Spec>,
+    /// Its `cluster.toml`, for the places of faults.
+    pub text: &'a str,
+    /// What the admitted commit says, where it is known.
+    pub in_force: Option<&'a Spec>,
+}
+
+/// # Errors
+/// All that speaks against it.
+pub fn against(ledger: &Ledger, candidate: &Candidate<'_>) -> Result<(), Vec<Diagnostic>> {
+    let mut faults = Vec::new();
+    if let Some(spec) = candidate.spec {
+        faults.extend(foundation(ledger, spec, candidate.text));
+        let in_force = candidate.in_force;
+        faults.extend(in_force.and_then(|old| ladder(old, spec, candidate.text)));
+    }
+    faults.sort();
+    // It is about the commit as a whole, so it comes first.
+    faults.splice(0..0, rewind(ledger, candidate));
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(faults)
+    }
+}
+
+fn rewind(ledger: &Ledger, candidate: &Candidate<'_>) -> Option<Diagnostic> {
+    let admitted = &ledger.admitted.as_ref()?.commit;
+    if candidate.descends || admitted == candidate.commit {
+        return None;
+    }
+    let new = candidate.commit;
+    Some(Diagnostic {
+        place: Place::file("git"),
+        object: format!("commit {new}"),
+        problem: format!("does not descend from {admitted}, the commit in force"),
+        remedy: format!(
+            "fabrik never goes back by rewinding: push a revert commit on top of {admitted}"
+        ),
+    })
+}
+
+fn foundation(ledger: &Ledger, spec: &Spec, text: &str) -> Vec<Diagnostic> {
+    let Some(old) = &ledger.foundation else {
+        return Vec::new();
+    };
+    let new = spec.foundation();
+    let fields = [
+        ("cluster", "name", &old.name, &new.name),
+        ("network", "range", &old.network_range, &new.network_range),
+        ("network", "pods", &old.pods, &new.pods),
+        ("network", "services", &old.services, &new.services),
+    ];
+    let changed = fields.into_iter().filter(|(_, _, old, new)| old != new);
+    let faults = changed.map(|(table, key, old, new)| Diagnostic {
+        place: place_of(SPEC_FILE, text, table, key),
+        object: format!("[{table}]"),
+        problem: format!(
+            "`{key}` can never change: the cluster was founded with `{old}`, and this is `{new}`"
+        ),
+        remedy: format!("write `{key} = \"{old}\"` again; another value needs a new cluster"),
+    });
+    faults.collect()
+}
+
+/// S4: no k3s minor is skipped, and none is gone back to. A patch may be gone back to.
+fn ladder(old: &Spec, new: &Spec, text: &str) -> Option<Diagnostic> {
+    let from: K3sVersion = old.kubernetes.version.parse().ok()?;
+    let to: K3sVersion = new.kubernetes.version.parse().ok()?;
+    let next = from.minor.saturating_add(1);
+    let (problem, remedy) = if to.minor < from.minor {
+        (
+            format!("goes back from {from} to {to}"),
+            format!(
+                "stay on 1.{} or go on from it: Kubernetes can't go back a minor version",
+                from.minor
+            ),
+        )
+    } else if to.minor > next {
+        (
+            format!("skips from {from} to {to}"),
+            format!("go to 1.{next} first: Kubernetes takes one minor version at a time"),
+        )
+    } else {
+        return None;
+    };
+    Some(Diagnostic {
+        place: place_of(SPEC_FILE, text, "kubernetes", "version"),
+        object: "[kubernetes]".to_owned(),
+        problem: format!("`version` {problem}"),
+        remedy,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Admitted;
+    use crate::spec;
+
+    const TEXT: &str = r#"[cluster]
+name = "demo"
+[kubernetes]
+version = "1.36.3+k3s1"
+[hetzner]
+token = { file = "secrets/hetzner.yaml", key = "token" }
+[network]
+pods = "10.42.0.0/16"
+"#;
+
+    /// The ledger after `TEXT` was admitted as commit aaaa….
+    fn ledger() -> Ledger {
+        Ledger {
+            admitted: Some(Admitted {
+                commit: commit('a'),
+                at: jiff::Timestamp::UNIX_EPOCH,
+            }),
+            foundation: Some(spec::parse(SPEC_FILE, TEXT).unwrap().foundation()),
+            ..empty()
+        }
+    }
+
+    fn empty() -> Ledger {
+        Ledger::new("abcdefgh01234567".parse().unwrap())
+    }
+
+    fn commit(digit: char) -> CommitId {
+        digit.to_string().repeat(40).parse().unwrap()
+    }
+
+    fn judged(text: &str, descends: bool) -> Vec<String> {
+        let (old, new) = (spec::parse(SPEC_FILE, TEXT), spec::parse(SPEC_FILE, text));
+        let candidate = Candidate {
+            commit: &commit('b'),
+            descends,
+            spec: new.as_ref().ok(),
+            text,
+            in_force: old.as_ref().ok(),
+        };
+        let faults = against(&ledger(), &candidate).err().unwrap_or_default();
+        faults.iter().map(ToString::to_string).collect()
+    }
+
+    fn with(old: &str, new: &str) -> Vec<String> {
+        assert!(TEXT.contains(old));
+        judged(&TEXT.replace(old, new), true)
+    }
+
+    #[test]
+    fn a_descendant_that_keeps_the_foundation_is_let_in() {
+        assert_eq!(judged(TEXT, true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_first_commit_is_let_in_whatever_it_says() {
+        let text = TEXT.replace("demo", "other");
+        let spec = spec::parse(SPEC_FILE, &text).unwrap();
+        let candidate = Candidate {
+            commit: &commit('b'),
+            descends: true,
+            spec: Some(&spec),
+            text: &text,
+            in_force: None,
+        };
+        assert_eq!(against(&empty(), &candidate), Ok(()));
+    }
+
+    #[test]
+    fn the_commit_in_force_itself_is_no_rewind() {
+        let candidate = Candidate {
+            commit: &commit('a'),
+            descends: false,
+            spec: None,
+            text: "",
+            in_force: None,
+        };
+        assert_eq!(against(&ledger(), &candidate), Ok(()));
+    }
+
+    #[test]
+    fn a_rewind_is_told_also_where_the_spec_can_not_be_read() {
+        let told = judged("[cluster", false);
+        assert_eq!(
+            told,
+            [
+                "git: commit bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb: does not descend from \
+              aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, the commit in force\n  → fabrik never goes back by \
+              rewinding: push a revert commit on top of aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+            ]
+        );
+    }
+
+    #[test]
+    fn each_part_of_the_foundation_stays_and_each_change_is_told() {
+        let text = TEXT
+            .replace("demo", "other")
+            .replace("pods = \"10.42.0.0/16\"", "services = \"10.44.0.0/16\"\nrange = \"10.8.0.0/16\"\nnodes = \"10.8.1.0/24\"\npods = \"10.45.0.0/16\"");
+        assert_eq!(
+            judged(&text, true),
+            [
+                "cluster.toml:2:8: [cluster]: `name` can never change: the cluster was founded with `demo`, and this is `other`\n  → write `name = \"demo\"` again; another value needs a new cluster",
+                "cluster.toml:8:12: [network]: `services` can never change: the cluster was founded with `10.43.0.0/16`, and this is `10.44.0.0/16`\n  → write `services = \"10.43.0.0/16\"` again; another value needs a new cluster",
+                "cluster.toml:9:9: [network]: `range` can never change: the cluster was founded with `10.0.0.0/16`, and this is `10.8.0.0/16`\n  → write `range = \"10.0.0.0/16\"` again; another value needs a new cluster",
+                "cluster.toml:11:8: [network]: `pods` can never change: the cluster was founded with `10.42.0.0/16`, and this is `10.45.0.0/16`\n  → write `pods = \"10.42.0.0/16\"` again; another value needs a new cluster",
+            ]
+        );
+    }
+
+    #[test]
+    fn kubernetes_climbs_one_minor_at_a_time_and_never_down() {
+        for fine in ["1.36.3+k3s2", "1.36.1+k3s1", "1.37.0+k3s1"] {
+            assert_eq!(with("1.36.3+k3s1", fine), Vec::<String>::new(), "{fine}");
+        }
+        assert_eq!(
+            with("1.36.3+k3s1", "1.35.9+k3s1"),
+            [
+                "cluster.toml:4:11: [kubernetes]: `version` goes back from 1.36.3+k3s1 to 1.35.9+k3s1\n  → stay on 1.36 or go on from it: Kubernetes can't go back a minor version"
+            ]
+        );
+        assert_eq!(
+            with("1.36.3+k3s1", "1.38.0+k3s1"),
+            [
+                "cluster.toml:4:11: [kubernetes]: `version` skips from 1.36.3+k3s1 to 1.38.0+k3s1\n  → go to 1.37 first: Kubernetes takes one minor version at a time"
+            ]
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! `[pools.NAME]`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+use super::super::kubernetes_syntax::{node_label, node_taint};
+use super::super::reader::{Table, Text};
+use super::super::{LocalData, PlacementStrategy, Pool};
+use super::invalid_name;
+use crate::id::PoolName;
+
+const MAX_COUNT: u32 = 1000;
+const MAX_DRAIN: Duration = Duration::from_secs(7 * 24 * 3600);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(3600);
+
+/// Server types that can't be ordered any more in Hetzner's European locations (docs.hetzner.cloud, changelog: cx11…
+/// deprecated on 2024-06-06; cx22… and cpx11… on 2025-10-16, gone since January 2026), each with the one of today that
+/// has at least its processors and memory. Types are retired location by location, so in other zones Hetzner's own
+/// answer counts.
+const RETIRED: [(&str, &str); 14] = [
+    ("cx11", "cx23"),
+    ("cx21", "cx23"),
+    ("cx31", "cx33"),
+    ("cx41", "cx43"),
+    ("cx51", "cx53"),
+    ("cx22", "cx23"),
+    ("cx32", "cx33"),
+    ("cx42", "cx43"),
+    ("cx52", "cx53"),
+    ("cpx11", "cpx22"),
+    ("cpx21", "cpx32"),
+    ("cpx31", "cpx32"),
+    ("cpx41", "cpx42"),
+    ("cpx51", "cpx62"),
+];
+
+const RETIRED_IN: &str = "eu-central";
+
+/// Hetzner's locations and the zone of each (docs.hetzner.cloud, "Locations"). Others may come.
+const LOCATIONS: [(&str, &str); 6] = [
+    ("fsn1", "eu-central"),
+    ("nbg1", "eu-central"),
+    ("hel1", "eu-central"),
+    ("ash", "us-east"),
+    ("hil", "us-west"),
+    ("sin", "ap-southeast"),
+];
+
+pub fn pools(root: &mut Table<'_>, zone: Option<&str>) -> Option<BTreeMap<PoolName, Pool>> {
+    let mut table = root.table("pools", "[pools]");
+    let mut pools = Vec::new();
+    for entry in table.take_all() {
+        let object = format!("pool {}", entry.key.value);
+        let name = entry.key.value.parse::<PoolName>();
+        if let Err(fault) = &name {
+            invalid_name(&table, &entry.key.span, fault, 30);
+        }
+        let pool = table
+            .as_table(&entry, &object)
+            .and_then(|table| pool(table, zone));
+        pools.push(name.ok().zip(pool));
+    }
+    table.finish();
+    pools.into_iter().collect()
+}
+
+fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
+    let count = table.number("count", 0..=MAX_COUNT, None);
+    let server_types = server_types(&mut table, zone);
+    let locations = locations(&mut table, zone);
+    let image = image(&mut table);
+    let placement = choice(
+        &mut table,
+        "placement",
+        &[
+            ("spread", PlacementStrategy::Spread),
+            ("anywhere", PlacementStrategy::Anywhere),
+        ],
+    );
+    let labels = labels(&mut table);
+    let taints = taints(&mut table);
+    let max_unavailable = table.number("max-unavailable", 1..=MAX_COUNT, Some(1));
+    let local_data = choice(
+        &mut table,
+        "local-data",
+        &[("keep", LocalData::Keep), ("discard", LocalData::Discard)],
+    );
+    let drain_deadline = drain_deadline(&mut table);
+    table.finish();
+    Some(Pool {
+        count: count?,
+        server_types: server_types?,
+        locations: locations?,
+        image: image?,
+        placement: placement?,
+        labels,
+        taints: taints?,
+        max_unavailable: max_unavailable?,
+        local_data: local_data?,
+        drain_deadline: drain_deadline?,
+    })
+}
+
+fn server_types(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>> {
+    let texts = table.required_strings("server-types", "[\"cx33\"]")?;
+    for text in &texts {
+        let retired = RETIRED.iter().find(|(retired, _)| *retired == text.value);
+        if let Some((_, current)) = retired.filter(|_| zone == Some(RETIRED_IN)) {
+            table.fault(
+                &text.span,
+                format!("Hetzner no longer sells the server type `{}`", text.value),
+                format!("use `{current}`"),
+            );
+        } else if !is_letters_then_digits(text.value) {
+            table.fault(
+                &text.span,
+                format!("`{}` is not a server type", text.value),
+                "use one of Hetzner's, like `cx33`, `cpx32`, `cax21` or `ccx23`",
+            );
+        }
+    }
+    Some(once_each(table, &texts))
+}
+
+fn locations(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>> {
+    let texts = table.required_strings("locations", "[\"fsn1\"]")?;
+    for text in &texts {
+        let known = LOCATIONS
+            .iter()
+            .find(|(location, _)| *location == text.value);
+        match (known, zone) {
+            (Some((location, its_zone)), Some(zone)) if *its_zone != zone => {
+                table.fault(
+                    &text.span,
+                    format!(
+                        "`{location}` is in the network zone {its_zone}, and the network in {zone}"
+                    ),
+                    format!("use locations of {zone}"),
+                );
+            }
+            (None, _) if !is_location(text.value) => {
+                table.fault(
+                    &text.span,
+                    format!("`{}` is not a location", text.value),
+                    "use one of Hetzner's: fsn1, nbg1, hel1, ash, hil, sin",
+                );
+            }
+            _ => {}
+        }
+    }
+    Some(once_each(table, &texts))
+}
+
+fn image(table: &mut Table<'_>) -> Option<String> {
+    let text = table.required_string("image", "\"debian-12\"")?;
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.value.is_empty() || !text.value.chars().all(fits) {
+        table.fault(
+            &text.span,
+            format!("`{}` is not an image", text.value),
+            "use a name of Hetzner's like `debian-12`, or the id of a snapshot",
+        );
+        return None;
+    }
+    Some(text.value.to_owned())
+}
+
+/// One of a few words; the first is the default.
+fn choice<T: Copy>(table: &mut Table<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+    let Some(entry) = table.get(key) else {
+        return choices.first().map(|(_, value)| *value);
+    };
+    let text = table.as_string(&entry)?;
+    let chosen = choices.iter().find(|(word, _)| *word == text.value);
+    if chosen.is_none() {
+        let words: Vec<_> = choices
+            .iter()
+            .map(|(word, _)| format!("`{word}`"))
+            .collect();
+        table.fault(
+            &text.span,
+            format!("`{key}` can't be `{}`", text.value),
+            format!("use {}", words.join(" or ")),
+        );
+    }
+    chosen.map(|(_, value)| *value)
+}
+
+fn labels(table: &mut Table<'_>) -> BTreeMap<String, String> {
+    let object = format!("{} labels", table.object);
+    let mut given = table.table("labels", &object);
+    let mut labels = BTreeMap::new();
+    for entry in given.take_all() {
+        let Some(text) = given.as_string(&entry) else {
+            continue;
+        };
+        let key = entry.key.value;
+        if let Err((problem, remedy)) = node_label(key, text.value) {
+            given.fault(&entry.key.span, format!("`{key}` {problem}"), remedy);
+        }
+        labels.insert(key.to_owned(), text.value.to_owned());
+    }
+    given.finish();
+    labels
+}
+
+fn taints(table: &mut Table<'_>) -> Option<Vec<String>> {
+    let texts = table.strings_or_empty("taints")?;
+    let mut seen = BTreeSet::new();
+    for text in &texts {
+        match node_taint(text.value) {
+            Err((problem, remedy)) => table.fault(
+                &text.span,
+                format!("the taint `{}` {problem}", text.value),
+                remedy,
+            ),
+            Ok(taint) if !seen.insert(taint) => {
+                table.fault(
+                    &text.span,
+                    format!("there are two taints of `{}` with {}", taint.0, taint.1),
+                    "keep one of them",
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+    Some(
+        texts
+            .into_iter()
+            .map(|text| text.value.to_owned())
+            .collect(),
+    )
+}
+
+fn drain_deadline(table: &mut Table<'_>) -> Option<Duration> {
+    const KEY: &str = "drain-deadline";
+    let Some(entry) = table.get(KEY) else {
+        return Some(DEFAULT_DRAIN);
+    };
+    let text = table.as_string(&entry)?;
+    let duration = text.value.parse::<SignedDuration>().ok();
+    let duration = duration.and_then(|d| Duration::try_from(d).ok());
+    let duration = duration.filter(|d| !d.is_zero() && *d <= MAX_DRAIN);
+    if duration.is_none() {
+        table.fault(
+            &text.span,
+            format!("`{KEY}` can't be `{}`", text.value),
+            "write a time of at most 168h, like `90s`, `15m` or `1h 30m`",
+        );
+    }
+    duration
+}
+
+fn once_each(table: &Table<'_>, texts: &[Text<'_>]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    for text in texts {
+        if !seen.insert(text.value) {
+            table.fault(
+                &text.span,
+                format!("`{}` is here twice", text.value),
+                "keep the first: they are tried in order",
+            );
+        }
+    }
+    texts.iter().map(|text| text.value.to_owned()).collect()
+}
+
+fn is_letters_then_digits(text: &str) -> bool {
+    let letters = text.trim_end_matches(|c: char| c.is_ascii_digit());
+    !letters.is_empty()
+        && letters.len() < text.len()
+        && letters.chars().all(|c| c.is_ascii_lowercase())
+}
+
+fn is_location(text: &str) -> bool {
+    let letters = text.trim_end_matches(|c: char| c.is_ascii_digit());
+    letters.len() == 3 && letters.chars().all(|c| c.is_ascii_lowercase())
+}
