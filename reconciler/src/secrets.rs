@@ -1,0 +1,26 @@
+//! Secrets: SOPS files opened by the real `sops`, and the keys that founding makes.
+//!
+//! Plaintext lives in memory only, in [`Secret`]s. Nothing here logs, and no error quotes what a file holds: an error
+//! names the file, the key path and the remedy. A file counts as opened only when its MAC was verified.
+
+mod check;
+mod creation_rules;
+mod error;
+mod field;
+mod format;
+pub mod founding_keys;
+mod secret;
+mod shape;
+mod sops;
+
+pub use check::{Check, Verdict, check, decrypt_file, users_age_key_file};
+pub use creation_rules::{RULES_FILE, plaintext_violations};
+pub use error::SecretsError;
+pub use field::field;
+pub use format::Format;
+pub use secret::Secret;
+pub use shape::{Shape, SopsFile, shape};
+pub use sops::{Sops, SopsConfig, well_formed};
+
+#[cfg(test)]
+mod tests;

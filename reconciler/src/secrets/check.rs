@@ -1,0 +1,110 @@
+//! What `fabrik secrets check` and `fabrik secrets decrypt` do.
+
+use std::path::{Path, PathBuf};
+
+use fabrik_core::diagnostic::Diagnostic;
+
+use super::{Secret, SecretsError, Shape, Sops, SopsFile, plaintext_violations, shape};
+use crate::repo::{File, FileKind, RepoError, Tree};
+
+/// What was found out about one SOPS file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was opened and its MAC verified.
+    Opened,
+    /// It is well-formed, and encrypted to others than us.
+    WellFormed,
+    /// See the diagnostics.
+    Faulty,
+}
+
+/// The SOPS files of a tree, by path, and all that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    pub files: Vec<(String, Verdict)>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Checks all SOPS files of a tree, opens those that are encrypted to us, and finds the files that `.sops.yaml` wants
+/// encrypted. Without `sops`, which means without a key, all files are checked for shape only.
+///
+/// # Errors
+/// What is no fault of a file: it can't be read, `sops` or the key is missing.
+pub async fn check(tree: &Tree, sops: Option<&Sops>) -> Result<Check, SecretsError> {
+    let mut check = Check {
+        files: Vec::new(),
+        diagnostics: Vec::new(),
+    };
+    for file in tree.files() {
+        if !matches!(file.kind, FileKind::Plain | FileKind::Executable) {
+            continue;
+        }
+        let content = match tree.read(&file.path) {
+            Err(RepoError::FileTooBig { .. }) => continue,
+            content => content?,
+        };
+        let Shape::Sops(shape) = shape(&file.path, &content) else {
+            continue;
+        };
+        let verdict = match check_file(file, &shape, &content, sops).await {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                check.diagnostics.push(error.into_diagnostic()?);
+                Verdict::Faulty
+            }
+        };
+        check.files.push((file.path.clone(), verdict));
+    }
+    check.diagnostics.extend(plaintext_violations(tree)?);
+    check.diagnostics.sort();
+    Ok(check)
+}
+
+/// Exactly what `sops decrypt FILE` prints.
+///
+/// # Errors
+/// The file can't be read or opened.
+pub async fn decrypt_file(sops: &Sops, file: &Path) -> Result<Secret, SecretsError> {
+    let content = tokio::fs::read(file)
+        .await
+        .map_err(|error| SecretsError::Disk {
+            action: "read",
+            path: file.to_owned(),
+            reason: error.to_string(),
+        })?;
+    sops.open(&file.display().to_string(), &content).await
+}
+
+/// The age key file of whoever runs this, where `sops` looks for it: `$SOPS_AGE_KEY_FILE`, else `sops/age/keys.txt`
+/// in the user's configuration directory.
+pub fn users_age_key_file() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(file) = variable("SOPS_AGE_KEY_FILE") {
+        return Some(file.into());
+    }
+    let config = match variable("XDG_CONFIG_HOME") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(variable("HOME")?).join(".config"),
+    };
+    let file = config.join("sops/age/keys.txt");
+    file.is_file().then_some(file)
+}
+
+async fn check_file(
+    file: &File,
+    shape: &SopsFile,
+    content: &[u8],
+    sops: Option<&Sops>,
+) -> Result<Verdict, SecretsError> {
+    if !shape.problems.is_empty() {
+        let (path, problems) = (file.path.clone(), shape.problems.clone());
+        return Err(SecretsError::Malformed { path, problems });
+    }
+    match sops {
+        Some(sops) if sops.is_for_us(shape)? => sops
+            .decrypt(&file.path, &file.blob, content)
+            .await
+            .map(|_| Verdict::Opened),
+        _ => Ok(Verdict::WellFormed),
+    }
+}
