@@ -1,0 +1,23 @@
+//! Hetzner Cloud: what exists ([`observe`]) and the few things that we do to it ([`execute`]).
+//!
+//! Nothing here decides. Reads are tolerant: a field or a value that we do not know is passed over or kept as text.
+//! Writes are never repeated blindly: each create bears a label by which a lost reply is found again, and a server is
+//! touched only when its id, its name and its labels all say that it is the one that was meant.
+
+mod budget;
+mod client;
+mod convert;
+mod error;
+mod execute;
+mod metrics;
+mod observe;
+mod refusal;
+mod token;
+mod wire;
+
+pub use self::client::Client;
+pub use self::error::{FieldError, HetznerError, RequestId};
+pub use self::execute::{Context, Outcome, execute};
+pub use self::metrics::Metrics;
+pub use self::observe::{FEW_MISSING, observe};
+pub use self::token::Token;

@@ -1,0 +1,172 @@
+//! Servers: the only resources that cost money and hold data, so each is looked at right before it is touched.
+
+use fabrik_core::effect::{Choice, NewServer, ServerRef};
+use fabrik_core::id::ClusterId;
+use fabrik_core::observed::Power;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Context, Outcome, created, settle_collision, write};
+use crate::hetzner::client::{Client, Purpose};
+use crate::hetzner::convert;
+use crate::hetzner::error::{HetznerError, RequestId};
+use crate::hetzner::wire;
+
+/// Tries each choice while Hetzner says that there is none to be had. Any other answer ends it, a lost one above all:
+/// the server may be there.
+pub async fn create(
+    client: &Client,
+    new: &NewServer,
+    context: Context<'_>,
+) -> Result<Outcome, HetznerError> {
+    let what = format!("create server `{}`", new.name);
+    let mut tried = Vec::new();
+    let (mut last_message, mut last_id) = ("no choice was given".to_owned(), RequestId::default());
+    for choice in &new.choices {
+        let body = body(new, choice, context);
+        match write(
+            client,
+            Method::POST,
+            "servers".to_owned(),
+            Some(&body),
+            what.clone(),
+        )
+        .await
+        {
+            Ok(answer) => return created(&answer, "server"),
+            Err(error) if error.is_not_unique() => {
+                let meant = |found: &wire::Server| {
+                    convert::mismatch(found, context.cluster, &new.name, &new.intent).is_none()
+                };
+                return settle_collision(client, new.name.as_str(), what, error, meant).await;
+            }
+            Err(error) => {
+                let (message, id) = not_to_be_had(error)?;
+                let Choice {
+                    server_type,
+                    location,
+                } = choice;
+                tracing::info!(server = %new.name, %server_type, %location, %message, "not to be had");
+                tried.push(format!("{server_type} in {location}"));
+                (last_message, last_id) = (message, id);
+            }
+        }
+    }
+    Err(HetznerError::OutOfStock {
+        what,
+        tried: tried.join(", "),
+        message: last_message,
+        id: last_id,
+    })
+}
+
+pub async fn power_off(
+    client: &Client,
+    server: &ServerRef,
+    cluster: &ClusterId,
+) -> Result<Outcome, HetznerError> {
+    let what = format!("power off server `{}` (id {})", server.name, server.id);
+    let Some(found) = meant(client, server, cluster, &what).await? else {
+        return Ok(Outcome::AlreadyGone);
+    };
+    if convert::power(&found.status) == Power::Off {
+        return Ok(Outcome::AlreadyDone);
+    }
+    let path = format!("servers/{}/actions/poweroff", server.id);
+    gone_is_fine(
+        write(client, Method::POST, path, None, what)
+            .await
+            .map(drop),
+    )
+}
+
+pub async fn delete(
+    client: &Client,
+    server: &ServerRef,
+    cluster: &ClusterId,
+) -> Result<Outcome, HetznerError> {
+    let what = format!("delete server `{}` (id {})", server.name, server.id);
+    if meant(client, server, cluster, &what).await?.is_none() {
+        return Ok(Outcome::AlreadyGone);
+    }
+    let path = format!("servers/{}", server.id);
+    gone_is_fine(
+        write(client, Method::DELETE, path, None, what)
+            .await
+            .map(drop),
+    )
+}
+
+/// The server as it is now, if its id, labels and name are those that were meant; `None` when it is gone.
+async fn meant(
+    client: &Client,
+    server: &ServerRef,
+    cluster: &ClusterId,
+    what: &str,
+) -> Result<Option<wire::Server>, HetznerError> {
+    let found = client
+        .get::<wire::Server>(server.id.0, Purpose::Act)
+        .await?;
+    let Some(found) = found else { return Ok(None) };
+    let right_id = (found.id != server.id.0).then(|| format!("Hetzner answered with {}", found.id));
+    let problem =
+        right_id.or_else(|| convert::mismatch(&found, cluster, &server.name, &server.intent));
+    match problem {
+        None => Ok(Some(found)),
+        Some(problem) => Err(HetznerError::NotOurs {
+            what: what.to_owned(),
+            problem,
+        }),
+    }
+}
+
+fn gone_is_fine(result: Result<(), HetznerError>) -> Result<Outcome, HetznerError> {
+    match result {
+        Ok(()) => Ok(Outcome::Done),
+        Err(HetznerError::NotFound { .. }) => Ok(Outcome::AlreadyGone),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error speaks of this type or location only, so that the next choice may do; else the error itself.
+fn not_to_be_had(error: HetznerError) -> Result<(String, RequestId), HetznerError> {
+    match error {
+        HetznerError::OutOfStock { message, id, .. } => Ok((message, id)),
+        // A retired type, or one that this location does not offer.
+        HetznerError::Refused {
+            code,
+            message,
+            fields,
+            id,
+            ..
+        } if code == "invalid_input"
+            && !fields.is_empty()
+            && fields
+                .iter()
+                .all(|f| f.name == "server_type" || f.name == "location") =>
+        {
+            let details: Vec<_> = fields.iter().flat_map(|f| f.messages.clone()).collect();
+            Ok((format!("{message}: {}", details.join(", ")), id))
+        }
+        error => Err(error),
+    }
+}
+
+fn body(new: &NewServer, choice: &Choice, context: Context<'_>) -> Value {
+    let mut body = json!({
+        "name": new.name,
+        "server_type": choice.server_type,
+        "location": choice.location,
+        "image": new.image,
+        "start_after_create": true,
+        "networks": [new.network],
+        "firewalls": [{"firewall": new.firewall}],
+        "ssh_keys": new.ssh_keys,
+        "labels": convert::server_labels(context.cluster, &new.pool, &new.intent),
+        "user_data": context.user_data,
+    });
+    if let Some(group) = new.placement_group {
+        body["placement_group"] = json!(group);
+    }
+    body
+}

@@ -1,0 +1,190 @@
+//! What of this cluster is at Hetzner. Whole or not at all: a list that can't be believed fails the pass.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fabrik_core::id::{ClusterId, ServerId};
+use fabrik_core::ledger::Ledger;
+use fabrik_core::names::CLUSTER_LABEL;
+use fabrik_core::observed::{FirewallResource, Hetzner, PlacementGroup, Resource, SshKeyResource};
+use fabrik_core::spec::Spec;
+use futures::future::try_join_all;
+use futures::try_join;
+
+use super::client::{Client, Purpose};
+use super::convert::{self, bare_key, holder, is_ours};
+use super::error::{HetznerError, RequestId};
+use super::wire;
+
+/// More servers than this don't vanish at once by themselves.
+pub const FEW_MISSING: usize = 3;
+
+/// Reads all lists at once, and asks by id for each server of the ledger that they lack.
+pub async fn observe(
+    client: &Client,
+    cluster: &ClusterId,
+    spec: &Spec,
+    ledger: &Ledger,
+) -> Result<Hetzner, HetznerError> {
+    let selector = ("label_selector", format!("{CLUSTER_LABEL}=={cluster}"));
+    let (servers, networks, firewalls, keys, groups) = try_join!(
+        client.list::<wire::Server>(Some(selector), Purpose::Observe),
+        client.list::<wire::Network>(None, Purpose::Observe),
+        client.list::<wire::Firewall>(None, Purpose::Observe),
+        client.list::<wire::SshKey>(None, Purpose::Observe),
+        client.list::<wire::PlacementGroup>(None, Purpose::Observe),
+    )?;
+
+    let mut seen = Hetzner::default();
+    for server in servers.iter().filter(|s| is_ours(*s, cluster)) {
+        add_server(&mut seen, server)?;
+    }
+    let wanted = spec.name.as_str();
+    let mut taken = BTreeMap::new();
+    seen.network = named(&networks, wanted, cluster, &mut taken).map(|network| Resource {
+        id: network.id,
+        name: network.name.clone(),
+    });
+    seen.firewall = named(&firewalls, wanted, cluster, &mut taken).map(|f| FirewallResource {
+        id: f.id,
+        name: f.name.clone(),
+        rules: f.rules.iter().map(convert::rule).collect(),
+    });
+    for (name, line) in &spec.ssh_keys {
+        let resource_name = format!("{wanted}-{name}");
+        if let Some(key) = ssh_key(&keys, &resource_name, line, cluster, &mut taken) {
+            seen.ssh_keys.insert(name.clone(), key);
+        }
+    }
+    for group in &groups {
+        if is_ours(group, cluster) {
+            seen.placement_groups
+                .insert(group.name.clone(), placement_group(group));
+        } else if convert::is_group_name(&group.name, wanted, spec.pools.keys()) {
+            taken.insert(group.name.clone(), holder(group));
+        }
+    }
+    seen.taken = taken;
+    find_missing(client, cluster, ledger, &mut seen).await?;
+    Ok(seen)
+}
+
+/// Asks by id for what the ledger knows and the list lacks.
+async fn find_missing(
+    client: &Client,
+    cluster: &ClusterId,
+    ledger: &Ledger,
+    seen: &mut Hetzner,
+) -> Result<(), HetznerError> {
+    let known: BTreeSet<_> = ledger.known_servers().collect();
+    let missing: BTreeSet<_> = known
+        .into_iter()
+        .filter(|id| !seen.servers.contains_key(id))
+        .collect();
+    let leaving = leaving(ledger);
+    believable(missing.difference(&leaving).count(), seen.network.is_some()).map_err(
+        |problem| HetznerError::IncompleteList {
+            what: "list servers".to_owned(),
+            problem,
+        },
+    )?;
+
+    let gets = missing.iter().map(|id| async move {
+        let server = client.get::<wire::Server>(id.0, Purpose::Observe).await?;
+        Ok((*id, server))
+    });
+    for (id, server) in try_join_all(gets).await? {
+        match server {
+            None => {
+                seen.gone.insert(id);
+            }
+            Some(server) if is_ours(&server, cluster) => add_server(seen, &server)?,
+            Some(server) => {
+                tracing::warn!(server = %id, found = %holder(&server), "a known server lost its label");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Servers that we may have deleted ourselves: their absence is expected.
+fn leaving(ledger: &Ledger) -> BTreeSet<ServerId> {
+    let cancelled = ledger.intents.values().filter(|i| i.cancelled.is_some());
+    let tickets = ledger.tickets.values().map(|t| t.server);
+    cancelled.filter_map(|i| i.server).chain(tickets).collect()
+}
+
+/// Whether a list that lacks `unexpected` servers that should exist is worth asking about them one by one. With
+/// another project's token every answer is 404; but where a server is, our network is.
+fn believable(unexpected: usize, has_network: bool) -> Result<(), String> {
+    if unexpected > FEW_MISSING {
+        Err(format!(
+            "{unexpected} servers that should exist are missing at once; up to {FEW_MISSING} would be looked into"
+        ))
+    } else if unexpected > 0 && !has_network {
+        Err(format!(
+            "{unexpected} servers that should exist are missing, and so is the cluster's network"
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+fn add_server(seen: &mut Hetzner, server: &wire::Server) -> Result<(), HetznerError> {
+    let server = convert::server(server).map_err(|problem| HetznerError::Malformed {
+        what: "list servers".to_owned(),
+        problem,
+        id: RequestId::default(),
+    })?;
+    seen.servers.insert(server.id, server);
+    Ok(())
+}
+
+/// Our resource of that name. Another's goes into `taken`.
+fn named<'a, T: wire::Resource>(
+    resources: &'a [T],
+    name: &str,
+    cluster: &ClusterId,
+    taken: &mut BTreeMap<String, String>,
+) -> Option<&'a T> {
+    let found = resources.iter().find(|r| r.name() == name)?;
+    if is_ours(found, cluster) {
+        return Some(found);
+    }
+    let holders = taken.entry(name.to_owned()).or_default();
+    if !holders.is_empty() {
+        holders.push_str(" and ");
+    }
+    holders.push_str(&holder(found));
+    None
+}
+
+/// The project's resource for a wanted key: our own before another's, and the same key before our old one.
+fn ssh_key(
+    keys: &[wire::SshKey],
+    name: &str,
+    line: &str,
+    cluster: &ClusterId,
+    taken: &mut BTreeMap<String, String>,
+) -> Option<SshKeyResource> {
+    let wanted = bare_key(line);
+    let same = |key: &&wire::SshKey| bare_key(&key.public_key) == wanted;
+    let ours = |key: &&wire::SshKey| is_ours(*key, cluster);
+    let found = keys
+        .iter()
+        .find(|key| same(key) && ours(key))
+        .or_else(|| keys.iter().find(same))
+        .or_else(|| named(keys, name, cluster, taken))?;
+    Some(SshKeyResource {
+        id: found.id,
+        public_key: bare_key(&found.public_key),
+        ours: ours(&found),
+    })
+}
+
+fn placement_group(group: &wire::PlacementGroup) -> PlacementGroup {
+    PlacementGroup {
+        id: group.id,
+        name: group.name.clone(),
+        servers: group.servers.iter().copied().map(ServerId).collect(),
+    }
+}
