@@ -1,0 +1,380 @@
+//! The steps of founding. Each can be done twice, by two servers at once.
+
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fabrik_core::id::{ClusterId, ClusterName};
+use fabrik_core::ledger::Ledger;
+use http::Request;
+use k8s_openapi::api::core::v1::{Node, Secret as KubeSecret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams,
+    PostParams,
+};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Client, ResourceExt as _};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde_json::json;
+
+use super::connect::Clients;
+use super::error::{ClusterError, status_code, while_doing};
+use super::found::FoundError;
+use super::ledger::LedgerStore;
+use super::resources::{FabrikCluster, FabrikClusterSpec, FabrikNode, FabrikNodeSpec};
+use crate::config::Config;
+
+const MANIFESTS: [&str; 3] = [
+    include_str!("../../../manifests/fabrik/namespace.yaml"),
+    include_str!("../../../manifests/fabrik/rbac.yaml"),
+    include_str!("../../../manifests/fabrik/policies.yaml"),
+];
+const FOUNDING_MANAGER: &str = "fabrik-founding";
+const PROBE_NAME: &str = "fabrik-founding-probe";
+const DEADLINE: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(250);
+
+/// Makes `dir` if it is missing, for its owner only.
+pub(super) fn private_dir(dir: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+}
+
+/// Replaces a file as a whole; only its owner may read it.
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    // Temporary files are made for their owner only.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+pub(super) async fn wait_for_api(admin: &Client) -> Result<(), FoundError> {
+    poll("the API server was not ready", async || {
+        let request = Request::get("/readyz")
+            .body(Vec::new())
+            .map_err(|e| e.to_string())?;
+        admin
+            .request_text(request)
+            .await
+            .map(|_| ())
+            .map_err(|e| e.to_string())
+    })
+    .await
+}
+
+/// Applies fabrik's own definitions, identities and policies, and waits until the definitions are served.
+pub(super) async fn apply_manifests(admin: &Client) -> Result<(), FoundError> {
+    for (name, definition) in super::resources::definitions() {
+        let value = serde_json::to_value(&definition).map_err(|error| ClusterError::Malformed {
+            object: name.to_owned(),
+            problem: error.to_string(),
+        })?;
+        apply(admin, value).await?;
+    }
+    for manifest in MANIFESTS {
+        for value in documents(manifest)? {
+            apply(admin, value).await?;
+        }
+    }
+    let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());
+    for (_, definition) in super::resources::definitions() {
+        let name = definition.name_any();
+        let established =
+            await_condition(definitions.clone(), &name, conditions::is_crd_established());
+        let last = match tokio::time::timeout(DEADLINE, established).await {
+            Ok(Ok(_)) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no condition Established".to_owned(),
+        };
+        return Err(FoundError::Timeout {
+            what: format!("the definition {name} was not served"),
+            deadline: DEADLINE,
+            last,
+        });
+    }
+    Ok(())
+}
+
+/// The cluster's id: the ledger's, or a new one in a new ledger.
+pub(super) async fn cluster_id(admin: &Client) -> Result<ClusterId, FoundError> {
+    let store = LedgerStore::new(admin.clone());
+    let ledger = store
+        .create_if_absent(&Ledger::new(random_id()?))
+        .await
+        .map_err(|error| ClusterError::Malformed {
+            object: "FabrikLedger ledger".to_owned(),
+            problem: error.to_string(),
+        })?;
+    Ok(ledger.cluster)
+}
+
+/// Makes the `FabrikCluster`, or sees that the one that is there is this cluster.
+pub(super) async fn ensure_cluster(
+    admin: &Client,
+    name: &ClusterName,
+    id: &ClusterId,
+) -> Result<(), FoundError> {
+    let clusters: Api<FabrikCluster> = Api::all(admin.clone());
+    let spec = FabrikClusterSpec {
+        cluster_id: id.to_string(),
+        paused: None,
+    };
+    let listed = clusters
+        .list(&ListParams::default())
+        .await
+        .map_err(while_doing("listing FabrikClusters"))?;
+    if let Some(other) = listed.items.iter().find(|c| c.name_any() != name.as_str()) {
+        return Err(FoundError::OtherName {
+            founded: other.name_any(),
+            asked: name.to_string(),
+        });
+    }
+    let cluster = FabrikCluster::new(name.as_str(), spec);
+    let found = match clusters.create(&PostParams::default(), &cluster).await {
+        Err(error) if status_code(&error) == Some(409) => clusters
+            .get(name.as_str())
+            .await
+            .map_err(while_doing(format!("reading FabrikCluster {name}")))?,
+        created => created.map_err(while_doing(format!("creating FabrikCluster {name}")))?,
+    };
+    if found.spec.cluster_id == id.as_str() {
+        Ok(())
+    } else {
+        Err(FoundError::OtherId {
+            name: name.to_string(),
+            stated: found.spec.cluster_id,
+            ledger: id.to_string(),
+        })
+    }
+}
+
+/// The CA file's bytes as the kubeconfig has them: join tokens pin their hash, so not a byte may differ.
+pub(super) fn ca_of(kubeconfig: &Path) -> Result<Vec<u8>, FoundError> {
+    let no_ca = || FoundError::NoCa {
+        path: kubeconfig.to_owned(),
+    };
+    let file = kube::config::Kubeconfig::read_from(kubeconfig).map_err(|_| no_ca())?;
+    let context = file
+        .contexts
+        .iter()
+        .find(|c| Some(&c.name) == file.current_context.as_ref());
+    let cluster = context.and_then(|c| c.context.as_ref()).map(|c| &c.cluster);
+    let cluster = file.clusters.iter().find(|c| Some(&c.name) == cluster);
+    let cluster = cluster.and_then(|c| c.cluster.as_ref()).ok_or_else(no_ca)?;
+    if let Some(data) = &cluster.certificate_authority_data {
+        return STANDARD.decode(data).map_err(|_| no_ca());
+    }
+    // kube has made a relative path absolute.
+    let path = cluster.certificate_authority.as_ref().ok_or_else(no_ca)?;
+    std::fs::read(path).map_err(|source| FoundError::File {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Waits until each policy has refused what it is there to refuse. A new policy takes some seconds.
+pub(super) async fn wait_for_policies(admin: &Client, config: &Config) -> Result<(), FoundError> {
+    let leader = Clients::connect(config).await?.leader_once;
+    poll("the admission policies were not in force", async || {
+        denied("fabrik-node-keys", forge_node_label(admin).await)?;
+        denied("fabrik-node-status", forge_node_status(admin).await)?;
+        denied("fabrik-join-tokens", forge_secret(&leader).await)
+    })
+    .await?;
+    let nodes: Api<FabrikNode> = Api::all(admin.clone());
+    match nodes.delete(PROBE_NAME, &DeleteParams::default()).await {
+        Err(error) if status_code(&error) != Some(404) => {
+            Err(while_doing(format!("deleting FabrikNode {PROBE_NAME}"))(error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn forge_node_label(admin: &Client) -> Result<(), kube::Error> {
+    let node = Node {
+        metadata: ObjectMeta {
+            name: Some(PROBE_NAME.to_owned()),
+            labels: Some([("fabrik.dev/probe".to_owned(), "x".to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        ..Node::default()
+    };
+    let nodes: Api<Node> = Api::all(admin.clone());
+    nodes.create(&dry_run(), &node).await.map(|_| ())
+}
+
+async fn forge_node_status(admin: &Client) -> Result<(), kube::Error> {
+    let nodes: Api<FabrikNode> = Api::all(admin.clone());
+    let spec = FabrikNodeSpec {
+        pool: String::new(),
+        server_id: 0,
+        uid: String::new(),
+        intent: String::new(),
+    };
+    // Status of what does not exist is not looked at by any policy.
+    match nodes
+        .create(&PostParams::default(), &FabrikNode::new(PROBE_NAME, spec))
+        .await
+    {
+        Err(error) if status_code(&error) != Some(409) => return Err(error),
+        _ => {}
+    }
+    let params = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let forged = json!({"status": {"state": "forged"}});
+    nodes
+        .patch_status(PROBE_NAME, &params, &Patch::Merge(forged))
+        .await
+        .map(|_| ())
+}
+
+async fn forge_secret(leader: &Client) -> Result<(), kube::Error> {
+    let secret = KubeSecret {
+        metadata: ObjectMeta {
+            name: Some(PROBE_NAME.to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..KubeSecret::default()
+    };
+    let secrets: Api<KubeSecret> = Api::namespaced(leader.clone(), "kube-system");
+    secrets.create(&dry_run(), &secret).await.map(|_| ())
+}
+
+fn dry_run() -> PostParams {
+    PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    }
+}
+
+fn denied(policy: &str, answer: Result<(), kube::Error>) -> Result<(), String> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.message.contains(policy) => Ok(()),
+        Err(error) => Err(format!("{policy}: {error}")),
+        Ok(()) => Err(format!("{policy} lets through what it is there to refuse")),
+    }
+}
+
+async fn apply(admin: &Client, value: serde_json::Value) -> Result<(), ClusterError> {
+    let malformed = |problem: String| ClusterError::Malformed {
+        object: "a manifest of fabrik's own".to_owned(),
+        problem,
+    };
+    let object: DynamicObject =
+        serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
+    let types = object
+        .types
+        .clone()
+        .ok_or_else(|| malformed("it has no kind".to_owned()))?;
+    let gvk = types
+        .try_into()
+        .map_err(|_| malformed("its apiVersion is malformed".to_owned()))?;
+    let resource = ApiResource::from_gvk(&gvk);
+    let name = object.name_any();
+    let api: Api<DynamicObject> = match object.namespace() {
+        Some(namespace) => Api::namespaced_with(admin.clone(), &namespace, &resource),
+        None => Api::all_with(admin.clone(), &resource),
+    };
+    api.patch(
+        &name,
+        &PatchParams::apply(FOUNDING_MANAGER).force(),
+        &Patch::Apply(&object),
+    )
+    .await
+    .map_err(while_doing(format!("applying {} {name}", gvk.kind)))?;
+    Ok(())
+}
+
+fn documents(manifest: &str) -> Result<Vec<serde_json::Value>, ClusterError> {
+    serde_saphyr::from_multiple(manifest).map_err(|error| ClusterError::Malformed {
+        object: "a manifest of fabrik's own".to_owned(),
+        problem: error.to_string(),
+    })
+}
+
+fn random_id() -> Result<ClusterId, ClusterError> {
+    // 32 of 36 letters and digits: each byte's low 5 bits choose evenly.
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let no_randomness = || ClusterError::Malformed {
+        object: "the cluster id".to_owned(),
+        problem: "the system gives no random bytes".to_owned(),
+    };
+    let mut bytes = [0_u8; 16];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| no_randomness())?;
+    let id: String = bytes
+        .iter()
+        .filter_map(|byte| ALPHABET.get(usize::from(byte & 31)))
+        .map(|&letter| char::from(letter))
+        .collect();
+    id.parse().map_err(|_| no_randomness())
+}
+
+/// Tries until it succeeds, and tells the last reason when the time is over.
+async fn poll(
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> Result<(), String>,
+) -> Result<(), FoundError> {
+    let mut last = "no answer".to_owned();
+    let tries = async {
+        while let Err(why) = attempt().await {
+            last = why;
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let ended = tokio::time::timeout(DEADLINE, tries).await;
+    ended.map_err(|_| FoundError::Timeout {
+        what: what.to_owned(),
+        deadline: DEADLINE,
+        last,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_embedded_manifest_reads_and_has_kind_and_name() {
+        let mut kinds = BTreeSet::new();
+        for value in MANIFESTS.iter().flat_map(|m| documents(m).unwrap()) {
+            kinds.insert(value["kind"].as_str().unwrap().to_owned());
+            assert!(value["metadata"]["name"].is_string());
+        }
+        assert!(
+            kinds.contains("ValidatingAdmissionPolicyBinding") && kinds.contains("ServiceAccount")
+        );
+    }
+
+    #[test]
+    fn an_id_is_random() {
+        let ids: BTreeSet<_> = (0..100).map(|_| random_id().unwrap().to_string()).collect();
+        assert_eq!(ids.len(), 100);
+    }
+
+    #[test]
+    fn a_replaced_file_is_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        replace_file(&path, b"one").unwrap();
+        replace_file(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,30 @@
+//! Nodes and what runs on them: what is there (`observe`), and the few things that the leader does to a Node.
+//!
+//! Nothing here decides. Each act bears the UID of the object that was meant, so that another one of the same name is
+//! left alone.
+
+mod evict;
+mod execute;
+mod observe;
+
+pub use evict::{Eviction, evict};
+pub use execute::{cordon, delete, label, uncordon};
+pub use observe::{NodesSeen, observe_nodes, observe_pinned, observe_pods};
+
+/// What the API server said to something that the leader asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("can't list {what}: {source}")]
+    List {
+        what: &'static str,
+        source: Box<kube::Error>,
+    },
+    #[error("can't {verb} {object}: {source}")]
+    Refused {
+        verb: &'static str,
+        object: String,
+        source: Box<kube::Error>,
+    },
+    #[error("{object} is not the one that was meant: {reason}; nothing was done to it")]
+    Changed { object: String, reason: String },
+}

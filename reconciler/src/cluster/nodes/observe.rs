@@ -1,0 +1,258 @@
+//! Nodes, the pods on them and the local volumes pinned to them, as the core knows them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fabrik_core::id::NodeName;
+use fabrik_core::names::{LEADER_MANAGER, TICKET_ANNOTATION};
+use fabrik_core::observed::{Node, Pod, PodKind};
+use k8s_openapi::api::core::v1::{self as core, PersistentVolume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use kube::api::ListParams;
+use kube::{Api, Client};
+
+use super::NodeError;
+
+/// k3s sets it on servers; `NodeRestriction` keeps kubelets from setting it themselves.
+const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+
+/// All Nodes of one quorum read, and the names of those that no `NodeName` can hold.
+#[derive(Debug, Default)]
+pub struct NodesSeen {
+    pub nodes: BTreeMap<NodeName, Node>,
+    pub unreadable: Vec<String>,
+}
+
+/// Reads all Nodes.
+pub async fn observe_nodes(client: &Client) -> Result<NodesSeen, NodeError> {
+    let mut seen = NodesSeen::default();
+    for node in list::<core::Node>(Api::all(client.clone()), ListParams::default(), "nodes").await?
+    {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        match convert(node) {
+            Some(node) => {
+                seen.nodes.insert(node.name.clone(), node);
+            }
+            None => seen.unreadable.push(name),
+        }
+    }
+    Ok(seen)
+}
+
+/// Reads the pods of one Node.
+pub async fn observe_pods(client: &Client, node: &NodeName) -> Result<Vec<Pod>, NodeError> {
+    let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    let pods = list::<core::Pod>(Api::all(client.clone()), params, "pods").await?;
+    Ok(pods
+        .iter()
+        .filter_map(|pod| convert_pod(pod, node))
+        .collect())
+}
+
+/// Reads which Nodes bound local `PersistentVolume`s are pinned to.
+pub async fn observe_pinned(client: &Client) -> Result<BTreeSet<NodeName>, NodeError> {
+    let volumes = list::<PersistentVolume>(
+        Api::all(client.clone()),
+        ListParams::default(),
+        "persistentvolumes",
+    )
+    .await?;
+    Ok(volumes
+        .iter()
+        .filter(|v| is_bound(v))
+        .flat_map(pinned_to)
+        .collect())
+}
+
+async fn list<K>(api: Api<K>, params: ListParams, what: &'static str) -> Result<Vec<K>, NodeError>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let listed = api.list(&params).await;
+    listed.map(|l| l.items).map_err(|source| NodeError::List {
+        what,
+        source: Box::new(source),
+    })
+}
+
+fn convert(node: core::Node) -> Option<Node> {
+    let spec = node.spec.unwrap_or_default();
+    let status = node.status.unwrap_or_default();
+    let metadata = node.metadata;
+    let labels = metadata.labels.unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    Some(Node {
+        name: metadata.name?.parse().ok()?,
+        uid: metadata.uid?.parse().ok()?,
+        provider_id: spec.provider_id,
+        control_plane: labels.contains_key(CONTROL_PLANE_LABEL),
+        ready: conditions
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True"),
+        unschedulable: spec.unschedulable.unwrap_or(false),
+        cordoned_under: metadata
+            .annotations
+            .and_then(|mut a| a.remove(TICKET_ANNOTATION)),
+        deleting: metadata.deletion_timestamp.is_some(),
+        kubelet_version: status
+            .node_info
+            .map(|i| i.kubelet_version)
+            .unwrap_or_default(),
+        our_labels: our_labels(&metadata.managed_fields.unwrap_or_default()),
+        labels,
+    })
+}
+
+/// The label keys that the leader owns by server-side apply.
+fn our_labels(managed: &[ManagedFieldsEntry]) -> BTreeSet<String> {
+    let ours = |e: &&ManagedFieldsEntry| {
+        e.manager.as_deref() == Some(LEADER_MANAGER) && e.operation.as_deref() == Some("Apply")
+    };
+    let keys = |e: &ManagedFieldsEntry| {
+        let labels = e
+            .fields_v1
+            .as_ref()?
+            .0
+            .pointer("/f:metadata/f:labels")?
+            .as_object()?;
+        Some(
+            labels
+                .keys()
+                .filter_map(|k| k.strip_prefix("f:").map(str::to_owned))
+                .collect::<Vec<_>>(),
+        )
+    };
+    managed
+        .iter()
+        .filter(ours)
+        .filter_map(keys)
+        .flatten()
+        .collect()
+}
+
+fn convert_pod(pod: &core::Pod, node: &NodeName) -> Option<Pod> {
+    Some(Pod {
+        namespace: pod.metadata.namespace.clone()?,
+        name: pod.metadata.name.clone()?,
+        uid: pod.metadata.uid.clone()?.parse().ok()?,
+        node: node.clone(),
+        kind: pod_kind(pod),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        blocked: None,
+    })
+}
+
+/// kubectl's rules (kubernetes.io, "Safely Drain a Node"): mirror pods and those of a `DaemonSet` stay, finished ones
+/// run nothing.
+fn pod_kind(pod: &core::Pod) -> PodKind {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    if pod
+        .metadata
+        .annotations
+        .as_ref()
+        .is_some_and(|a| a.contains_key(MIRROR_ANNOTATION))
+    {
+        PodKind::Mirror
+    } else if owners
+        .clone()
+        .any(|o| o.kind == "DaemonSet" && o.controller == Some(true))
+    {
+        PodKind::DaemonSet
+    } else if matches!(phase, Some("Succeeded" | "Failed")) {
+        PodKind::Finished
+    } else {
+        PodKind::Ordinary
+    }
+}
+
+fn is_bound(volume: &PersistentVolume) -> bool {
+    volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
+}
+
+/// The host names that the volume's node affinity allows: its only homes.
+fn pinned_to(volume: &PersistentVolume) -> Vec<NodeName> {
+    let affinity = volume
+        .spec
+        .as_ref()
+        .and_then(|s| s.node_affinity.as_ref())
+        .and_then(|a| a.required.as_ref());
+    let terms = affinity.into_iter().flat_map(|a| &a.node_selector_terms);
+    terms
+        .flat_map(|t| t.match_expressions.iter().flatten())
+        .filter(|e| e.key == HOSTNAME_LABEL && e.operator == "In")
+        .flat_map(|e| e.values.iter().flatten())
+        .filter_map(|name| name.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_is_read_with_its_cordon_its_ticket_and_the_labels_that_are_ours() {
+        let node: core::Node = serde_json::from_value(json!({
+            "metadata": {
+                "name": "demo-workers-abc234", "uid": "u1",
+                "labels": {"tier": "web", "fabrik.dev/pool": "workers"},
+                "annotations": {"fabrik.dev/ticket": "abc234"},
+                "managedFields": [
+                    {"manager": "fabrik-leader", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                     "fieldsV1": {"f:metadata": {"f:labels": {"f:fabrik.dev/pool": {}}}}},
+                    {"manager": "kubelet", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                     "fieldsV1": {"f:metadata": {"f:labels": {"f:tier": {}}}}}
+                ]
+            },
+            "spec": {"unschedulable": true, "providerID": "hcloud://7"},
+            "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}
+        }))
+        .unwrap();
+        let node = convert(node).unwrap();
+        assert!(node.unschedulable && !node.ready && !node.control_plane);
+        assert_eq!(node.cordoned_under.as_deref(), Some("abc234"));
+        assert_eq!(
+            node.our_labels,
+            BTreeSet::from(["fabrik.dev/pool".to_owned()])
+        );
+    }
+
+    #[test]
+    fn pods_are_told_apart_by_kubectl_s_rules() {
+        let kind = |pod: serde_json::Value| pod_kind(&serde_json::from_value(pod).unwrap());
+        let owner = |controller: bool| {
+            json!({"metadata": {"ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u", "controller": controller}]}})
+        };
+        assert_eq!(kind(owner(true)), PodKind::DaemonSet);
+        assert_eq!(kind(owner(false)), PodKind::Ordinary);
+        assert_eq!(
+            kind(json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}})),
+            PodKind::Mirror
+        );
+        assert_eq!(
+            kind(json!({"metadata": {}, "status": {"phase": "Succeeded"}})),
+            PodKind::Finished
+        );
+        assert_eq!(
+            kind(json!({"metadata": {}, "status": {"phase": "Running"}})),
+            PodKind::Ordinary
+        );
+    }
+
+    #[test]
+    fn a_local_volume_pins_its_host_while_it_is_bound() {
+        let volume: PersistentVolume = serde_json::from_value(json!({
+            "metadata": {"name": "v"},
+            "spec": {"local": {"path": "/data"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1"]}]}]}}},
+            "status": {"phase": "Bound"}
+        }))
+        .unwrap();
+        assert!(is_bound(&volume));
+        assert_eq!(pinned_to(&volume), ["node-1".parse().unwrap()]);
+    }
+}

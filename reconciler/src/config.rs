@@ -1,0 +1,283 @@
+//! The configuration file of `fabrik run`: what founding wrote for this control-plane node.
+//!
+//! It names files that hold secrets and holds none itself. An unknown key is an error, so that a typing mistake is no
+//! silent default.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fabrik_core::diagnostic::Place;
+use fabrik_core::id::{ClusterId, ClusterName, NodeName};
+use serde::{Deserialize, Serialize};
+
+use crate::repo::RepositoryConfig;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// The Node that this replica runs on.
+    pub node: NodeName,
+    /// Holds the bare clone and nothing else; may be emptied at any time.
+    pub state_dir: PathBuf,
+    /// Where health, metrics, the observation and the webhook are served.
+    pub listen: SocketAddr,
+    pub cluster: Cluster,
+    pub kubernetes: Kubernetes,
+    pub repository: RepositoryConfig,
+    pub secrets: Secrets,
+    pub hetzner: Hetzner,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
+    #[serde(default)]
+    pub leader_election: LeaderElection,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Cluster {
+    pub name: ClusterName,
+    pub id: ClusterId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Kubernetes {
+    /// API servers, tried in order; any of them serves.
+    pub servers: Vec<String>,
+    /// The CA of the API servers. Its bytes are also what join tokens pin.
+    pub ca_file: PathBuf,
+    pub leader_token_file: PathBuf,
+    pub applier_token_file: PathBuf,
+    /// Used only to make the two tokens when they are missing or have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_kubeconfig: Option<PathBuf>,
+    /// The supervisor that a worker joins at.
+    pub join_url: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Secrets {
+    pub age_key_file: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Hetzner {
+    pub endpoint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Webhook {
+    pub secret_file: PathBuf,
+}
+
+/// How long leadership lasts. `renew-deadline` is shorter than `lease-duration`, so that a leader stops before
+/// another one may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct LeaderElection {
+    /// How long a lease that does not change is left alone.
+    #[serde(with = "friendly")]
+    pub lease_duration: Duration,
+    /// How long after a renewal began the leader may still act.
+    #[serde(with = "friendly")]
+    pub renew_deadline: Duration,
+    /// How often the lease is renewed, or looked at.
+    #[serde(with = "friendly")]
+    pub retry_period: Duration,
+}
+
+impl Default for LeaderElection {
+    fn default() -> Self {
+        Self {
+            lease_duration: Duration::from_secs(12),
+            renew_deadline: Duration::from_secs(8),
+            retry_period: Duration::from_secs(1),
+        }
+    }
+}
+
+impl LeaderElection {
+    /// The faults of these durations, in words.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        // The Lease object counts whole seconds.
+        if self.lease_duration < Duration::from_secs(1) || self.lease_duration.subsec_nanos() != 0 {
+            faults.push("lease-duration must be whole seconds, at least 1s".to_owned());
+        }
+        if self.renew_deadline >= self.lease_duration {
+            faults.push(
+                "renew-deadline must be shorter than lease-duration: a leader has to stop before another starts"
+                    .to_owned(),
+            );
+        }
+        if self.retry_period.is_zero() || self.retry_period * 2 > self.renew_deadline {
+            faults.push(
+                "retry-period must be more than 0s and at most half of renew-deadline".to_owned(),
+            );
+        }
+        faults
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: the configuration can't be read: {source}. `fabrik found` writes it", path.display())]
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{place}: {problem}")]
+    Invalid { place: Place, problem: String },
+    #[error("{file}: {}", faults.join("; "))]
+    Contradictory { file: String, faults: Vec<String> },
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&path.display().to_string(), &text)
+    }
+
+    /// Reads and checks `text`; `file` is what errors call it.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Invalid {
+            place: error.span().map_or_else(
+                || Place::file(file),
+                |span| Place::of_offset(file, text, span.start),
+            ),
+            problem: error.message().to_owned(),
+        })?;
+        let faults = config.faults();
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Contradictory {
+                file: file.to_owned(),
+                faults,
+            })
+        }
+    }
+
+    /// The file that reads back as this configuration, with a line on what it is.
+    pub fn render(&self) -> Result<String, toml::ser::Error> {
+        let mut text = String::from("# Written by `fabrik found`; read by `fabrik run`.\n");
+        let _ = write!(text, "{}", toml::to_string(self)?);
+        Ok(text)
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = self.leader_election.faults();
+        if self.kubernetes.servers.is_empty() {
+            faults.push("kubernetes.servers must name at least one API server".to_owned());
+        }
+        for server in &self.kubernetes.servers {
+            if !server.starts_with("https://") || server.parse::<http::Uri>().is_err() {
+                faults.push(format!("kubernetes.servers: `{server}` is no https:// URL"));
+            }
+        }
+        if self.repository.poll < Duration::from_secs(1) {
+            faults.push("repository.poll must be at least 1s".to_owned());
+        }
+        faults
+    }
+}
+
+/// A duration as people write it: `15s`, `1h 30m`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("`{text}` is no duration; write `15s`, `5m` or `1h`"))?;
+    duration
+        .try_into()
+        .map_err(|_| format!("`{text}` is a negative duration"))
+}
+
+pub(crate) mod friendly {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de, ser};
+
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        let signed = jiff::SignedDuration::try_from(*duration).map_err(ser::Error::custom)?;
+        serializer.collect_str(&format_args!("{signed:#}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::parse_duration(&text).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+node = "server-1"
+state-dir = "/var/lib/fabrik"
+listen = "127.0.0.1:9640"
+[cluster]
+name = "demo"
+id = "abcdefgh01234567"
+[kubernetes]
+servers = ["https://127.20.0.1:6443"]
+ca-file = "/f/ca.crt"
+leader-token-file = "/f/leader.token"
+applier-token-file = "/f/applier.token"
+admin-kubeconfig = "/f/admin"
+join-url = "https://127.20.0.1:9345"
+[repository]
+url = "git@host:path"
+poll = "90s"
+[secrets]
+age-key-file = "/f/age.key"
+[hetzner]
+endpoint = "https://api.hetzner.cloud/v1"
+[leader-election]
+lease-duration = "3s"
+renew-deadline = "2s"
+retry-period = "250ms"
+"#;
+
+    #[test]
+    fn what_is_rendered_reads_back_the_same() {
+        let config = Config::parse("f", GOOD).unwrap();
+        assert_eq!(config.repository.poll, Duration::from_secs(90));
+        assert_eq!(config.repository.branch, "main");
+        let rendered = config.render().unwrap();
+        assert_eq!(Config::parse("f", &rendered).unwrap(), config);
+    }
+
+    #[test]
+    fn an_error_names_the_line() {
+        let text = GOOD.replace("poll = \"90s\"", "pol = \"90s\"");
+        let error = Config::parse("config.toml", &text).unwrap_err().to_string();
+        assert!(
+            error.starts_with("config.toml:17:1: unknown field `pol`"),
+            "{error}"
+        );
+        let text = GOOD.replace("90s", "soon");
+        let error = Config::parse("config.toml", &text).unwrap_err().to_string();
+        assert!(error.starts_with("config.toml:17:"), "{error}");
+        assert!(error.contains("`soon` is no duration"), "{error}");
+    }
+
+    #[test]
+    fn a_leader_that_could_outlive_its_lease_is_refused_with_every_reason() {
+        let text = GOOD
+            .replace("renew-deadline = \"2s\"", "renew-deadline = \"3s\"")
+            .replace("https://127.20.0.1:6443", "http://a");
+        let error = Config::parse("f", &text).unwrap_err().to_string();
+        assert!(error.contains("renew-deadline must be shorter"), "{error}");
+        assert!(error.contains("`http://a` is no https:// URL"), "{error}");
+    }
+}
