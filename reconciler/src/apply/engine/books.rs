@@ -1,0 +1,306 @@
+//! What is written down: inventories before objects, statuses after, reports for the others in this process.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use fabrik_core::apply::PENDING;
+use fabrik_core::desired::{Inventory, ObjectKey};
+use fabrik_core::diagnostic::Place;
+use fabrik_core::hold::{Hold, HoldReason};
+use fabrik_core::id::UnitName;
+use futures::stream::{self, StreamExt};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::super::inventory::{InventoryError, Stored, Written};
+use super::super::{UnitReport, UnitsReport, status};
+use super::{CONCURRENT_REQUESTS, RELOAD_AFTER, Run, note};
+
+impl Run {
+    /// Reads the inventories if they must be read. False if they can't be: nothing may be done then.
+    pub(super) async fn load(&mut self) -> bool {
+        let Some(at) = self.reload else { return true };
+        if at > Instant::now() {
+            return false;
+        }
+        match self.store.load().await {
+            Ok(stored) => {
+                for unit in self.units.values_mut() {
+                    unit.stored = Stored::default();
+                }
+                for (name, stored) in stored {
+                    self.units.entry(name).or_default().stored = stored;
+                }
+                self.reload = None;
+                true
+            }
+            Err(error) => {
+                note(&error);
+                self.reload = Some(Instant::now() + RELOAD_AFTER);
+                false
+            }
+        }
+    }
+
+    /// Writes ahead: every object that may be sent is in its unit's inventory first. What could not be written is not
+    /// sent.
+    pub(super) async fn announce(&mut self) {
+        let mut writes = Vec::new();
+        for (name, objects) in &self.wanted.units {
+            let Some(unit) = self.units.get(name) else {
+                continue;
+            };
+            let stored = &unit.stored;
+            let mut union = stored.inventory.clone();
+            for object in objects {
+                union
+                    .entry(object.key.clone())
+                    .or_insert_with(|| PENDING.to_owned());
+            }
+            if union.len() > stored.inventory.len() || stored.version.is_none() {
+                let written = Written {
+                    inventory: union,
+                    commit: stored.commit.clone(),
+                    status: if stored.status.is_object() {
+                        stored.status.clone()
+                    } else {
+                        let report = self.report(name);
+                        status::render(&report, objects.len(), &stored.status, Timestamp::now())
+                    },
+                };
+                writes.push((name.clone(), stored.clone(), written));
+            }
+        }
+        self.write(writes).await;
+    }
+
+    pub(super) fn is_announced(&self, unit: &UnitName, key: &ObjectKey) -> bool {
+        let unit = self.units.get(unit);
+        unit.is_some_and(|u| u.stored.inventory.contains_key(key))
+    }
+
+    /// In the unit's inventory, and wanted by no unit at all.
+    pub(super) fn candidates(&self, name: &UnitName) -> Vec<ObjectKey> {
+        let Some(unit) = self.units.get(name) else {
+            return Vec::new();
+        };
+        let left = unit.stored.inventory.keys();
+        left.filter(|key| !self.tracks.contains_key(key) && !unit.gone.contains(key))
+            .cloned()
+            .collect()
+    }
+
+    /// Prunes wait for it: what replaces an object should be there before the object goes.
+    pub(super) fn all_applied(&self, name: &UnitName) -> bool {
+        self.unapplied(name) == 0
+    }
+
+    pub(super) fn may_prune(&self, name: &UnitName) -> bool {
+        self.all_applied(name) && !self.candidates(name).is_empty()
+    }
+
+    fn unapplied(&self, name: &UnitName) -> usize {
+        let objects = self.wanted.units.get(name).into_iter().flatten();
+        objects
+            .filter(|object| {
+                let track = self.tracks.get(&object.key);
+                !track.is_some_and(|t| t.is_applied(&object.digest))
+            })
+            .count()
+    }
+
+    /// Brings what is stored up to date, and tells the rest of the process.
+    pub(super) async fn publish(&mut self, reports: &watch::Sender<UnitsReport>) {
+        if self.reload.is_none() {
+            self.settle().await;
+        }
+        let units: Vec<&UnitName> = self.units.keys().collect();
+        let pending = |name: &&UnitName| self.pending(name) > 0;
+        let report = UnitsReport {
+            commit: Some(self.wanted.commit.clone()),
+            applied: self.reload.is_none() && !units.iter().copied().any(|u| pending(&u)),
+            units: units
+                .into_iter()
+                .map(|u| (u.clone(), self.report(u)))
+                .collect(),
+        };
+        reports.send_if_modified(|old| {
+            let changed = *old != report;
+            if changed {
+                *old = report;
+            }
+            changed
+        });
+    }
+
+    fn pending(&self, name: &UnitName) -> usize {
+        self.unapplied(name) + self.candidates(name).len()
+    }
+
+    async fn settle(&mut self) {
+        let mut writes = Vec::new();
+        let mut finished = Vec::new();
+        for (name, unit) in &self.units {
+            let inventory = self.inventory(name);
+            if inventory.is_empty() && !self.wanted.units.contains_key(name) {
+                finished.push(name.clone());
+                continue;
+            }
+            let stored = &unit.stored;
+            let pending = self.pending(name);
+            let report = self.report(name);
+            let status = status::render(&report, pending, &stored.status, Timestamp::now());
+            let same = stored.commit.is_some() && inventory == stored.inventory;
+            let commit = if same {
+                stored.commit.clone()
+            } else {
+                Some(self.wanted.commit.clone())
+            };
+            if !same || status != stored.status {
+                let written = Written {
+                    inventory,
+                    commit,
+                    status,
+                };
+                writes.push((name.clone(), stored.clone(), written));
+            }
+        }
+        self.write(writes).await;
+        for name in finished {
+            self.retire(&name).await;
+        }
+    }
+
+    /// Forgets a unit whose folder is gone and that has nothing left.
+    async fn retire(&mut self, name: &UnitName) {
+        let Some(unit) = self.units.get(name) else {
+            return;
+        };
+        if unit.stored.version.is_some() {
+            if self.check().is_err() {
+                return;
+            }
+            if let Err(error) = self.store.delete(name, &unit.stored).await {
+                self.fault(&error);
+                return;
+            }
+        }
+        self.units.remove(name);
+    }
+
+    async fn write(&mut self, writes: Vec<(UnitName, Stored, Written)>) {
+        if writes.is_empty() {
+            return;
+        }
+        let (store, authority) = (self.store.clone(), self.authority.clone());
+        let (store, authority) = (&store, &authority);
+        let requests = writes.into_iter().map(|(name, before, after)| async move {
+            if authority.as_ref()().is_err() {
+                return None;
+            }
+            let written = store.write(&name, &before, after).await;
+            Some((name, written))
+        });
+        let requests: Vec<_> = requests.collect();
+        let mut answers = stream::iter(requests).buffer_unordered(CONCURRENT_REQUESTS);
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Some((name, Ok(stored))) => {
+                    if let Some(unit) = self.units.get_mut(&name) {
+                        unit.gone.retain(|key| stored.inventory.contains_key(key));
+                        unit.stored = stored;
+                    }
+                }
+                Some((_, Err(error))) => self.fault(&error),
+                None => {}
+            }
+        }
+    }
+
+    fn fault(&mut self, error: &InventoryError) {
+        note(error);
+        self.reload = Some(Instant::now() + RELOAD_AFTER);
+    }
+
+    /// What is or may be in the cluster of this unit: the wanted objects, each at the digest that was applied last, and
+    /// those that are not gone yet.
+    fn inventory(&self, name: &UnitName) -> Inventory {
+        let mut inventory = Inventory::new();
+        let Some(unit) = self.units.get(name) else {
+            return inventory;
+        };
+        let stored = &unit.stored.inventory;
+        let wanted = self.wanted.units.get(name).into_iter().flatten();
+        for object in wanted {
+            let applied = self
+                .tracks
+                .get(&object.key)
+                .and_then(|t| t.applied.as_ref());
+            let digest = applied
+                .map(|a| &a.digest)
+                .or_else(|| stored.get(&object.key));
+            let digest = digest.map_or(PENDING, String::as_str);
+            inventory.insert(object.key.clone(), digest.to_owned());
+        }
+        for (key, digest) in stored {
+            let gone = unit.gone.contains(key) || self.has_moved(name, key);
+            if !gone && !inventory.contains_key(key) {
+                inventory.insert(key.clone(), digest.clone());
+            }
+        }
+        inventory
+    }
+
+    /// Another unit wants it and has it in its stored inventory.
+    fn has_moved(&self, from: &UnitName, key: &ObjectKey) -> bool {
+        let Some(track) = self.tracks.get(key) else {
+            return false;
+        };
+        track.unit != *from && self.is_announced(&track.unit, key)
+    }
+
+    fn report(&self, name: &UnitName) -> UnitReport {
+        let Some(unit) = self.units.get(name) else {
+            return UnitReport::default();
+        };
+        let mut report = UnitReport {
+            commit: unit.stored.commit.clone(),
+            inventory: unit.stored.inventory.clone(),
+            ..UnitReport::default()
+        };
+        let mut seen = BTreeSet::new();
+        for object in self.wanted.units.get(name).into_iter().flatten() {
+            let track = self.tracks.get(&object.key).filter(|t| t.unit == *name);
+            let Some(track) = track.filter(|_| seen.insert(&object.key)) else {
+                continue;
+            };
+            report.objects += 1;
+            if let Some(failed) = &track.failed {
+                let diagnostic = failed.failure.diagnostic(&object.key, track.place.clone());
+                status::tell(&failed.failure, &object.key, diagnostic, &mut report);
+            } else if track.is_applied(&object.digest) {
+                match status::unhealthy(&track.health, &object.key) {
+                    Some(hold) => report.holds.push(hold),
+                    None => report.ready += 1,
+                }
+            }
+        }
+        for (key, failure) in &unit.prunes.failures {
+            let place = Place::file(format!("manifests/{name}"));
+            report.errors.push(failure.diagnostic(key, place));
+        }
+        report.holds.extend(unit.prunes.holds.iter().cloned());
+        if let Some(reason) = &self.wanted.paused {
+            report.holds.push(paused(name, reason));
+        }
+        report
+    }
+}
+
+fn paused(name: &UnitName, reason: &str) -> Hold {
+    Hold {
+        about: format!("unit {name}"),
+        reason: HoldReason::Paused,
+        message: format!("nothing is applied or pruned: {reason}. `fabrik resume` goes on"),
+    }
+}
