@@ -1,0 +1,291 @@
+//! Carries effects out: each once, after a look at the authority, some at a time. What fails is told and rests.
+
+use std::time::{Duration, Instant};
+
+use fabrik_core::effect::{Effect, NewServer};
+use fabrik_core::hold::{Hold, HoldReason};
+use fabrik_core::id::Uid;
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::leader::{InForce, Leader};
+use crate::cluster::nodes::{self, Eviction};
+use crate::cluster::user_data;
+use crate::hetzner::{self, HetznerError};
+use crate::report::Outcome;
+
+/// How many effects are under way at once.
+const CONCURRENCY: usize = 8;
+/// kubectl's interval between two tries to evict a pod.
+const EVICTION_RETRY: Duration = Duration::from_secs(5);
+
+pub struct Executor<'a> {
+    leader: &'a mut Leader,
+    in_force: &'a InForce,
+}
+
+/// What came of one effect.
+enum Done {
+    Yes,
+    Blocked { uid: Uid, message: String },
+    No { reason: HoldReason, message: String },
+}
+
+impl<'a> Executor<'a> {
+    pub fn new(leader: &'a mut Leader, in_force: &'a InForce) -> Self {
+        Self { leader, in_force }
+    }
+
+    /// Carries out what does not rest, and says what could not be done.
+    pub async fn carry_out(&mut self, effects: &[Effect]) -> Vec<Hold> {
+        let now = Instant::now();
+        let mut holds = Vec::new();
+        let mut due = Vec::new();
+        for effect in effects {
+            match self.leader.backoff.resting(&key(effect), now) {
+                _ if self.is_blocked(effect, now) => {}
+                Some(message) => holds.push(hold(effect, HoldReason::Refused, message)),
+                None => due.push(effect),
+            }
+        }
+        let this = &*self;
+        let results: Vec<(&Effect, Done)> = futures::stream::iter(due)
+            .map(|effect| async move { (effect, this.one(effect).await) })
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
+        for (effect, done) in results {
+            holds.extend(self.note(effect, done).await);
+        }
+        holds
+    }
+
+    fn is_blocked(&self, effect: &Effect, now: Instant) -> bool {
+        let Effect::Evict { uid, .. } = effect else {
+            return false;
+        };
+        self.leader
+            .blocked
+            .get(uid)
+            .is_some_and(|(_, at)| now.duration_since(*at) < EVICTION_RETRY)
+    }
+
+    async fn one(&self, effect: &Effect) -> Done {
+        if let Err(lost) = self.leader.authority.check() {
+            return Done::No {
+                reason: HoldReason::Refused,
+                message: lost.to_string(),
+            };
+        }
+        let client = &self.leader.replica.clients.leader_once;
+        let result = match effect {
+            Effect::Cordon { node, ticket } => nodes::cordon(client, node, ticket)
+                .await
+                .map_err(|e| e.to_string()),
+            Effect::Uncordon { node, ticket } => nodes::uncordon(client, node, ticket)
+                .await
+                .map_err(|e| e.to_string()),
+            Effect::LabelNode { node, labels } => nodes::label(client, node, labels)
+                .await
+                .map_err(|e| e.to_string()),
+            Effect::DeleteNode { node } => {
+                nodes::delete(client, node).await.map_err(|e| e.to_string())
+            }
+            Effect::RevokeToken { intent } => self
+                .leader
+                .tokens
+                .revoke(intent)
+                .await
+                .map_err(|e| e.to_string()),
+            Effect::Evict {
+                namespace,
+                pod,
+                uid,
+                ..
+            } => return self.evict(namespace, pod, uid).await,
+            Effect::CreateServer(server) => return self.create_server(effect, server).await,
+            _ => return self.at_hetzner(effect, "").await,
+        };
+        match result {
+            Ok(()) => Done::Yes,
+            Err(message) => Done::No {
+                reason: HoldReason::Refused,
+                message,
+            },
+        }
+    }
+
+    async fn evict(&self, namespace: &str, pod: &str, uid: &Uid) -> Done {
+        match nodes::evict(
+            &self.leader.replica.clients.leader_once,
+            namespace,
+            pod,
+            uid,
+        )
+        .await
+        {
+            Ok(Eviction::Accepted | Eviction::Gone) => Done::Yes,
+            Ok(Eviction::Blocked(message)) => Done::Blocked {
+                uid: uid.clone(),
+                message,
+            },
+            Err(error) => Done::No {
+                reason: HoldReason::Refused,
+                message: error.to_string(),
+            },
+        }
+    }
+
+    /// The token first: a machine that boots finds it valid.
+    async fn create_server(&self, effect: &Effect, server: &NewServer) -> Done {
+        let token = match self
+            .leader
+            .tokens
+            .ensure(&server.intent, Timestamp::now())
+            .await
+        {
+            Ok(token) => token,
+            Err(error) => {
+                return Done::No {
+                    reason: HoldReason::Refused,
+                    message: error.to_string(),
+                };
+            }
+        };
+        let join_url = &self.leader.replica.config.kubernetes.join_url;
+        let user_data = user_data::worker(server, join_url, &token);
+        if let Err(lost) = self.leader.authority.check() {
+            return Done::No {
+                reason: HoldReason::Refused,
+                message: lost.to_string(),
+            };
+        }
+        self.at_hetzner(effect, user_data.expose_str().unwrap_or_default())
+            .await
+    }
+
+    async fn at_hetzner(&self, effect: &Effect, user_data: &str) -> Done {
+        let context = hetzner::Context {
+            cluster: &self.leader.replica.config.cluster.id,
+            user_data,
+        };
+        match hetzner::execute(&self.in_force.hetzner, effect, context).await {
+            Some(Ok(_)) => Done::Yes,
+            Some(Err(error)) => Done::No {
+                reason: reason(&error),
+                message: error.to_string(),
+            },
+            None => Done::No {
+                reason: HoldReason::Refused,
+                message: "is no effect at Hetzner".to_owned(),
+            },
+        }
+    }
+
+    /// Log, metrics, Events and memory of one result.
+    async fn note(&mut self, effect: &Effect, done: Done) -> Option<Hold> {
+        let (verb, target) = (effect.verb(), effect.target());
+        let leader = &mut *self.leader;
+        match done {
+            Done::Yes => {
+                info!(verb, target, "done");
+                leader.replica.metrics.effect(verb, Outcome::Success);
+                leader.backoff.succeeded(&key(effect));
+                if let Effect::Evict { uid, .. } = effect {
+                    leader.blocked.remove(uid);
+                }
+                leader
+                    .events
+                    .normal(&event_reason(verb), verb, &format!("{verb} {target}"))
+                    .await;
+                None
+            }
+            Done::Blocked { uid, message } => {
+                leader.replica.metrics.effect(verb, Outcome::Error);
+                let known = leader
+                    .blocked
+                    .insert(uid, (message.clone(), Instant::now()))
+                    .is_some();
+                let Effect::Evict { node, .. } = effect else {
+                    return None;
+                };
+                if !known {
+                    warn!(verb, target, message, "refused");
+                    leader
+                        .events
+                        .warning(
+                            "DrainBlocked",
+                            verb,
+                            &format!("{node}: {target}: {message}"),
+                        )
+                        .await;
+                }
+                Some(Hold {
+                    about: format!("node {node}"),
+                    reason: HoldReason::DrainBlocked,
+                    message: format!("pod {target} can't be evicted: {message}"),
+                })
+            }
+            Done::No { reason, message } => {
+                warn!(verb, target, message, "failed");
+                leader.replica.metrics.effect(verb, Outcome::Error);
+                leader
+                    .backoff
+                    .failed(&key(effect), &message, Instant::now());
+                leader
+                    .events
+                    .warning("Failed", verb, &format!("{verb} {target}: {message}"))
+                    .await;
+                Some(hold(effect, reason, &message))
+            }
+        }
+    }
+}
+
+fn key(effect: &Effect) -> String {
+    format!("{} {}", effect.verb(), effect.target())
+}
+
+fn hold(effect: &Effect, reason: HoldReason, message: &str) -> Hold {
+    Hold {
+        about: key(effect),
+        reason,
+        message: message.to_owned(),
+    }
+}
+
+fn reason(error: &HetznerError) -> HoldReason {
+    match error {
+        HetznerError::OutOfStock { .. } => HoldReason::OutOfStock,
+        HetznerError::NameTaken { .. } => HoldReason::NameTaken,
+        HetznerError::RateLimited { .. } => HoldReason::Throttled,
+        _ => HoldReason::Refused,
+    }
+}
+
+/// `create-server` → `CreateServer`, as Events name things.
+fn event_reason(verb: &str) -> String {
+    verb.split('-')
+        .map(|word| {
+            let mut letters = word.chars();
+            letters
+                .next()
+                .map(|first| first.to_ascii_uppercase())
+                .into_iter()
+                .chain(letters)
+                .collect::<String>()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_s_reason_is_the_verb_in_camel_case() {
+        assert_eq!(event_reason("create-server"), "CreateServer");
+        assert_eq!(event_reason("evict"), "Evict");
+    }
+}

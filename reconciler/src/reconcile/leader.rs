@@ -1,0 +1,375 @@
+//! The leader's loop: fetch, admit, observe, ask the core, carry out, report. Then wait for a reason to look again.
+//!
+//! Nothing that matters is kept here: another replica may go on after any line.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fabrik_core::desired::Desired;
+use fabrik_core::hold::Hold;
+use fabrik_core::id::{CommitId, Uid};
+use fabrik_core::ledger::{Change, Ledger};
+use fabrik_core::manifest::Object;
+use fabrik_core::observed::Observed;
+use fabrik_core::spec::Limits;
+use fabrik_core::step::{Step, step};
+use futures::FutureExt as _;
+use jiff::Timestamp;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{Instrument as _, error, info, info_span, warn};
+
+use super::execute::Executor;
+use super::pace::{self, Backoff};
+use super::status::{self, Refusal};
+use super::{Replica, RunError, admission, observe, publish};
+use crate::apply::{Engine, UnitsReport, Wanted};
+use crate::cluster::LedgerStore;
+use crate::cluster::events::Events;
+use crate::cluster::lease::Authority;
+use crate::cluster::ledger::Version;
+use crate::cluster::tokens::Tokens;
+use crate::cluster::triggers::{self, Trigger};
+use crate::hetzner;
+use crate::repo::Changes;
+use crate::report::Outcome;
+
+/// A commit in force, with what it takes to carry it out.
+pub struct InForce {
+    pub desired: Desired,
+    pub objects: BTreeMap<fabrik_core::id::UnitName, Vec<Object>>,
+    pub hetzner: hetzner::Client,
+}
+
+/// The ledger as this leader knows it. Another replica's write shows as a conflict.
+pub struct Held {
+    pub store: LedgerStore,
+    pub current: Option<(Ledger, Version)>,
+    pub epoch: i64,
+}
+
+pub struct Leader {
+    pub(super) replica: Arc<Replica>,
+    pub(super) authority: Authority,
+    pub(super) ledger: Arc<Mutex<Held>>,
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) events: Events,
+    pub(super) in_force: Option<Arc<InForce>>,
+    pub(super) head: Option<CommitId>,
+    pub(super) refusal: Option<Refusal>,
+    /// What was said last about git, if it can't be reached.
+    pub(super) trouble: Option<String>,
+    pub(super) paused: Option<String>,
+    /// Evictions that were refused, and when to ask again.
+    pub(super) blocked: BTreeMap<Uid, (String, Instant)>,
+    pub(super) backoff: Backoff,
+    pub(super) publisher: publish::Publisher,
+    limits: watch::Sender<Limits>,
+    /// Tells the engine what is wanted; `None` until something is.
+    wanted: Option<watch::Sender<Arc<Wanted>>>,
+    tell: watch::Sender<UnitsReport>,
+    reports: watch::Receiver<UnitsReport>,
+    triggers: mpsc::Receiver<Trigger>,
+    changes: Changes,
+    /// The engine and whatever else runs beside the loop; ends with it.
+    beside: JoinSet<()>,
+}
+
+/// Why the loop wakes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// Something in the cluster changed, or a pass is due.
+    Look,
+    /// The repository may have changed, or somebody asks.
+    Fetch,
+}
+
+impl Leader {
+    pub fn new(replica: Arc<Replica>, authority: Authority) -> Result<Self, RunError> {
+        let clients = &replica.clients;
+        let ledger = Arc::new(Mutex::new(Held {
+            store: LedgerStore::new(clients.leader_once.clone()),
+            current: None,
+            epoch: i64::try_from(authority.epoch).unwrap_or(i64::MAX),
+        }));
+        let tokens = Arc::new(Tokens::new(
+            clients.leader_once.clone(),
+            &replica.config.kubernetes.ca_file,
+        )?);
+        let (tell, reports) = watch::channel(UnitsReport::default());
+        let mut beside = JoinSet::new();
+        let (hints, triggers) = mpsc::channel(16);
+        beside.spawn(triggers::watch(clients.leader.clone(), hints));
+        let name = replica.config.cluster.name.as_str();
+        Ok(Self {
+            ledger,
+            tokens,
+            events: Events::new(
+                clients.leader.clone(),
+                replica.config.node.as_str(),
+                publish::reference(name),
+            ),
+            in_force: None,
+            head: None,
+            refusal: None,
+            trouble: None,
+            paused: None,
+            blocked: BTreeMap::new(),
+            backoff: Backoff::default(),
+            publisher: publish::Publisher::new(clients.leader.clone(), name),
+            limits: watch::Sender::new(Limits::default()),
+            wanted: None,
+            tell,
+            reports,
+            triggers,
+            changes: replica.repository.changes(),
+            beside,
+            authority,
+            replica,
+        })
+    }
+
+    /// Never ends; whoever runs it drops it.
+    pub async fn run(&mut self) {
+        let mut wake = Wake::Fetch;
+        let mut next_poll = Instant::now();
+        loop {
+            if wake == Wake::Fetch || Instant::now() >= next_poll {
+                next_poll = Instant::now() + self.replica.config.repository.poll;
+                self.fetch_and_admit().await;
+            }
+            let commit = self
+                .in_force
+                .as_ref()
+                .map(|f| f.desired.commit.short().to_owned())
+                .unwrap_or_default();
+            let began = Instant::now();
+            // On the heap: it is big, and the futures around it would be bigger.
+            let pass = Box::pin(self.pass());
+            let result = pass.instrument(info_span!("reconcile", commit)).await;
+            self.replica.health.beat();
+            self.replica
+                .metrics
+                .reconciled(Outcome::of(&result), began.elapsed());
+            let pause = match result {
+                Ok(busy) => pace::until_next_pass(
+                    busy,
+                    self.in_force
+                        .as_ref()
+                        .and_then(|f| f.hetzner.remaining_share()),
+                ),
+                Err(problem) => {
+                    warn!(%problem, "this pass was given up; nothing that it did not see is believed");
+                    Duration::from_secs(3)
+                }
+            };
+            wake = self.wait(pause, next_poll).await;
+        }
+    }
+
+    async fn wait(&mut self, pause: Duration, next_poll: Instant) -> Wake {
+        let fetch_asked = self.replica.fetch_asked.notified();
+        tokio::select! {
+            () = fetch_asked => Wake::Fetch,
+            () = self.changes.next() => Wake::Fetch,
+            () = tokio::time::sleep_until(next_poll.into()) => Wake::Fetch,
+            Some(trigger) = self.triggers.recv() => if trigger == Trigger::Fetch { Wake::Fetch } else { Wake::Look },
+            _ = self.reports.changed() => Wake::Look,
+            () = tokio::time::sleep(pause) => Wake::Look,
+        }
+    }
+
+    /// Fetches; admits what is new, or remembers why not.
+    async fn fetch_and_admit(&mut self) {
+        match admission::fetch(self).await {
+            Ok(()) => self.trouble = None,
+            Err(problem) => {
+                if self.trouble.as_ref() != Some(&problem) {
+                    warn!(
+                        problem,
+                        "the repository or the ledger can't be read; the commit in force stays"
+                    );
+                }
+                self.trouble = Some(problem);
+            }
+        }
+    }
+
+    /// Observes once, does what may be done, and reports. Returns whether something is under way.
+    async fn pass(&mut self) -> Result<bool, String> {
+        let ledger = self.read_ledger().await?;
+        let in_force = self.in_force.clone();
+        let observed = observe::observe(self, in_force.as_deref(), ledger).await;
+        let mut observed = match observed {
+            Ok(observed) => observed,
+            Err(problem) => {
+                self.replica.health.kubernetes(Err(problem.clone()));
+                publish::trouble(self, &problem).await;
+                return Err(problem);
+            }
+        };
+        self.replica.health.kubernetes(Ok(()));
+        let Some(in_force) = in_force else {
+            publish::cluster(self, Some(&observed), &Step::default(), &[]).await;
+            return Ok(self.refusal.is_none());
+        };
+        self.send_to_engine(&in_force, &observed);
+
+        let next = self
+            .record_until_settled(&in_force.desired, &mut observed)
+            .await?;
+        let holds = Executor::new(self, &in_force)
+            .carry_out(&next.effects)
+            .await;
+        publish::cluster(self, Some(&observed), &next, &holds).await;
+        Ok(!next.effects.is_empty() || status::is_moving(&observed))
+    }
+
+    /// Steps and writes down, until a step wants nothing more written: then its effects may be carried out.
+    async fn record_until_settled(
+        &mut self,
+        desired: &Desired,
+        observed: &mut Observed,
+    ) -> Result<Step, String> {
+        loop {
+            let now = Timestamp::now();
+            let next = step(desired, observed, now);
+            if next.changes.is_empty() {
+                return Ok(next);
+            }
+            observed.ledger = self
+                .ledger
+                .lock()
+                .await
+                .write(&next.changes, now, &self.authority)
+                .await?;
+            for change in &next.changes {
+                info!(?change, "recorded");
+            }
+        }
+    }
+
+    async fn read_ledger(&self) -> Result<Ledger, String> {
+        self.ledger.lock().await.read().await
+    }
+
+    /// Hands the units to the engine when they, or the pause, are new. The first ones start it.
+    fn send_to_engine(&mut self, in_force: &InForce, observed: &Observed) {
+        let same = |w: &Wanted| w.commit == in_force.desired.commit && w.paused == observed.paused;
+        if self
+            .wanted
+            .as_ref()
+            .is_some_and(|wanted| same(&wanted.borrow()))
+        {
+            return;
+        }
+        let limits = in_force.desired.spec.limits.clone();
+        self.limits.send_replace(limits.clone());
+        let wanted = Arc::new(Wanted {
+            commit: in_force.desired.commit.clone(),
+            units: in_force.objects.clone(),
+            limits,
+            paused: observed.paused.clone(),
+        });
+        match &self.wanted {
+            Some(engine) => {
+                engine.send_replace(wanted);
+            }
+            None => self.wanted = Some(self.start_engine(wanted)),
+        }
+    }
+
+    fn start_engine(&mut self, first: Arc<Wanted>) -> watch::Sender<Arc<Wanted>> {
+        let (commands, to_engine) = watch::channel(first);
+        let grant = prune_grant(
+            Arc::clone(&self.ledger),
+            self.authority.clone(),
+            self.limits.subscribe(),
+        );
+        let engine = Engine::new(self.replica.clients.applier_once.clone(), grant);
+        let authority = self.authority.clone();
+        let may_act = Arc::new(move || authority.check().map_err(|_| crate::apply::Lost));
+        let reports = self.tell.clone();
+        self.beside.spawn(async move {
+            if let Err(lost) = engine.run(to_engine, reports, may_act).await {
+                warn!(%lost, "applying stops");
+            }
+        });
+        commands
+    }
+
+    pub(super) fn units(&self) -> UnitsReport {
+        self.reports.borrow().clone()
+    }
+
+    pub(super) fn holds_of_units(&self) -> Vec<Hold> {
+        self.units()
+            .units
+            .into_values()
+            .flat_map(|unit| unit.holds)
+            .collect()
+    }
+}
+
+impl Held {
+    /// The newest ledger, remembered for the next write.
+    pub async fn read(&mut self) -> Result<Ledger, String> {
+        let (ledger, version) = self.store.read().await.map_err(|e| e.to_string())?;
+        self.current = Some((ledger.clone(), version));
+        Ok(ledger)
+    }
+
+    /// Writes `changes` over what was read last. A conflict forgets it, so that the next pass reads again.
+    pub async fn write(
+        &mut self,
+        changes: &[Change],
+        now: Timestamp,
+        authority: &Authority,
+    ) -> Result<Ledger, String> {
+        authority.check().map_err(|e| e.to_string())?;
+        let Some((mut ledger, version)) = self.current.take() else {
+            return Err("the ledger was not read yet".to_owned());
+        };
+        for change in changes {
+            ledger.apply(change, now);
+        }
+        let version = self
+            .store
+            .write(&ledger, version, self.epoch)
+            .await
+            .map_err(|e| e.to_string())?;
+        self.current = Some((ledger.clone(), version));
+        Ok(ledger)
+    }
+}
+
+/// Writes prunes into the ledger's history before they happen, as many as the hour allows.
+fn prune_grant(
+    ledger: Arc<Mutex<Held>>,
+    authority: Authority,
+    limits: watch::Receiver<Limits>,
+) -> crate::apply::PruneGrant {
+    Arc::new(move |subjects: Vec<String>| {
+        let (ledger, authority) = (Arc::clone(&ledger), authority.clone());
+        let limits = limits.borrow().clone();
+        async move {
+            let mut held = ledger.lock().await;
+            let now = Timestamp::now();
+            let current = held.read().await?;
+            let allowed = fabrik_core::apply::allowance(&current, &limits, now).min(subjects.len());
+            let prune = |subject: &String| Change::Prune {
+                subject: subject.clone(),
+                reason: "no longer in the commit".to_owned(),
+            };
+            let changes: Vec<Change> = subjects.iter().take(allowed).map(prune).collect();
+            if !changes.is_empty() {
+                held.write(&changes, now, &authority)
+                    .await
+                    .inspect_err(|problem| error!(problem, "prunes wait"))?;
+            }
+            Ok(allowed)
+        }
+        .boxed()
+    })
+}

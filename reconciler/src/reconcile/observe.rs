@@ -1,0 +1,118 @@
+//! One pass of looking: Hetzner and Kubernetes at the same time, put together for the core.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use fabrik_core::id::NodeName;
+use fabrik_core::ledger::Ledger;
+use fabrik_core::observed::{Hetzner, Observed, Pod};
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use kube::Api;
+use tokio::try_join;
+use tracing::warn;
+
+use super::leader::{InForce, Leader};
+use crate::cluster::nodes;
+use crate::cluster::resources::FabrikCluster;
+use crate::hetzner;
+
+/// Everything, or the reason why this pass sees too little to act on. Before the first commit there is no token for
+/// Hetzner, and only Kubernetes is looked at.
+pub async fn observe(
+    leader: &mut Leader,
+    in_force: Option<&InForce>,
+    ledger: Ledger,
+) -> Result<Observed, String> {
+    let at = Timestamp::now();
+    let client = &leader.replica.clients.leader;
+    let (hetzner, seen, pinned, tokens, pods, paused) = try_join!(
+        observe_hetzner(leader, in_force, &ledger),
+        async { nodes::observe_nodes(client).await.map_err(text) },
+        async { nodes::observe_pinned(client).await.map_err(text) },
+        async { leader.tokens.observe().await.map_err(text) },
+        pods_of_ticketed(client, &ledger),
+        read_pause(leader),
+    )?;
+    if !seen.unreadable.is_empty() {
+        warn!(nodes = ?seen.unreadable, "Nodes with names that no server of ours can have; passed over");
+    }
+    leader.paused.clone_from(&paused);
+    let units = leader
+        .units()
+        .units
+        .into_iter()
+        .map(|(name, unit)| (name, unit.inventory))
+        .collect();
+    let mut observed = Observed {
+        at,
+        hetzner,
+        nodes: seen.nodes,
+        pods,
+        pinned,
+        tokens,
+        units,
+        ledger,
+        paused,
+    };
+    remember_blocked(leader, &mut observed);
+    Ok(observed)
+}
+
+async fn observe_hetzner(
+    leader: &Leader,
+    in_force: Option<&InForce>,
+    ledger: &Ledger,
+) -> Result<Hetzner, String> {
+    let Some(in_force) = in_force else {
+        return Ok(Hetzner::default());
+    };
+    let cluster = &leader.replica.config.cluster.id;
+    let spec = &in_force.desired.spec;
+    hetzner::observe(&in_force.hetzner, cluster, spec, ledger)
+        .await
+        .map_err(text)
+}
+
+async fn pods_of_ticketed(
+    client: &kube::Client,
+    ledger: &Ledger,
+) -> Result<BTreeMap<NodeName, Vec<Pod>>, String> {
+    let of_node = |node: NodeName| async move {
+        let pods = nodes::observe_pods(client, &node).await.map_err(text)?;
+        Ok::<_, String>((node, pods))
+    };
+    let nodes = ledger.tickets.values().map(|t| t.node.clone());
+    Ok(try_join_all(nodes.map(of_node))
+        .await?
+        .into_iter()
+        .collect())
+}
+
+async fn read_pause(leader: &Leader) -> Result<Option<String>, String> {
+    let api: Api<FabrikCluster> = Api::all(leader.replica.clients.leader.clone());
+    let cluster = api
+        .get(leader.replica.config.cluster.name.as_str())
+        .await
+        .map_err(text)?;
+    Ok(cluster
+        .spec
+        .paused
+        .map(|p| format!("{} (by {} at {})", p.reason, p.by, p.at)))
+}
+
+/// Gives each pod what refused its last eviction, and forgets pods that are gone.
+fn remember_blocked(leader: &mut Leader, observed: &mut Observed) {
+    let mut still_there = BTreeMap::<_, (String, Instant)>::new();
+    for pod in observed.pods.values_mut().flatten() {
+        if let Some((uid, blocked)) = leader.blocked.remove_entry(&pod.uid) {
+            pod.blocked = Some(blocked.0.clone());
+            still_there.insert(uid, blocked);
+        }
+    }
+    leader.blocked = still_there;
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

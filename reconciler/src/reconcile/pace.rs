@@ -1,0 +1,108 @@
+//! When the next pass is due, and how long something that failed is left alone.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// A pass while something is under way and Hetzner's rate limit has room.
+const BUSY: Duration = Duration::from_millis(750);
+/// The same with less than half of the limit left.
+const BUSY_SPARING: Duration = Duration::from_secs(4);
+/// The same with less than a quarter left.
+const BUSY_STARVED: Duration = Duration::from_secs(10);
+/// A pass while nothing is under way: drift at Hetzner is seen this late.
+const IDLE: Duration = Duration::from_secs(60);
+
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
+
+/// How long to wait before the next pass. `remaining` is the share of Hetzner's rate limit that is left, 0 to 1.
+pub fn until_next_pass(busy: bool, remaining: Option<f64>) -> Duration {
+    match remaining {
+        _ if !busy => IDLE,
+        Some(share) if share < 0.25 => BUSY_STARVED,
+        Some(share) if share < 0.5 => BUSY_SPARING,
+        _ => BUSY,
+    }
+}
+
+/// What failed, how often in a row, and when it may be tried again. Lost with the process: a restart tries at once.
+#[derive(Debug, Default)]
+pub struct Backoff(BTreeMap<String, Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    delay: Duration,
+    not_before: Instant,
+    message: String,
+}
+
+impl Backoff {
+    /// Why `what` is not tried now, if it is not.
+    pub fn resting(&self, what: &str, now: Instant) -> Option<&str> {
+        self.0
+            .get(what)
+            .filter(|f| now < f.not_before)
+            .map(|f| f.message.as_str())
+    }
+
+    /// Notes a failure; each one in a row doubles the delay.
+    pub fn failed(&mut self, what: &str, message: &str, now: Instant) {
+        let delay = self
+            .0
+            .get(what)
+            .map_or(FIRST_BACKOFF, |f| (f.delay * 2).min(MAX_BACKOFF));
+        let failure = Failure {
+            delay,
+            not_before: now + delay,
+            message: message.to_owned(),
+        };
+        self.0.insert(what.to_owned(), failure);
+    }
+
+    pub fn succeeded(&mut self, what: &str) {
+        self.0.remove(what);
+    }
+
+    /// Forgets everything: another commit is in force, or a person asks for a pass now.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_are_rarer_the_less_of_the_rate_limit_is_left() {
+        let rarer = [Some(1.0), Some(0.4), Some(0.1)].map(|share| until_next_pass(true, share));
+        assert!(rarer.is_sorted());
+        assert!(until_next_pass(false, Some(1.0)) > rarer[2]);
+    }
+
+    #[test]
+    fn each_failure_in_a_row_doubles_the_rest_up_to_a_bound() {
+        let mut backoff = Backoff::default();
+        let start = Instant::now();
+        for _ in 0..3 {
+            backoff.failed("create-server a", "no stock", start);
+        }
+        assert_eq!(
+            backoff.resting("create-server a", start + Duration::from_secs(3)),
+            Some("no stock")
+        );
+        assert_eq!(
+            backoff.resting("create-server a", start + Duration::from_secs(4)),
+            None
+        );
+        for _ in 0..20 {
+            backoff.failed("create-server a", "no stock", start);
+        }
+        assert_eq!(
+            backoff.resting("create-server a", start + MAX_BACKOFF),
+            None
+        );
+        backoff.succeeded("create-server a");
+        assert_eq!(backoff.resting("create-server a", start), None);
+    }
+}

@@ -1,0 +1,280 @@
+//! What the leader tells: the status of `FabrikCluster`, a `FabrikNode` per worker, and the observation that
+//! `fabrik plan` works from. Written only when it changed; what can't be written is logged and tried again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use fabrik_core::hold::{Hold, HoldReason};
+use fabrik_core::id::IntentId;
+use fabrik_core::ledger::Member;
+use fabrik_core::names::{LEADER_MANAGER, NAMESPACE};
+use fabrik_core::observed::Observed;
+use fabrik_core::step::Step;
+use futures::TryStreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client};
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::Replica;
+use super::leader::Leader;
+use super::status::{self, Facts};
+use crate::cluster::resources::{FabrikCluster, FabrikClusterStatus, FabrikNode, FabrikNodeSpec};
+use crate::report::observed::{CONFIG_MAP, CONFIG_MAP_KEY, Document};
+
+/// How often the observation is written at most.
+const OBSERVED_PERIOD: Duration = Duration::from_secs(2);
+
+/// How many holds a status shows.
+const MAX_HOLDS: usize = 100;
+
+/// What was told last, so that nothing is told twice.
+pub struct Publisher {
+    client: Client,
+    cluster: String,
+    status: Option<(FabrikClusterStatus, Option<i64>)>,
+    nodes: Option<BTreeMap<IntentId, Member>>,
+    observed: Option<(Observed, Instant)>,
+    holds: BTreeSet<Hold>,
+}
+
+/// The `FabrikCluster`, for Events.
+pub fn reference(name: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("fabrik.dev/v1alpha1".to_owned()),
+        kind: Some("FabrikCluster".to_owned()),
+        name: Some(name.to_owned()),
+        ..ObjectReference::default()
+    }
+}
+
+/// Tells how a pass ended.
+pub async fn cluster(
+    leader: &mut Leader,
+    observed: Option<&Observed>,
+    step: &Step,
+    failures: &[Hold],
+) {
+    let mut holds = step.holds.clone();
+    holds.extend(failures.iter().cloned());
+    holds.extend(leader.holds_of_units());
+    holds.sort();
+    holds.dedup();
+    leader.publisher.log_news(&holds);
+    shorten(&mut holds);
+    leader.replica.metrics.set_holds(&holds);
+    leader.replica.metrics.set_paused(leader.paused.is_some());
+
+    let units = leader.units();
+    let facts = Facts {
+        desired: leader.in_force.as_ref().map(|f| &f.desired),
+        observed,
+        head: leader.head.as_ref(),
+        refusal: leader.refusal.as_ref(),
+        trouble: leader.trouble.as_deref(),
+        paused: leader.paused.as_deref(),
+        holds,
+        units: &units,
+        idle: step.effects.is_empty() && step.changes.is_empty(),
+        leader: leader.replica.config.node.as_str(),
+    };
+    let told = leader.publisher.tell_status(&facts).await;
+    warn_about(told, "the status of FabrikCluster");
+    let Some(observed) = observed else { return };
+    let told = leader.publisher.tell_nodes(&observed.ledger.members).await;
+    warn_about(told, "the FabrikNodes");
+    // The inventories come from the engine, once it has read them.
+    let complete = leader.in_force.is_none() || units.commit.is_some();
+    if complete {
+        warn_about(
+            leader.publisher.tell_observed(observed).await,
+            "the observation",
+        );
+    }
+}
+
+/// Tells that a pass could not see enough.
+pub async fn trouble(leader: &mut Leader, problem: &str) {
+    let units = leader.units();
+    let facts = Facts {
+        desired: leader.in_force.as_ref().map(|f| &f.desired),
+        observed: None,
+        head: leader.head.as_ref(),
+        refusal: leader.refusal.as_ref(),
+        trouble: Some(problem),
+        paused: leader.paused.as_deref(),
+        holds: Vec::new(),
+        units: &units,
+        idle: false,
+        leader: leader.replica.config.node.as_str(),
+    };
+    let told = leader.publisher.tell_status(&facts).await;
+    warn_about(told, "the status of FabrikCluster");
+}
+
+/// Keeps what this replica serves at `/observed` the same as what the leader published. Runs until dropped.
+pub async fn follow(replica: &Replica) {
+    let api: Api<ConfigMap> = Api::namespaced(replica.clients.leader.clone(), NAMESPACE);
+    let only = watcher::Config::default().fields(&format!("metadata.name={CONFIG_MAP}"));
+    let changes = watcher(api, only).default_backoff().applied_objects();
+    let result = changes
+        .try_for_each(|map| {
+            let document = map
+                .binary_data
+                .and_then(|mut data| data.remove(CONFIG_MAP_KEY));
+            replica
+                .observed
+                .send_replace(document.map(|d| Bytes::from(d.0)));
+            std::future::ready(Ok(()))
+        })
+        .await;
+    if let Err(error) = result {
+        warn!(%error, "the published observation can't be watched");
+    }
+}
+
+impl Publisher {
+    pub fn new(client: Client, cluster: &str) -> Self {
+        Self {
+            client,
+            cluster: cluster.to_owned(),
+            status: None,
+            nodes: None,
+            observed: None,
+            holds: BTreeSet::new(),
+        }
+    }
+
+    /// One line for each hold that was not there at the last pass.
+    fn log_news(&mut self, holds: &[Hold]) {
+        let now: BTreeSet<Hold> = holds.iter().cloned().collect();
+        for hold in now.difference(&self.holds) {
+            info!(reason = ?hold.reason, "held: {hold}");
+        }
+        self.holds = now;
+    }
+
+    async fn tell_status(&mut self, facts: &Facts<'_>) -> Result<(), kube::Error> {
+        let api: Api<FabrikCluster> = Api::all(self.client.clone());
+        let (before, generation) = if let Some(known) = self.status.take() {
+            known
+        } else {
+            let live = api.get(&self.cluster).await?;
+            (live.status.unwrap_or_default(), live.metadata.generation)
+        };
+        let now = status::compute(facts, &before, generation, Timestamp::now());
+        if now == before {
+            self.status = Some((before, generation));
+        } else {
+            let patch = json!({
+                "apiVersion": "fabrik.dev/v1alpha1",
+                "kind": "FabrikCluster",
+                "status": now,
+            });
+            let params = PatchParams::apply(LEADER_MANAGER).force();
+            let written = api
+                .patch_status(&self.cluster, &params, &Patch::Apply(&patch))
+                .await?;
+            self.status = Some((now, written.metadata.generation));
+        }
+        Ok(())
+    }
+
+    /// A `FabrikNode` for each member, and none for others.
+    async fn tell_nodes(
+        &mut self,
+        members: &BTreeMap<IntentId, Member>,
+    ) -> Result<(), kube::Error> {
+        if self.nodes.as_ref() == Some(members) {
+            return Ok(());
+        }
+        let api: Api<FabrikNode> = Api::all(self.client.clone());
+        let there = api.list_metadata(&ListParams::default()).await?;
+        let wanted = |name: &str| members.values().any(|m| m.name.as_str() == name);
+        for name in there
+            .items
+            .iter()
+            .filter_map(|n| n.metadata.name.as_deref())
+            .filter(|n| !wanted(n))
+        {
+            match api.delete(name, &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code != 404 => {
+                    return Err(kube::Error::Api(status));
+                }
+                _ => {}
+            }
+        }
+        for (intent, member) in members {
+            let spec = FabrikNodeSpec {
+                pool: member.pool.to_string(),
+                server_id: member.server.0,
+                uid: member.uid.to_string(),
+                intent: intent.to_string(),
+            };
+            let node = FabrikNode::new(member.name.as_str(), spec);
+            let params = PatchParams::apply(LEADER_MANAGER).force();
+            api.patch(member.name.as_str(), &params, &Patch::Apply(&node))
+                .await?;
+        }
+        self.nodes = Some(members.clone());
+        Ok(())
+    }
+
+    async fn tell_observed(&mut self, observed: &Observed) -> Result<(), kube::Error> {
+        let mut lasting = observed.clone();
+        lasting.at = Timestamp::UNIX_EPOCH;
+        if let Some((before, at)) = &self.observed
+            && (*before == lasting || at.elapsed() < OBSERVED_PERIOD)
+        {
+            return Ok(());
+        }
+        let document = match Document::new(observed.clone(), Timestamp::now()).publish() {
+            Ok(document) => document,
+            Err(error) => {
+                warn!(%error, "the observation is not published");
+                return Ok(());
+            }
+        };
+        let map = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(CONFIG_MAP.to_owned()),
+                ..ObjectMeta::default()
+            },
+            binary_data: Some([(CONFIG_MAP_KEY.to_owned(), ByteString(document))].into()),
+            ..ConfigMap::default()
+        };
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
+        api.patch(
+            CONFIG_MAP,
+            &PatchParams::apply(LEADER_MANAGER).force(),
+            &Patch::Apply(&map),
+        )
+        .await?;
+        self.observed = Some((lasting, Instant::now()));
+        Ok(())
+    }
+}
+
+/// Keeps the status small; the log has them all.
+fn shorten(holds: &mut Vec<Hold>) {
+    let more = holds.len().saturating_sub(MAX_HOLDS);
+    if more > 0 {
+        holds.truncate(MAX_HOLDS);
+        holds.push(Hold {
+            about: "others".to_owned(),
+            reason: HoldReason::Unhealthy,
+            message: format!("{more} more wait; the leader's log names them"),
+        });
+    }
+}
+
+fn warn_about(told: Result<(), kube::Error>, what: &str) {
+    if let Err(error) = told {
+        warn!(%error, "can't write {what}; it is tried again at the next pass");
+    }
+}

@@ -1,0 +1,337 @@
+//! What `FabrikCluster` says of itself, computed from what the leader knows: data in, data out.
+
+use std::collections::BTreeMap;
+
+use fabrik_core::desired::Desired;
+use fabrik_core::diagnostic::Diagnostic;
+use fabrik_core::guard;
+use fabrik_core::hold::{Hold, HoldReason};
+use fabrik_core::id::{CommitId, PoolName};
+use fabrik_core::observed::Observed;
+use fabrik_core::pool;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::apply::{UnitReport, UnitsReport};
+use crate::cluster::resources::{FabrikClusterStatus, PoolStatus, Refused, Units};
+
+/// A commit that may not be in force, and why.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub commit: CommitId,
+    pub at: Timestamp,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// All that a status is made of.
+pub struct Facts<'a> {
+    pub desired: Option<&'a Desired>,
+    pub observed: Option<&'a Observed>,
+    pub head: Option<&'a CommitId>,
+    pub refusal: Option<&'a Refusal>,
+    pub trouble: Option<&'a str>,
+    pub paused: Option<&'a str>,
+    pub holds: Vec<Hold>,
+    pub units: &'a UnitsReport,
+    /// Nothing is to be done to servers and Nodes.
+    pub idle: bool,
+    pub leader: &'a str,
+}
+
+/// Servers on their way in or out.
+pub fn is_moving(observed: &Observed) -> bool {
+    !observed.ledger.intents.is_empty() || !observed.ledger.tickets.is_empty()
+}
+
+/// The status of now. `before` is the one of the last time: what did not change keeps its time.
+pub fn compute(
+    facts: &Facts,
+    before: &FabrikClusterStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> FabrikClusterStatus {
+    let pools = match (facts.desired, facts.observed) {
+        (Some(desired), Some(observed)) => pool_statuses(desired, observed),
+        _ => before.pools.clone(),
+    };
+    let ready: u32 = pools.values().map(|p| p.ready).sum();
+    let wanted: u32 = pools.values().map(|p| p.wanted).sum();
+    let units = Units {
+        total: count(facts.units.units.len()),
+        ready: count(facts.units.units.values().filter(|u| is_ready(u)).count()),
+    };
+    let verdict = verdict(facts, &pools, &units);
+    let commit = facts.desired.map(|d| d.commit.to_string());
+    let applied = verdict.applied.then(|| commit.clone()).flatten();
+    FabrikClusterStatus {
+        conditions: conditions(&verdict, before, generation, now),
+        observed_generation: generation,
+        admitted_commit: commit,
+        head_commit: facts.head.map(ToString::to_string),
+        applied_commit: applied.or_else(|| before.applied_commit.clone()),
+        refused: facts.refusal.map(|r| Refused {
+            commit: r.commit.to_string(),
+            at: r.at,
+            diagnostics: r.diagnostics.clone(),
+        }),
+        holds: facts.holds.clone(),
+        pools,
+        nodes: Some(format!("{ready}/{wanted}")),
+        units_ready: Some(format!("{}/{}", units.ready, units.total)),
+        units: Some(units),
+        leader: Some(facts.leader.to_owned()),
+        message: Some(verdict.message),
+    }
+}
+
+/// What a person hears first.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is the state of one condition"
+)]
+struct Verdict {
+    ready: bool,
+    reconciling: bool,
+    stalled: bool,
+    reason: &'static str,
+    message: String,
+    applied: bool,
+}
+
+fn verdict(facts: &Facts, pools: &BTreeMap<String, PoolStatus>, units: &Units) -> Verdict {
+    let sized = pools
+        .values()
+        .all(|p| p.joining == 0 && p.leaving == 0 && p.ready == p.wanted);
+    let commit = facts.desired.map(|d| &d.commit);
+    let units_applied = facts.units.applied && facts.units.commit.as_ref() == commit;
+    let applied =
+        commit.is_some() && facts.observed.is_some() && facts.idle && sized && units_applied;
+    let healthy = units.ready == units.total;
+    let of = |reason, message: String, reconciling, stalled| Verdict {
+        ready: false,
+        reconciling,
+        stalled,
+        reason,
+        message,
+        applied,
+    };
+    if let Some(reason) = facts.paused {
+        return of("Paused", format!("PAUSED: {reason}"), false, true);
+    }
+    if let Some(refusal) = facts.refusal {
+        let all: Vec<String> = refusal
+            .diagnostics
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let message = format!(
+            "{} is refused, and what was in force stays:\n{}",
+            refusal.commit,
+            all.join("\n")
+        );
+        return of("Refused", message, false, true);
+    }
+    if let Some(trouble) = facts.trouble {
+        return of("Trouble", trouble.to_owned(), true, false);
+    }
+    let Some(commit) = commit else {
+        return of(
+            "NoCommit",
+            "no commit was admitted yet".to_owned(),
+            true,
+            false,
+        );
+    };
+    if applied && healthy {
+        let message = format!("{} is carried out", commit.short());
+        return Verdict {
+            ready: true,
+            reconciling: false,
+            stalled: false,
+            reason: "Applied",
+            message,
+            applied,
+        };
+    }
+    match facts
+        .holds
+        .iter()
+        .find(|h| h.reason != HoldReason::Unexplained)
+    {
+        Some(hold) => of("Held", hold.to_string(), true, false),
+        None => of(
+            "Progressing",
+            format!("{} is being carried out", commit.short()),
+            true,
+            false,
+        ),
+    }
+}
+
+fn conditions(
+    verdict: &Verdict,
+    before: &FabrikClusterStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let states = [
+        ("Ready", verdict.ready),
+        ("Reconciling", verdict.reconciling),
+        ("Stalled", verdict.stalled),
+    ];
+    let condition = |(type_, state): (&str, bool)| {
+        let status = if state { "True" } else { "False" };
+        let same = before
+            .conditions
+            .iter()
+            .find(|c| c.type_ == type_ && c.status == status);
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: verdict.reason.to_owned(),
+            message: shorten(&verdict.message),
+            observed_generation: generation,
+            last_transition_time: same.map_or(Time(now), |c| c.last_transition_time.clone()),
+        }
+    };
+    states.into_iter().map(condition).collect()
+}
+
+fn pool_statuses(desired: &Desired, observed: &Observed) -> BTreeMap<String, PoolStatus> {
+    let status = |name: &PoolName, wanted: u32| {
+        let ledger = &observed.ledger;
+        let available = |(id, member): &(&_, &fabrik_core::ledger::Member)| {
+            guard::is_available(id, member, observed)
+        };
+        let of_pool = |pool: &PoolName| pool == name;
+        PoolStatus {
+            wanted,
+            ready: count(
+                ledger
+                    .members
+                    .iter()
+                    .filter(|(_, m)| of_pool(&m.pool))
+                    .filter(available)
+                    .count(),
+            ),
+            joining: count(
+                ledger
+                    .intents
+                    .values()
+                    .filter(|i| of_pool(&i.pool) && i.cancelled.is_none())
+                    .count(),
+            ),
+            leaving: count(ledger.tickets.values().filter(|t| of_pool(&t.pool)).count())
+                + count(
+                    ledger
+                        .intents
+                        .values()
+                        .filter(|i| of_pool(&i.pool) && i.cancelled.is_some())
+                        .count(),
+                ),
+        }
+    };
+    let pools = pool::all(desired, observed);
+    pools
+        .into_iter()
+        .map(|(name, pool)| (name.to_string(), status(name, pool.count)))
+        .collect()
+}
+
+fn is_ready(unit: &UnitReport) -> bool {
+    unit.ready == unit.objects && unit.errors.is_empty() && unit.holds.is_empty()
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// A condition's message may have 32 KiB; the whole refusal is in `status.refused` as well.
+fn shorten(message: &str) -> String {
+    const MAX_CHARS: usize = 8000;
+    message.chars().take(MAX_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(units: &UnitsReport) -> Facts<'_> {
+        Facts {
+            desired: None,
+            observed: None,
+            head: None,
+            refusal: None,
+            trouble: None,
+            paused: None,
+            holds: Vec::new(),
+            units,
+            idle: true,
+            leader: "server-1",
+        }
+    }
+
+    fn condition<'a>(status: &'a FabrikClusterStatus, type_: &str) -> &'a Condition {
+        status.conditions.iter().find(|c| c.type_ == type_).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_is_told_whole_and_nothing_is_called_applied() {
+        let units = UnitsReport::default();
+        let diagnostic = |problem: &str| Diagnostic {
+            place: fabrik_core::diagnostic::Place::at("cluster.toml", 3, 1),
+            object: "pool workers".to_owned(),
+            problem: problem.to_owned(),
+            remedy: "mend it".to_owned(),
+        };
+        let refusal = Refusal {
+            commit: "a".repeat(40).parse().unwrap(),
+            at: Timestamp::UNIX_EPOCH,
+            diagnostics: vec![diagnostic("first fault"), diagnostic("second fault")],
+        };
+        let facts = Facts {
+            refusal: Some(&refusal),
+            ..facts(&units)
+        };
+        let status = compute(
+            &facts,
+            &FabrikClusterStatus::default(),
+            Some(1),
+            Timestamp::UNIX_EPOCH,
+        );
+        let stalled = condition(&status, "Stalled");
+        assert_eq!(
+            (stalled.status.as_str(), stalled.reason.as_str()),
+            ("True", "Refused")
+        );
+        assert!(
+            stalled.message.contains("first fault") && stalled.message.contains("second fault")
+        );
+        assert_eq!(status.refused.unwrap().diagnostics.len(), 2);
+        assert_eq!(status.applied_commit, None);
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_until_it_changes() {
+        let units = UnitsReport::default();
+        let first = compute(
+            &facts(&units),
+            &FabrikClusterStatus::default(),
+            Some(1),
+            Timestamp::UNIX_EPOCH,
+        );
+        let later: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let second = compute(&facts(&units), &first, Some(1), later);
+        assert_eq!(second.conditions, first.conditions);
+        let paused = Facts {
+            paused: Some("night"),
+            ..facts(&units)
+        };
+        let third = compute(&paused, &second, Some(1), later);
+        assert_eq!(
+            condition(&third, "Stalled").last_transition_time,
+            Time(later)
+        );
+        assert!(third.message.unwrap().contains("PAUSED: night"));
+    }
+}
