@@ -1,0 +1,127 @@
+//! The human side: one file a verb. A verb reads and shows, or leaves a wish in the cluster; it carries nothing out.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub mod access;
+mod checkout;
+mod found;
+pub mod logging;
+mod pause;
+pub mod plan;
+mod reconcile;
+mod run;
+mod secrets;
+mod status;
+mod validate;
+mod wait;
+
+use crate::cluster::found::FoundOptions;
+
+/// A Kubernetes cluster on Hetzner Cloud that follows one git repository.
+///
+/// Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "fabrik", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// How log lines on stderr look.
+    #[arg(long, global = true, value_enum, default_value_t = logging::Format::Human)]
+    pub log_format: logging::Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Makes a cluster into one that fabrik runs; may be repeated.
+    Found(Box<FoundOptions>),
+    /// Runs one replica, on a control-plane node.
+    Run(run::Options),
+    /// Says all that is wrong with a repository, before it is pushed.
+    Validate(validate::Options),
+    /// Says what a commit will do, before it is pushed.
+    Plan(plan::Options),
+    /// Shows what the cluster does: the commit in force, what was refused, what waits and why.
+    Status(status::Options),
+    /// Waits until a commit is in force and carried out.
+    Wait(wait::Options),
+    /// Asks the leader to fetch now.
+    Reconcile(reconcile::Options),
+    /// Stops all effects until `fabrik resume`; fetching and checking go on.
+    Pause(pause::PauseOptions),
+    /// Lets effects go on.
+    Resume(pause::ResumeOptions),
+    /// Looks at what is encrypted in a repository.
+    #[command(subcommand)]
+    Secrets(secrets::Secrets),
+}
+
+/// For whom a verb prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Human,
+    Json,
+}
+
+/// What a verb fails with: shown once, by `main`.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
+    match verb {
+        Verb::Found(options) => found::run(*options).await,
+        Verb::Run(options) => run::run(options).await,
+        Verb::Validate(options) => validate::run(options).await,
+        Verb::Plan(options) => plan::run(options).await,
+        Verb::Status(options) => status::run(options).await,
+        Verb::Wait(options) => wait::run(options).await,
+        Verb::Reconcile(options) => reconcile::run(options).await,
+        Verb::Pause(options) => pause::pause(options).await,
+        Verb::Resume(options) => pause::resume(options).await,
+        Verb::Secrets(verb) => secrets::run(verb).await,
+    }
+}
+
+/// The error and what led to it, each said once.
+pub fn readable(error: &Failure) -> String {
+    let mut text = format!("error: {error}");
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !said.contains(&words) {
+            let _infallible = write!(text, "\n  because: {words}");
+        }
+        said.push_str(&words);
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_says_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the repository can't be read: {0}")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("no such host")]
+        struct Inner(#[source] std::io::Error);
+
+        let failure: Failure = Outer(Inner(std::io::Error::other("timed out"))).into();
+        let expected = "error: the repository can't be read: no such host\n  because: timed out";
+        assert_eq!(readable(&failure), expected);
+    }
+}

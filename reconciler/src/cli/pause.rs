@@ -1,0 +1,87 @@
+//! `fabrik pause` and `fabrik resume`: whether the leader may carry anything out.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::Failure;
+use super::access::{Access, AccessError, ClusterOptions, ClusterSpec, Paused, asked_to, part};
+
+#[derive(Debug, Args)]
+pub struct PauseOptions {
+    #[command(flatten)]
+    cluster: ClusterOptions,
+    /// Why, for whoever finds the cluster paused.
+    #[arg(long, value_name = "TEXT", default_value = "no reason given")]
+    reason: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeOptions {
+    #[command(flatten)]
+    cluster: ClusterOptions,
+}
+
+pub async fn pause(options: PauseOptions) -> Result<ExitCode, Failure> {
+    let access = options.cluster.open().await?;
+    let paused = Paused {
+        reason: options.reason,
+        by: who(),
+        at: Timestamp::now(),
+    };
+    set(&access, json!(paused)).await?;
+    println!(
+        "PAUSED {}: nothing is created, drained, deleted, applied or pruned until `fabrik resume`.\n\
+         What has begun at Hetzner ends by itself.",
+        access.cluster
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn resume(options: ResumeOptions) -> Result<ExitCode, Failure> {
+    let access = options.cluster.open().await?;
+    match paused(&access).await? {
+        Some(paused) => {
+            set(&access, Value::Null).await?;
+            println!(
+                "{} goes on. {} had paused it at {}: {}",
+                access.cluster, paused.by, paused.at, paused.reason
+            );
+        }
+        None => println!("{} was not paused.", access.cluster),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn paused(access: &Access) -> Result<Option<Paused>, AccessError> {
+    let object = access
+        .clusters()
+        .get(&access.cluster)
+        .await
+        .map_err(asked_to(format!("read FabrikCluster {}", access.cluster)))?;
+    let spec: ClusterSpec = part(&object, "spec")?;
+    Ok(spec.paused)
+}
+
+async fn set(access: &Access, paused: Value) -> Result<(), AccessError> {
+    let patch = Patch::Merge(json!({"spec": {"paused": paused}}));
+    access
+        .clusters()
+        .patch(&access.cluster, &PatchParams::default(), &patch)
+        .await
+        .map_err(asked_to(format!("change FabrikCluster {}", access.cluster)))?;
+    Ok(())
+}
+
+/// The person, as `user@host`.
+fn who() -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    match host.as_deref().map(str::trim) {
+        Ok(host) if !host.is_empty() => format!("{user}@{host}"),
+        _ => user,
+    }
+}

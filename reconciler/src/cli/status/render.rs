@@ -1,0 +1,355 @@
+//! The page of `fabrik status`. Pure: the same view is the same text.
+
+use std::fmt::Write as _;
+
+use fabrik_core::id::CommitId;
+use jiff::{SignedDuration, Timestamp};
+
+use super::view::{NodeView, StatusView, UnitError, UnitView};
+
+/// What is worst stands first; what is well takes one line.
+pub fn render(view: &StatusView) -> String {
+    let mut page = Page(String::new());
+    page.paused(view);
+    page.commits(view);
+    page.refused(view);
+    page.holds(view);
+    page.pools(view);
+    page.units(view);
+    page.0
+}
+
+/// How long ago, in the two largest units: `3 min 4 s`.
+pub fn ago(then: Timestamp, now: Timestamp) -> String {
+    let secs = now.duration_since(then).max(SignedDuration::ZERO).as_secs();
+    let (days, hours, mins) = (secs / 86_400, secs / 3600 % 24, secs / 60 % 60);
+    match (days, hours, mins) {
+        (0, 0, 0) => format!("{secs} s ago"),
+        (0, 0, mins) => format!("{mins} min {} s ago", secs % 60),
+        (0, hours, mins) => format!("{hours} h {mins} min ago"),
+        (days, hours, _) => format!("{days} d {hours} h ago"),
+    }
+}
+
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, text: impl AsRef<str>) {
+        let _infallible = writeln!(self.0, "{}", text.as_ref());
+    }
+
+    /// Text under a heading, each of its lines indented.
+    fn indented(&mut self, text: &str) {
+        for line in text.lines() {
+            self.line(format!("    {line}").trim_end());
+        }
+    }
+
+    fn paused(&mut self, view: &StatusView) {
+        let Some(paused) = &view.cluster.paused else {
+            return;
+        };
+        self.line("!!! PAUSED: nothing is carried out !!!");
+        self.line(format!(
+            "    by {}, {}: {}",
+            paused.by,
+            ago(paused.at, view.at),
+            paused.reason
+        ));
+        self.line("    go on with: fabrik resume");
+        self.line("");
+    }
+
+    fn commits(&mut self, view: &StatusView) {
+        let status = &view.cluster.status;
+        self.line(format!("cluster    {}", view.cluster.name));
+        match &status.admitted_commit {
+            Some(commit) => {
+                let done = status.applied_commit.as_ref() == Some(commit);
+                let progress = if done {
+                    "carried out"
+                } else {
+                    "being carried out"
+                };
+                let subject = view.subject.iter().map(|s| format!("  {s}"));
+                let subject: String = subject.collect();
+                self.line(format!(
+                    "in force   {}  {progress}{subject}",
+                    commit.short()
+                ));
+            }
+            None => self.line("in force   no commit yet: nothing has been admitted"),
+        }
+        if let Some(head) = &status.head_commit {
+            self.line(format!(
+                "branch at  {}{}",
+                head.short(),
+                standing(view, head)
+            ));
+        }
+        match &status.leader {
+            Some(leader) => self.line(format!("leader     {leader}")),
+            None => self.line("leader     none: no replica of fabrik leads"),
+        }
+        // A refusal is told whole further down.
+        let told_below = |_: &&str| status.refused.is_none();
+        if let Some(message) = status
+            .message
+            .as_deref()
+            .filter(told_below)
+            .filter(|m| !m.is_empty())
+        {
+            self.line(format!("message    {message}"));
+        }
+    }
+
+    fn refused(&mut self, view: &StatusView) {
+        let Some(refused) = &view.cluster.status.refused else {
+            return;
+        };
+        self.line("");
+        self.line(format!(
+            "REFUSED {}, {}; the commit in force stays",
+            refused.commit.short(),
+            ago(refused.at, view.at)
+        ));
+        for diagnostic in &refused.diagnostics {
+            self.indented(&diagnostic.to_string());
+        }
+    }
+
+    fn holds(&mut self, view: &StatusView) {
+        let holds = &view.cluster.status.holds;
+        if holds.is_empty() {
+            return;
+        }
+        self.line("");
+        self.line("WAITING");
+        for hold in holds {
+            self.indented(&format!("{:?}: {hold}", hold.reason));
+        }
+    }
+
+    fn pools(&mut self, view: &StatusView) {
+        self.line("");
+        let pools = &view.cluster.status.pools;
+        if pools.is_empty() {
+            self.line("pools      none");
+        }
+        let width = pools.keys().map(String::len).max().unwrap_or_default();
+        for (name, pool) in pools {
+            let moving = [(pool.joining, "joining"), (pool.leaving, "leaving")]
+                .into_iter()
+                .filter(|(count, _)| *count > 0)
+                .map(|(count, what)| format!(", {count} {what}"));
+            self.line(format!(
+                "pool       {name:width$}  {} of {} ready{}",
+                pool.ready,
+                pool.wanted,
+                moving.collect::<String>()
+            ));
+            for node in view.nodes.iter().filter(|n| n.pool == *name) {
+                self.node(node);
+            }
+        }
+    }
+
+    /// A node that has something to say.
+    fn node(&mut self, node: &NodeView) {
+        let words: Vec<&str> = [&node.state, &node.message]
+            .into_iter()
+            .filter_map(Option::as_deref)
+            .filter(|words| !words.is_empty())
+            .collect();
+        if !words.is_empty() {
+            self.indented(&format!("{}: {}", node.name, words.join(", ")));
+        }
+    }
+
+    fn units(&mut self, view: &StatusView) {
+        self.line("");
+        let ready = view.units.iter().filter(|u| u.ready).count();
+        self.line(format!("units      {ready} of {} ready", view.units.len()));
+        for unit in view
+            .units
+            .iter()
+            .filter(|u| !u.ready || !u.errors.is_empty())
+        {
+            self.unit(unit);
+        }
+    }
+
+    fn unit(&mut self, unit: &UnitView) {
+        self.line(format!(
+            "  {}: {} of {} objects ready",
+            unit.name, unit.ready_objects, unit.objects
+        ));
+        if let Some(message) = unit.message.as_deref().filter(|_| unit.errors.is_empty()) {
+            self.indented(message);
+        }
+        for error in &unit.errors {
+            self.indented(&sentence(error));
+        }
+    }
+}
+
+/// Why the branch's head is not the commit in force, in a few words.
+fn standing(view: &StatusView, head: &CommitId) -> &'static str {
+    let status = &view.cluster.status;
+    if status.admitted_commit.as_ref() == Some(head) {
+        ""
+    } else if status.refused.as_ref().is_some_and(|r| r.commit == *head) {
+        "  REFUSED, see below"
+    } else {
+        "  being checked"
+    }
+}
+
+fn sentence(error: &UnitError) -> String {
+    match error {
+        UnitError::Sentence(text) => text.clone(),
+        UnitError::Parts {
+            object,
+            place,
+            message,
+            remedy,
+        } => {
+            let place = place.iter().map(|p| format!("{p}: ")).collect::<String>();
+            let remedy = remedy.iter().filter(|r| !r.is_empty());
+            let remedy = remedy.map(|r| format!("\n  → {r}")).collect::<String>();
+            format!("{place}{object}: {message}{remedy}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::status::view::ClusterView;
+
+    const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+    #[test]
+    fn a_cluster_that_is_well_fits_in_a_few_lines() {
+        let view = view(
+            json!({}),
+            json!({
+                "admittedCommit": A, "appliedCommit": A, "headCommit": A, "leader": "server-1",
+                "pools": {"workers": {"wanted": 2, "ready": 2}},
+            }),
+        );
+        let expected = "\
+cluster    demo
+in force   aaaaaaaa  carried out  Add a worker
+branch at  aaaaaaaa
+leader     server-1
+
+pool       workers  2 of 2 ready
+
+units      0 of 0 ready
+";
+        assert_eq!(render(&view), expected);
+    }
+
+    #[test]
+    fn a_bad_night_is_told_whole() {
+        let mut view = view(
+            json!({"paused": {"by": "ada@laptop", "reason": "looking into etcd", "at": "2026-11-21T01:00:00Z"}}),
+            json!({
+                "admittedCommit": A, "headCommit": B,
+                "refused": {"commit": B, "at": "2026-11-21T02:58:56Z", "diagnostics": [
+                    {"place": {"file": "cluster.toml", "line": 3, "column": 9}, "object": "pool workers",
+                     "problem": "`count` is 2000", "remedy": "write at most 1000"},
+                    {"place": {"file": "manifests/web/app.yaml"}, "object": "Deployment web/shop",
+                     "problem": "no name", "remedy": "give it metadata.name"}]},
+                "holds": [{"about": "node demo-workers-k3x9qd", "reason": "DrainBlocked",
+                    "message": "PodDisruptionBudget web/shop lets no pod go"}],
+                "pools": {"workers": {"wanted": 1, "ready": 1, "leaving": 1}},
+            }),
+        );
+        view.nodes.push(NodeView {
+            name: "demo-workers-k3x9qd".to_owned(),
+            pool: "workers".to_owned(),
+            server: Some(42),
+            state: Some("draining".to_owned()),
+            message: Some("2 pods left".to_owned()),
+        });
+        view.units.push(UnitView {
+            name: "web".to_owned(),
+            ready: false,
+            objects: 3,
+            ready_objects: 2,
+            errors: vec![UnitError::Parts {
+                object: "Service web/shop".to_owned(),
+                place: Some("manifests/web/app.yaml:9".to_owned()),
+                message: "spec.ports is required".to_owned(),
+                remedy: Some("add a port".to_owned()),
+            }],
+            message: None,
+        });
+        let expected = "\
+!!! PAUSED: nothing is carried out !!!
+    by ada@laptop, 2 h 0 min ago: looking into etcd
+    go on with: fabrik resume
+
+cluster    demo
+in force   aaaaaaaa  being carried out  Add a worker
+branch at  bbbbbbbb  REFUSED, see below
+leader     none: no replica of fabrik leads
+
+REFUSED bbbbbbbb, 1 min 4 s ago; the commit in force stays
+    cluster.toml:3:9: pool workers: `count` is 2000
+      → write at most 1000
+    manifests/web/app.yaml: Deployment web/shop: no name
+      → give it metadata.name
+
+WAITING
+    DrainBlocked: node demo-workers-k3x9qd: PodDisruptionBudget web/shop lets no pod go
+
+pool       workers  1 of 1 ready, 1 leaving
+    demo-workers-k3x9qd: draining, 2 pods left
+
+units      0 of 1 ready
+  web: 2 of 3 objects ready
+    manifests/web/app.yaml:9: Service web/shop: spec.ports is required
+      → add a port
+";
+        assert_eq!(render(&view), expected);
+    }
+
+    #[test]
+    fn a_cluster_without_any_commit_says_so() {
+        let page = render(&view(json!({}), json!(null)));
+        assert!(page.contains("in force   no commit yet"), "{page}");
+        assert!(page.contains("pools      none"), "{page}");
+    }
+
+    #[test]
+    fn times_are_told_in_two_units() {
+        let now: Timestamp = "2026-11-21T03:00:00Z".parse().unwrap();
+        let told = |then: &str| ago(then.parse().unwrap(), now);
+        assert_eq!(told("2026-11-21T02:59:30Z"), "30 s ago");
+        assert_eq!(told("2026-11-21T00:58:00Z"), "2 h 2 min ago");
+        assert_eq!(told("2026-11-18T00:58:00Z"), "3 d 2 h ago");
+        assert_eq!(told("2026-11-21T03:00:09Z"), "0 s ago", "clocks differ");
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "callers write json!(…)")]
+    fn view(spec: serde_json::Value, status: serde_json::Value) -> StatusView {
+        let object = serde_json::from_value(json!({
+            "apiVersion": "fabrik.dev/v1alpha1", "kind": "FabrikCluster",
+            "metadata": {"name": "demo"}, "spec": spec, "status": status,
+        }))
+        .unwrap();
+        StatusView {
+            at: "2026-11-21T03:00:00Z".parse().unwrap(),
+            subject: Some("Add a worker".to_owned()),
+            cluster: ClusterView::of(&object).unwrap(),
+            units: Vec::new(),
+            nodes: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! fabrik: git → admitted commit → plan → Hetzner and Kubernetes → status.
+//!
+//! The rooms: `repo` reads git, `secrets` opens SOPS files, `hetzner` and `cluster` observe and carry out, `reconcile`
+//! is the leader's loop, `report` tells what happened, `cli` is the human side. Decisions are in `fabrik-core`.
+
+pub mod apply;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod gate;
+pub mod hetzner;
+pub mod reconcile;
+pub mod repo;
+pub mod report;
+pub mod secrets;

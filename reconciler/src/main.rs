@@ -1,0 +1,23 @@
+//! The command line of fabrik: parses, sets up the log, calls one function, prints one report.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use fabrik::cli::{self, Cli, logging};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+    // Usage errors end here, with code 2.
+    let cli = Cli::parse();
+    logging::init(cli.log_format);
+    match cli::run(cli.verb).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{}", cli::readable(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
