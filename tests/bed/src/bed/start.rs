@@ -1,0 +1,303 @@
+//! How a bed comes up: parts, a place, the emulator with the servers, git, the control plane,
+//! and fabrik when it is wanted.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::future::{join_all, try_join_all};
+use hetzner_emulator::Emulator;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use super::{Bed, Options, OwnRuntime};
+use crate::balancer::Balancer;
+use crate::control_plane::{API_PORT, ControlPlane, EtcdCluster, Settings, Trust};
+use crate::emulator::Hetzner;
+use crate::fabrik::{Fabrik, Place};
+use crate::fleet::Fleet;
+use crate::git::Git;
+use crate::kubeconfig::Endpoint;
+use crate::machine::{Machine, Role, Surroundings};
+use crate::parts::Parts;
+use crate::pki::{self, Subject};
+use crate::server::Server;
+use crate::slot::Slot;
+use crate::supervisor;
+
+const BOOT_DEADLINE: Duration = Duration::from_secs(150);
+const FABRIK_PORT: u16 = 9640;
+const EMULATOR_PORT: u16 = 8080;
+const K3S_CONTROLLER: &str = "system:k3s-controller";
+const KWOK_USER: &str = "bed:kwok";
+
+/// Where `fabrik run` of this server listens.
+pub(super) fn fabrik_listen(server: &Server) -> String {
+    format!("{}:{FABRIK_PORT}", server.control_plane.address())
+}
+
+/// `runtime` is the one of `handle`: it becomes part of the bed.
+pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -> Result<Bed> {
+    // Somebody in this process may have installed one already; any will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if !matches!(options.servers, 1 | 3) {
+        bail!("a bed has 1 or 3 servers, not {}", options.servers);
+    }
+    let parts = Arc::new(prepare_parts(&options).await?);
+    let slot = Slot::take()?;
+    // Machines get their addresses from 127.N.0.0/17; services of the bed have this one.
+    let services = slot.address(255, 1);
+    let (emulator, hetzner) = start_emulator(&slot, services, &options).await?;
+    let git = Git::start(slot.dir(), services, &parts, &slot.dirs()).await?;
+    let trust = Arc::new(Trust::new()?);
+    let surroundings = Arc::new(Surroundings {
+        runtime: handle,
+        parts: Arc::clone(&parts),
+        hetzner: hetzner.clone(),
+        dir: slot.dir().to_owned(),
+        dirs: slot.dirs(),
+        kubelet_version: format!("v{}+k3s1", options.kubernetes_version),
+        kwok_identity: trust.cluster.issue(&Subject::client(KWOK_USER, None))?,
+    });
+    let (servers, server_machines) =
+        create_servers(&options, &slot, services, &surroundings, &trust).await?;
+    let api_servers = api_servers(&servers);
+    let balancer_address = SocketAddr::from((services, API_PORT));
+    let balancer = Balancer::start(balancer_address, api_servers).await?;
+    let fleet = Fleet::start(surroundings, &server_machines);
+    let bed = Bed {
+        fleet,
+        servers,
+        server_machines,
+        _balancer: balancer,
+        balancer_endpoint: Endpoint {
+            url: format!("https://{balancer_address}"),
+            // The balancer's address is in the servers' certificates.
+            through_balancer: false,
+        },
+        git,
+        emulator,
+        hetzner,
+        trust,
+        parts,
+        options,
+        _runtime: runtime,
+        slot,
+    };
+    bed.wait_for_servers().await?;
+    let admin = bed.kubeconfig_text("bed-admin", Some("system:masters"))?;
+    pki::write_private(&bed.kubeconfig(), admin.as_bytes())?;
+    let client = bed.kube().await?;
+    grant(&client, K3S_CONTROLLER, &k3s_controller_rules()).await?;
+    grant(&client, KWOK_USER, &kwok_rules()).await?;
+    if bed.options.fabrik {
+        bed.found().await?;
+    }
+    Ok(bed)
+}
+
+async fn prepare_parts(options: &Options) -> Result<Parts> {
+    let mut versions = options.other_kubernetes_versions.clone();
+    versions.push(options.kubernetes_version.clone());
+    let prepare = move || {
+        let versions: Vec<&str> = versions.iter().map(String::as_str).collect();
+        Parts::prepare(&versions)
+    };
+    tokio::task::spawn_blocking(prepare).await?
+}
+
+async fn start_emulator(
+    slot: &Slot,
+    services: Ipv4Addr,
+    options: &Options,
+) -> Result<(Emulator, Hetzner)> {
+    let network = format!("{}/17", slot.address(0, 0));
+    let emulator = Emulator::start(hetzner_emulator::Options {
+        listen: SocketAddr::from((services, EMULATOR_PORT)),
+        tokens: Vec::new(),
+        ipv4_pool: network.parse()?,
+        action_duration: options.action_duration,
+    });
+    let emulator = emulator.await.context("starting the Hetzner emulator")?;
+    let hetzner = Hetzner::new(&emulator.url())?;
+    Ok((emulator, hetzner))
+}
+
+/// Creates the servers of the control plane at the emulator, and what will run on them.
+async fn create_servers(
+    options: &Options,
+    slot: &Slot,
+    balancer: Ipv4Addr,
+    surroundings: &Arc<Surroundings>,
+    trust: &Arc<Trust>,
+) -> Result<(Vec<Arc<Server>>, Vec<Machine>)> {
+    let mut created = Vec::new();
+    for number in 1..=options.servers {
+        let name = format!("server-{number}");
+        let body = json!({
+            "name": name,
+            "server_type": "cx23",
+            "image": "debian-12",
+            "location": "fsn1",
+            "labels": {"role": "server", "fabrik.dev/role": "server"},
+        });
+        let (id, address) = surroundings.hetzner.create_server(&body).await?;
+        created.push((id, name, address));
+    }
+    let members: Vec<_> = created
+        .iter()
+        .map(|(_, name, ip)| format!("{name}=https://{ip}:2380"))
+        .collect();
+    let api_servers: Vec<_> = created
+        .iter()
+        .map(|(_, _, ip)| SocketAddr::from((*ip, API_PORT)))
+        .collect();
+    let mut servers = Vec::new();
+    let mut machines = Vec::new();
+    for (id, name, address) in created {
+        let dir = slot.dir().join(&name);
+        let settings = Settings {
+            name: name.clone(),
+            address,
+            balancer,
+            kubernetes_version: options.kubernetes_version.clone(),
+            dir: dir.clone(),
+            dirs: slot.dirs(),
+            node_monitor_grace_period: options.node_monitor_grace_period,
+        };
+        let etcd = EtcdCluster {
+            members: members.join(","),
+            existing: false,
+        };
+        let parts = Arc::clone(&surroundings.parts);
+        let control_plane = ControlPlane::new(settings, parts, Arc::clone(trust), etcd)?;
+        let fabrik = Fabrik::new(&name, &dir, &slot.dirs(), Arc::clone(&surroundings.parts));
+        let trust = Arc::clone(trust);
+        let server = Server::new(
+            control_plane,
+            fabrik,
+            Arc::clone(&trust),
+            api_servers.clone(),
+        );
+        let server = Arc::new(server);
+        let role = Role::Server {
+            server: Arc::clone(&server),
+            trust,
+        };
+        machines.push(Machine::new(
+            id,
+            &name,
+            address,
+            role,
+            Arc::clone(surroundings),
+        )?);
+        servers.push(server);
+    }
+    Ok((servers, machines))
+}
+
+fn api_servers(servers: &[Arc<Server>]) -> Vec<SocketAddr> {
+    let address = |server: &Arc<Server>| (server.control_plane.address(), API_PORT).into();
+    servers.iter().map(address).collect()
+}
+
+/// The rights of the identity that all agents of k3s share.
+fn k3s_controller_rules() -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["update", "patch"]},
+        {"apiGroups": [""], "resources": ["namespaces", "pods", "services"],
+         "verbs": ["list", "watch"]},
+    ])
+}
+
+/// KWOK looks at Nodes and plays pods. It may not write a Node.
+fn kwok_rules() -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["pods"],
+         "verbs": ["get", "list", "watch", "update", "patch", "delete"]},
+        {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["update", "patch"]},
+        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"],
+         "verbs": ["create", "update", "patch"]},
+    ])
+}
+
+/// A cluster role named like the user, and its binding to the user.
+async fn grant(client: &kube::Client, user: &str, rules: &Value) -> Result<()> {
+    let role: ClusterRole =
+        serde_json::from_value(json!({"metadata": {"name": user}, "rules": rules}))?;
+    let binding: ClusterRoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": user},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+    }))?;
+    let post = PostParams::default();
+    Api::all(client.clone()).create(&post, &role).await?;
+    Api::all(client.clone()).create(&post, &binding).await?;
+    Ok(())
+}
+
+impl Bed {
+    async fn wait_for_servers(&self) -> Result<()> {
+        let machines = &self.server_machines;
+        let waits = join_all(
+            machines
+                .iter()
+                .map(|machine| machine.wait_running(BOOT_DEADLINE)),
+        );
+        for waited in waits.await {
+            waited.map_err(|error| error.context(crate::wait::log_tails(&self.logs())))?;
+        }
+        Ok(())
+    }
+
+    /// Founds the cluster, server by server, and starts `fabrik run` on each.
+    async fn found(&self) -> Result<()> {
+        let mut elder = None;
+        for (number, server) in self.servers.iter().enumerate() {
+            server.fabrik.found(&self.place(number), elder).await?;
+            elder = elder.or(Some(&server.fabrik));
+        }
+        let founding = self.founding()?;
+        self.git.authorize(&founding.deploy_key)?;
+        let label = [("fabrik.dev/cluster", founding.cluster_id.as_str())];
+        let labelled = self
+            .server_machines
+            .iter()
+            .map(|m| self.hetzner.label_server(m.id(), &label));
+        try_join_all(labelled).await?;
+        if self.options.webhooks {
+            self.git.set_webhooks(self.webhooks()?);
+        }
+        self.servers
+            .iter()
+            .try_for_each(|server| server.fabrik.start())
+    }
+
+    fn place(&self, number: usize) -> Place {
+        let server = self.server(number);
+        // Each server asks its own API server first.
+        let mut ordered: Vec<_> = self.servers.iter().map(|s| &s.control_plane).collect();
+        ordered.rotate_left(number);
+        let join_urls = ordered
+            .iter()
+            .map(|c| format!("https://{}:{}", c.address(), supervisor::PORT));
+        Place {
+            admin_kubeconfig: server.control_plane.dir().join("admin.kubeconfig"),
+            cluster: self.options.cluster.clone(),
+            repository: self.repository_url(),
+            branch: "main".to_owned(),
+            join_urls: join_urls.collect(),
+            api_servers: ordered.iter().map(|c| c.url()).collect(),
+            known_hosts: self.git.known_hosts().to_owned(),
+            hetzner_endpoint: self.hetzner.endpoint(),
+            listen: fabrik_listen(server),
+            poll: format!("{}ms", self.options.poll.as_millis()),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! `fabrik` on one server: founding, and `fabrik run` as a process.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::parts::Parts;
+use crate::process::{Dirs, Process, Spec};
+
+/// What `fabrik found` says on standard output.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Founding {
+    pub cluster_id: String,
+    /// Who can read the cluster's secrets.
+    pub age_recipient: String,
+    pub deploy_key: String,
+    pub signing_key: String,
+    pub config: PathBuf,
+}
+
+/// Key files that all servers of a cluster share.
+const SHARED_KEYS: [&str; 6] = [
+    "age.key",
+    "signing.key",
+    "signing.pub",
+    "deploy.key",
+    "deploy.key.pub",
+    "webhook.secret",
+];
+
+/// `fabrik` on one server.
+pub struct Fabrik {
+    server: String,
+    /// Where `found` puts its files.
+    dir: PathBuf,
+    dirs: Dirs,
+    parts: Arc<Parts>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    founding: Option<Founding>,
+    /// Started at boot, as an enabled service is.
+    enabled: bool,
+    process: Option<Process>,
+}
+
+/// Where `found` finds the rest of the bed.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub admin_kubeconfig: PathBuf,
+    pub cluster: String,
+    pub repository: String,
+    pub branch: String,
+    /// This server's first.
+    pub api_servers: Vec<String>,
+    pub join_urls: Vec<String>,
+    pub known_hosts: PathBuf,
+    pub hetzner_endpoint: String,
+    pub listen: String,
+    pub poll: String,
+}
+
+impl Fabrik {
+    pub fn new(server: &str, dir: &Path, dirs: &Dirs, parts: Arc<Parts>) -> Self {
+        Self {
+            server: server.to_owned(),
+            dir: dir.join("fabrik"),
+            dirs: dirs.clone(),
+            parts,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The folder with `config.toml` and the keys.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn founding(&self) -> Option<Founding> {
+        self.lock().founding.clone()
+    }
+
+    /// Runs `fabrik found` for this server, with the keys of `elder` if there is one.
+    pub async fn found(&self, place: &Place, elder: Option<&Self>) -> Result<Founding> {
+        fs::create_dir_all(&self.dir)?;
+        if let Some(elder) = elder {
+            for key in SHARED_KEYS {
+                let from = elder.dir.join(key);
+                fs::copy(&from, self.dir.join(key))
+                    .with_context(|| format!("copying {}", from.display()))?;
+            }
+        }
+        let output = tokio::process::Command::new(binary()?)
+            .args(self.found_arguments(place))
+            .env("PATH", self.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("starting fabrik found")?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "fabrik found for {} failed ({}):\n{reason}",
+                self.server,
+                output.status
+            );
+        }
+        let founding: Founding =
+            serde_json::from_slice(&output.stdout).context("reading what fabrik found printed")?;
+        self.lock().founding = Some(founding.clone());
+        Ok(founding)
+    }
+
+    /// Starts `fabrik run`, now and at each boot of this server.
+    pub fn start(&self) -> Result<()> {
+        let mut state = self.lock();
+        let config = state
+            .founding
+            .as_ref()
+            .map(|founding| founding.config.clone());
+        let config = config.with_context(|| format!("{} was not founded", self.server))?;
+        state.enabled = true;
+        if state.process.as_ref().is_some_and(Process::is_running) {
+            return Ok(());
+        }
+        let spec = Spec::new(&self.service(), &binary()?, &self.dirs)
+            .args(["run".into(), "--config".into(), config.into_os_string()])
+            .env("PATH", self.path());
+        // Ended first: its log and record have the same names.
+        state.process = None;
+        state.process = Some(Process::start(spec)?);
+        Ok(())
+    }
+
+    /// SIGTERM; blocks until it has ended. It is not started at the next boot either.
+    pub fn stop(&self) {
+        let process = self.disable();
+        if let Some(process) = process {
+            process.stop();
+        }
+    }
+
+    /// SIGKILL; blocks until it has ended. It is not started at the next boot either.
+    pub fn kill(&self) {
+        drop(self.disable());
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.lock()
+            .process
+            .as_ref()
+            .is_some_and(Process::is_running)
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.lock().process.as_ref().and_then(Process::pid)
+    }
+
+    /// Everything that it has written since the bed started.
+    pub fn log(&self) -> String {
+        let text = fs::read(self.log_path()).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.dirs.logs.join(format!("{}.log", self.service()))
+    }
+
+    /// The server boots.
+    pub(crate) fn boot(&self) -> Result<()> {
+        if self.lock().enabled {
+            self.start()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The server loses power.
+    pub(crate) fn cut(&self) {
+        let process = self.lock().process.take();
+        drop(process);
+    }
+
+    fn disable(&self) -> Option<Process> {
+        let mut state = self.lock();
+        state.enabled = false;
+        state.process.take()
+    }
+
+    fn service(&self) -> String {
+        format!("{}-fabrik", self.server)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// fabrik calls sops by its name.
+    fn path(&self) -> OsString {
+        path_with(&self.parts)
+    }
+
+    fn found_arguments(&self, place: &Place) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["found".into()];
+        let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
+        add("--kubeconfig", place.admin_kubeconfig.clone().into());
+        add("--dir", self.dir.clone().into());
+        add("--name", place.cluster.clone().into());
+        add("--node", self.server.clone().into());
+        add("--repository", place.repository.clone().into());
+        add("--branch", place.branch.clone().into());
+        for url in &place.api_servers {
+            add("--api-server", url.into());
+        }
+        for url in &place.join_urls {
+            add("--join-url", url.into());
+        }
+        add("--known-hosts", place.known_hosts.clone().into());
+        add("--hetzner-endpoint", place.hetzner_endpoint.clone().into());
+        add("--listen", place.listen.clone().into());
+        add("--poll", place.poll.clone().into());
+        for (name, value) in [
+            ("--lease-duration", "4s"),
+            ("--renew-deadline", "3s"),
+            ("--retry-period", "500ms"),
+        ] {
+            add(name, value.into());
+        }
+        arguments
+    }
+}
+
+/// PATH with the folders of the parts in front.
+pub(crate) fn path_with(parts: &Parts) -> OsString {
+    let own = [&parts.sops, &parts.kubectl]
+        .into_iter()
+        .filter_map(|part| part.parent());
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let folders = own
+        .map(Path::to_owned)
+        .chain(std::env::split_paths(&inherited));
+    std::env::join_paths(folders).unwrap_or(inherited)
+}
+
+/// `FABRIK_BIN`, else `fabrik` as cargo built it into the same target folder.
+pub(crate) fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("FABRIK_BIN") {
+        return Ok(path.into());
+    }
+    let program = std::env::current_exe()?;
+    let found = program
+        .ancestors()
+        .skip(1)
+        .map(|dir| dir.join("fabrik"))
+        .find(|p| p.is_file());
+    found.context("no fabrik binary: cargo build -p fabrik, or set FABRIK_BIN")
+}

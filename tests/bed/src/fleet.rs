@@ -1,0 +1,147 @@
+//! All machines of a bed: what happens to a server at the emulator happens to its machine.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::task::JoinHandle;
+
+use crate::emulator::{Event, EventKind};
+use crate::machine::{Machine, Role, Surroundings, UserData};
+
+/// Follows the emulator until it is dropped.
+pub struct Fleet {
+    machines: Arc<Machines>,
+    follower: JoinHandle<()>,
+}
+
+struct Machines {
+    by_id: Mutex<BTreeMap<u64, Machine>>,
+    surroundings: Arc<Surroundings>,
+}
+
+impl Fleet {
+    /// `servers` are the machines of the control plane, which exist at the emulator already.
+    pub fn start(surroundings: Arc<Surroundings>, servers: &[Machine]) -> Self {
+        let by_id = servers
+            .iter()
+            .map(|machine| (machine.id(), machine.clone()))
+            .collect();
+        let machines = Arc::new(Machines {
+            by_id: Mutex::new(by_id),
+            surroundings,
+        });
+        let follower = tokio::spawn(Arc::clone(&machines).follow());
+        Self { machines, follower }
+    }
+
+    /// All machines, in the order of their servers' ids.
+    pub fn all(&self) -> Vec<Machine> {
+        self.machines.lock().values().cloned().collect()
+    }
+
+    /// The machine with this server name.
+    pub fn named(&self, name: &str) -> Option<Machine> {
+        self.all()
+            .into_iter()
+            .find(|machine| machine.name() == name)
+    }
+
+    /// Cuts the power of everything, without telling the emulator.
+    pub async fn cut(&self) {
+        self.follower.abort();
+        futures::future::join_all(self.all().iter().map(Machine::cut)).await;
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.follower.abort();
+        self.machines.lock().values().for_each(Machine::abandon);
+    }
+}
+
+impl Machines {
+    const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Machine>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn follow(self: Arc<Self>) {
+        let mut last_seen = 0;
+        loop {
+            match self.surroundings.hetzner.events(last_seen).await {
+                Ok(events) => {
+                    for event in events {
+                        last_seen = event.seq;
+                        if let Err(error) = self.handle(&event).await {
+                            tracing::warn!(
+                                ?event,
+                                error = format!("{error:#}"),
+                                "event not handled"
+                            );
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "no events from the emulator");
+                    tokio::time::sleep(Self::RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn handle(&self, event: &Event) -> Result<()> {
+        let known = self.lock().get(&event.server).cloned();
+        let machine = match known {
+            Some(machine) => machine,
+            None => match self.meet(event).await? {
+                Some(machine) => machine,
+                None => return Ok(()),
+            },
+        };
+        match event.kind {
+            EventKind::Running => machine.boot(),
+            EventKind::Off => machine.cut().await,
+            EventKind::Rebooted | EventKind::Reset => {
+                machine.cut().await;
+                machine.boot();
+            }
+            EventKind::ShutdownRequested => machine.shut_down().await?,
+            EventKind::Deleted => {
+                machine.cut().await;
+                self.lock().remove(&event.server);
+            }
+            EventKind::Created | EventKind::Other => {}
+        }
+        Ok(())
+    }
+
+    /// A server that gets power for the first time is a machine of ours when its user data say so.
+    async fn meet(&self, event: &Event) -> Result<Option<Machine>> {
+        let (EventKind::Running, Some(address)) = (event.kind, event.ipv4) else {
+            return Ok(None);
+        };
+        let user_data = self
+            .surroundings
+            .hetzner
+            .metadata(event.server, "userdata")
+            .await?;
+        match user_data.as_deref().map(serde_json::from_str::<UserData>) {
+            Some(Ok(user_data)) if user_data.fabrik == 1 && user_data.role == "agent" => {}
+            _ => return Ok(None),
+        }
+        let surroundings = Arc::clone(&self.surroundings);
+        let machine = Machine::new(
+            event.server,
+            &event.name,
+            address,
+            Role::Agent,
+            surroundings,
+        )?;
+        self.lock().insert(event.server, machine.clone());
+        Ok(Some(machine))
+    }
+}

@@ -1,0 +1,34 @@
+//! The test bed: real control planes, git servers, the Hetzner emulator and machines, in seconds,
+//! on one machine, without containers.
+//!
+//! What is real: etcd, the API server, the controller manager, the scheduler, KWOK, git, sshd and
+//! sops. What stands in, and is named so: the kubelet's node half ([`kubelet`]), the k3s supervisor
+//! ([`supervisor`]), and Hetzner (the emulator). A bed takes everything down when it is dropped, and
+//! its processes end with it even when it is killed.
+
+pub mod audit;
+mod balancer;
+mod bed;
+pub mod bench;
+pub mod control_plane;
+pub mod demo;
+pub mod emulator;
+mod etcd;
+pub mod fabrik;
+pub mod fleet;
+pub mod git;
+mod join;
+mod kubeconfig;
+pub mod kubelet;
+pub mod machine;
+pub mod parts;
+pub mod pki;
+pub mod process;
+pub mod repository;
+pub mod server;
+mod slot;
+pub mod supervisor;
+pub mod wait;
+
+pub use bed::{Bed, Options, Transport};
+pub use machine::{Machine, State};
