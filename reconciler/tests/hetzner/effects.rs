@@ -1,0 +1,176 @@
+//! Each effect, and what is there afterwards.
+
+use fabrik::hetzner::{HetznerError, Outcome};
+use fabrik_core::effect::{Choice, Effect};
+use fabrik_core::observed::FirewallRule;
+use serde_json::json;
+
+use super::world::{Bed, KEY, intent, name};
+
+#[tokio::test]
+async fn a_server_gets_all_that_it_was_ordered_with() {
+    let bed = Bed::start().await;
+    let mut order = bed.order().await;
+    let key = create(&bed, &ssh_key("demo-alice")).await;
+    let group = create(&bed, &placement_group("demo-workers-1")).await;
+    order.ssh_keys = vec![key];
+    order.placement_group = Some(group);
+    let (network, firewall) = (order.network, order.firewall);
+    let id = create(&bed, &Effect::CreateServer(order)).await;
+
+    let state = bed.control("state").await;
+    let servers = state["servers"].as_array().unwrap();
+    let [server] = servers.as_slice() else {
+        panic!("{servers:?}")
+    };
+    assert_eq!(server["id"], json!(id));
+    assert_eq!(server["name"], json!(name()));
+    assert_eq!(server["private_net"][0]["network"], json!(network));
+    assert_eq!(server["public_net"]["firewalls"][0]["id"], json!(firewall));
+    assert_eq!(server["placement_group"]["id"], json!(group));
+    assert_eq!(server["user_data"], "{\"fabrik\":1}");
+    let labels = json!({"fabrik.dev/cluster": bed.cluster, "fabrik.dev/pool": "workers",
+        "fabrik.dev/role": "agent", "fabrik.dev/intent": intent()});
+    assert_eq!(server["labels"], labels);
+    let orders = bed.requests("POST", "/v1/servers").await;
+    assert_eq!(orders.last().unwrap()["body"]["ssh_keys"], json!([key]));
+}
+
+#[tokio::test]
+async fn what_is_there_already_is_found_and_seen_as_ours() {
+    let bed = Bed::start().await;
+    for effect in [ssh_key("demo-alice"), placement_group("demo-workers-1")] {
+        let id = create(&bed, &effect).await;
+        assert_eq!(bed.execute(&effect).await, Ok(Outcome::Found(id)));
+    }
+    let seen = bed.observe().await.unwrap();
+    assert!(seen.ssh_keys["alice"].ours);
+    assert_eq!(seen.ssh_keys["alice"].public_key, KEY);
+    assert!(seen.placement_groups["demo-workers-1"].servers.is_empty());
+    assert!(seen.taken.is_empty(), "{:?}", seen.taken);
+}
+
+#[tokio::test]
+async fn firewall_rules_are_replaced_and_read_back() {
+    let bed = Bed::start().await;
+    let firewall = Effect::CreateFirewall {
+        name: "demo".to_owned(),
+        rules: vec![rule("icmp", "")],
+    };
+    let id = create(&bed, &firewall).await;
+    let mut rules = vec![rule("tcp", "22"), rule("udp", "51820")];
+    let set = |firewall| Effect::SetFirewallRules {
+        firewall,
+        name: "demo".to_owned(),
+        rules: rules.clone(),
+    };
+    bed.execute(&set(id)).await.unwrap();
+    let foreign = bed.post("firewalls", json!({"name": "hers"})).await;
+    let error = bed
+        .execute(&set(foreign["firewall"]["id"].as_u64().unwrap()))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, HetznerError::NotOurs { .. }), "{error}");
+    let error = bed.execute(&set(999_999)).await.unwrap_err();
+    assert!(matches!(error, HetznerError::NotFound { .. }), "{error}");
+
+    let mut seen = bed.observe().await.unwrap().firewall.unwrap().rules;
+    seen.sort();
+    rules.sort();
+    assert_eq!(seen, rules);
+}
+
+#[tokio::test]
+async fn a_name_that_somebody_else_has_is_told_with_its_holder() {
+    let bed = Bed::start().await;
+    let order = bed.order().await;
+    bed.post(
+        "placement_groups",
+        json!({"name": "demo-workers-1", "type": "spread"}),
+    )
+    .await;
+    let server = json!({"name": name(), "server_type": "cx23", "image": "debian-12",
+        "location": "fsn1", "labels": {"fabrik.dev/cluster": "another"}});
+    bed.post("servers", server).await;
+    let cases = [
+        (
+            placement_group("demo-workers-1"),
+            "placement group `demo-workers-1`",
+            "without a fabrik label",
+        ),
+        (
+            Effect::CreateServer(order),
+            "server `demo-workers-k3x9qd`",
+            "of fabrik cluster another",
+        ),
+    ];
+    for (effect, what, whose) in cases {
+        let error = bed.execute(&effect).await.unwrap_err();
+        let HetznerError::NameTaken { holder, .. } = &error else {
+            panic!("{error}")
+        };
+        assert!(
+            holder.starts_with(what) && holder.ends_with(whose),
+            "{holder}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_stock_the_next_choice_is_tried_and_in_the_end_all_are_named() {
+    let bed = Bed::start().await;
+    bed.out_of_stock(json!({"cx33": ["fsn1"]})).await;
+    let mut order = bed.order().await;
+    let choice = |location: &str| Choice {
+        server_type: "cx33".to_owned(),
+        location: location.to_owned(),
+    };
+    order.choices = vec![choice("fsn1"), choice("nbg1")];
+    let effect = Effect::CreateServer(order);
+    create(&bed, &effect).await;
+    let seen = bed.observe().await.unwrap();
+    let server = seen.servers.values().next().unwrap();
+    assert_eq!(server.location, "nbg1");
+
+    let Effect::CreateServer(mut order) = effect else {
+        unreachable!()
+    };
+    order.intent = "aaaaaa".parse().unwrap();
+    order.name = "demo-workers-aaaaaa".parse().unwrap();
+    bed.out_of_stock(json!({"*": ["fsn1", "nbg1"]})).await;
+    let error = bed.execute(&Effect::CreateServer(order)).await.unwrap_err();
+    let HetznerError::OutOfStock { tried, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(tried, "cx33 in fsn1, cx33 in nbg1");
+    assert_eq!(bed.observe().await.unwrap().servers.len(), 1);
+}
+
+async fn create(bed: &Bed, effect: &Effect) -> u64 {
+    match bed.execute(effect).await.unwrap() {
+        Outcome::Created(id) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ssh_key(name: &str) -> Effect {
+    Effect::CreateSshKey {
+        name: name.to_owned(),
+        public_key: format!("{KEY} alice@home"),
+    }
+}
+
+fn placement_group(name: &str) -> Effect {
+    Effect::CreatePlacementGroup {
+        name: name.to_owned(),
+        pool: "workers".parse().unwrap(),
+    }
+}
+
+fn rule(protocol: &str, port: &str) -> FirewallRule {
+    FirewallRule {
+        protocol: protocol.to_owned(),
+        port: port.to_owned(),
+        source_ips: ["0.0.0.0/0".to_owned(), "::/0".to_owned()].into(),
+    }
+}
