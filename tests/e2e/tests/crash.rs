@@ -1,0 +1,289 @@
+//! The leader is killed at each effect of 2 → 4 → 2 workers while Hetzner's replies are lost. At the end exactly the
+//! wanted servers exist, and nothing of what was under way is left over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use fabrik_bed::{Bed, Options};
+use fabrik_e2e::faults::{self, AuditTail};
+use k8s_openapi::api::core::v1::{Node, Secret};
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use serde_json::json;
+
+const DEADLINE: Duration = Duration::from_secs(100);
+/// Often enough that the leader has hardly gone on.
+const SAMPLE: Duration = Duration::from_millis(1);
+/// Each write of the ledger is a place to die at, up to this many.
+const MAX_LEDGER_KILLS: usize = 14;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_killed_at_each_effect_leaves_exactly_what_is_wanted() -> Result<()> {
+    let seed = std::env::var("FABRIK_E2E_SEED").map_or(Ok(20), |text| text.parse())?;
+    println!("seed {seed}");
+    let options = Options {
+        fabrik: true,
+        webhooks: true,
+        ..Options::default()
+    };
+    let bed = Bed::start(options).await?;
+    shorten_lease(&bed)?;
+    bed.default_repo(2)?;
+    resize(&bed, 2, 2)?;
+    settled(&bed, 2, None).await?;
+
+    let mut killer = Killer::new(&bed, seed)?;
+    killer.order_faults().await?;
+    resize(&bed, 2, 4)?;
+    settled(&bed, 4, Some(&mut killer)).await?;
+    bed.kubectl(&[
+        "create",
+        "deployment",
+        "web",
+        "--image=web",
+        "--replicas=12",
+    ])?;
+    bed.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"])?;
+    resize(&bed, 4, 2)?;
+    settled(&bed, 2, Some(&mut killer)).await?;
+    println!("killed {} times: {:?}", killer.kills.len(), killer.kills);
+    for verb in [
+        "ledger",
+        "create-token",
+        "create-server",
+        "label-node",
+        "cordon",
+        "revoke-token",
+        "evict",
+        "power-off",
+        "delete-node",
+        "delete-server",
+    ] {
+        ensure!(
+            killer.kills.iter().any(|(v, _)| v == verb),
+            "never killed at {verb}"
+        );
+    }
+    nothing_was_done_twice(&bed).await?;
+    bed.shutdown().await;
+    Ok(())
+}
+
+/// A killed leader's lease has to end before its successor acts: less of it, more kills.
+fn shorten_lease(bed: &Bed) -> Result<()> {
+    let config = bed.founding()?.config;
+    let text = std::fs::read_to_string(&config)?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for line in &mut lines {
+        for (key, value) in [
+            ("lease-duration", "2s"),
+            ("renew-deadline", "1500ms"),
+            ("retry-period", "200ms"),
+        ] {
+            if line.starts_with(key) {
+                *line = format!("{key} = \"{value}\"");
+            }
+        }
+    }
+    bed.fabrik(0).kill();
+    std::fs::write(&config, lines.join("\n") + "\n")?;
+    bed.fabrik(0).start()
+}
+
+fn resize(bed: &Bed, from: u32, to: u32) -> Result<()> {
+    let mut spec = bed.git().read("cluster.toml")?;
+    spec = spec.replace(&format!("count = {from}"), &format!("count = {to}"));
+    if !spec.contains("[limits]") {
+        spec.push_str("\n[limits]\ncreations-per-hour = 100\ndeletions-per-hour = 100\n");
+    }
+    bed.git().write("cluster.toml", spec)?;
+    bed.git()
+        .commit_and_push(&format!("Have {to} workers"))
+        .map(drop)
+}
+
+/// Kills at each effect that it has not killed at yet, and starts the successor.
+struct Killer<'a> {
+    bed: &'a Bed,
+    audit: AuditTail,
+    last_request: u64,
+    random: u64,
+    kills: Vec<(String, String)>,
+}
+
+impl<'a> Killer<'a> {
+    fn new(bed: &'a Bed, seed: u64) -> Result<Self> {
+        let audit = AuditTail::new(bed, 0)?;
+        Ok(Self {
+            bed,
+            audit,
+            last_request: 0,
+            random: seed,
+            kills: Vec::new(),
+        })
+    }
+
+    /// Replies are lost, or come so late that the leader dies before it has them.
+    async fn order_faults(&mut self) -> Result<()> {
+        self.last_request = faults::last_request(self.bed).await?;
+        for (method, path) in [
+            ("POST", "^/v1/servers$"),
+            ("POST", "/actions/poweroff$"),
+            ("DELETE", "^/v1/servers/"),
+        ] {
+            for _ in 0..3 {
+                let fault = if self.coin() {
+                    json!({"method": method, "path": path, "kind": "reply_lost"})
+                } else {
+                    json!({"method": method, "path": path, "kind": "delay", "delay_ms": 1500})
+                };
+                faults::order(self.bed, fault).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn coin(&mut self) -> bool {
+        // Knuth's MMIX generator; its high bits are good enough for a coin.
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.random >> 63 == 1
+    }
+
+    /// Looks at the API server's log all the time and at the emulator's now and then: its replies are late or lost,
+    /// so that the leader goes on from nothing that it did there.
+    async fn keep_killing(&mut self) -> Result<()> {
+        loop {
+            for _ in 0..5 {
+                let events = self.audit.completed()?;
+                self.strike(events.iter().filter_map(faults::cluster_effect).collect())?;
+                tokio::time::sleep(SAMPLE).await;
+            }
+            let mut effects = Vec::new();
+            for request in faults::requests(self.bed, self.last_request).await? {
+                self.last_request = request.seq;
+                effects.extend(faults::server_effect(&request));
+            }
+            self.strike(effects)?;
+        }
+    }
+
+    /// Kills if there is an effect among these that it has not killed at.
+    fn strike(&mut self, effects: Vec<(&str, String)>) -> Result<()> {
+        let count = |verb: &str| self.kills.iter().filter(|(v, _)| v == verb).count();
+        let fresh = |kill: &(String, String)| match kill.0.as_str() {
+            "ledger" => count("ledger") < MAX_LEDGER_KILLS,
+            // Two evictions are as good as all of them.
+            "evict" => count("evict") < 2,
+            _ => !self.kills.contains(kill),
+        };
+        // Of those that came together, the one that was met least.
+        let fresh = effects
+            .into_iter()
+            .map(|(verb, target)| (verb.to_owned(), target))
+            .filter(fresh)
+            .min_by_key(|(verb, _)| count(verb));
+        if let Some(kill) = fresh {
+            self.kills.push(kill);
+            self.bed.fabrik(0).kill();
+            self.bed.fabrik(0).start()?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits, killing meanwhile, until exactly `count` workers are there and nothing is under way.
+async fn settled(bed: &Bed, count: usize, killer: Option<&mut Killer<'_>>) -> Result<()> {
+    let what = format!("exactly {count} workers, and nothing under way");
+    let settled = bed.wait_until(&what, DEADLINE, async || {
+        let left = left_over(bed, count).await?;
+        ensure!(left.is_empty(), "left over: {left}");
+        Ok(Some(()))
+    });
+    match killer {
+        None => settled.await,
+        Some(killer) => tokio::select! {
+            settled = settled => settled,
+            failed = killer.keep_killing() => failed,
+        },
+    }
+}
+
+/// What there is that should not be; empty when all is as wanted.
+async fn left_over(bed: &Bed, count: usize) -> Result<String> {
+    let kube = bed.kube().await?;
+    let kind = GroupVersionKind::gvk("fabrik.dev", "v1alpha1", "FabrikLedger");
+    let ledgers: Api<DynamicObject> = Api::all_with(kube.clone(), &ApiResource::from_gvk(&kind));
+    let ledger = ledgers.get("ledger").await?;
+    let ledger = &ledger.data["spec"];
+    let length = |key: &str| ledger[key].as_object().map_or(0, serde_json::Map::len);
+    if length("intents") + length("tickets") > 0 || length("members") != count {
+        return Ok(format!("ledger {ledger}"));
+    }
+    let workers = faults::workers(bed).await?;
+    let nodes = Api::<Node>::all(kube.clone())
+        .list(&ListParams::default())
+        .await?
+        .items;
+    let names: BTreeSet<_> = nodes
+        .iter()
+        .filter_map(|n| n.metadata.name.clone())
+        .filter(|n| workers.contains(n))
+        .collect();
+    if workers.len() != count || names.len() != count || nodes.len() != count + 1 {
+        return Ok(format!(
+            "servers {workers:?}, of them in the cluster {names:?}, {} Nodes",
+            nodes.len()
+        ));
+    }
+    if let Some(node) = nodes.iter().find(|n| {
+        n.spec
+            .as_ref()
+            .is_some_and(|s| s.unschedulable == Some(true))
+    }) {
+        return Ok(format!("{:?} is cordoned", node.metadata.name));
+    }
+    let secrets = Api::<Secret>::namespaced(kube, "kube-system")
+        .list_metadata(&ListParams::default())
+        .await?;
+    let tokens: Vec<_> = secrets
+        .items
+        .iter()
+        .filter_map(|s| s.metadata.name.clone())
+        .filter(|name| name.starts_with("bootstrap-token-"))
+        .collect();
+    Ok(if tokens.is_empty() {
+        String::new()
+    } else {
+        format!("tokens {tokens:?}")
+    })
+}
+
+async fn nothing_was_done_twice(bed: &Bed) -> Result<()> {
+    let mut created: BTreeMap<String, usize> = BTreeMap::new();
+    let mut deleted = BTreeSet::new();
+    for request in faults::requests(bed, 0).await? {
+        match faults::server_effect(&request) {
+            Some(("create-server", _)) => {
+                let body = request.body.as_ref().context("a creation without a body")?;
+                let Some(intent) = body["labels"]["fabrik.dev/intent"].as_str() else {
+                    continue;
+                };
+                *created.entry(intent.to_owned()).or_default() += 1;
+            }
+            Some(("delete-server", id)) => {
+                deleted.insert(id);
+            }
+            _ => {}
+        }
+    }
+    ensure!(
+        created.len() == 4 && created.values().all(|n| *n == 1),
+        "creations by intent: {created:?}"
+    );
+    ensure!(deleted.len() == 2, "deleted: {deleted:?}");
+    Ok(())
+}

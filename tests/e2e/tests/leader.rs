@@ -1,0 +1,107 @@
+//! The leader ends, in order or not: another of the three goes on.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use fabrik_bed::Options;
+use fabrik_e2e::{SOON, World};
+
+const AFTER_STOP: Duration = Duration::from_secs(2);
+const AFTER_KILL: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_replica_goes_on() -> Result<()> {
+    let world = World::start(Options {
+        servers: 3,
+        ..Options::default()
+    })
+    .await?;
+    as_in_production(&world)?;
+    let first = world.bed.default_repo(1)?;
+    world.workers_ready(1).await?;
+    world.carried_out(&first).await?;
+
+    let leader = holder(&world)?.context("nobody leads")?;
+    let other = succeeds(&world, &leader, AFTER_STOP, || stop(&world, &leader, false)).await?;
+    world.push_edited("count = 1", "count = 2")?;
+    world.workers_ready(2).await?;
+
+    restart(&world, &leader)?;
+    let third = succeeds(&world, &other, AFTER_KILL, || stop(&world, &other, true)).await?;
+    let last = world.push_edited("count = 2", "count = 1")?;
+    world.workers_ready(1).await?;
+    world.carried_out(&last).await?;
+    assert_eq!(world.status()?["leader"], third.as_str());
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+/// Gives each replica the timings that it has outside of tests.
+fn as_in_production(world: &World) -> Result<()> {
+    for server in world.bed.servers() {
+        let fabrik = &server.fabrik;
+        fabrik.stop();
+        let config = fabrik.founding().context("not founded")?.config;
+        let text = std::fs::read_to_string(&config)?;
+        let changed = text
+            .replace("lease-duration = \"4s\"", "lease-duration = \"12s\"")
+            .replace("renew-deadline = \"3s\"", "renew-deadline = \"8s\"")
+            .replace("retry-period = \"500ms\"", "retry-period = \"1s\"");
+        for wanted in ["\"12s\"", "\"8s\"", "\"1s\""] {
+            ensure!(changed.contains(wanted), "no {wanted} in:\n{changed}");
+        }
+        std::fs::write(&config, changed)?;
+    }
+    let mut servers = world.bed.servers().iter();
+    servers.try_for_each(|server| server.fabrik.start())
+}
+
+/// Ends the leader and waits for another one to hold the Lease; returns its name.
+async fn succeeds(
+    world: &World,
+    before: &str,
+    limit: Duration,
+    end: impl FnOnce() -> Result<()>,
+) -> Result<String> {
+    end()?;
+    let since = Instant::now();
+    let next = world
+        .bed
+        .wait_until("another one leads", SOON, async || {
+            Ok(holder(world)?.filter(|holder| holder != before))
+        })
+        .await?;
+    let took = since.elapsed();
+    ensure!(took < limit, "{next} leads after {took:?}");
+    Ok(next)
+}
+
+/// The server whose replica holds the Lease.
+fn holder(world: &World) -> Result<Option<String>> {
+    let lease = world.get(&["lease", "-n", "fabrik-system", "fabrik-leader"])?;
+    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+    let servers = world.bed.servers().iter();
+    let mut names = servers.map(|s| s.control_plane.name().to_owned());
+    Ok(names.find(|name| holder.starts_with(name.as_str())))
+}
+
+fn stop(world: &World, name: &str, by_kill: bool) -> Result<()> {
+    let fabrik = &server(world, name)?.fabrik;
+    if by_kill {
+        fabrik.kill();
+    } else {
+        fabrik.stop();
+    }
+    ensure!(!fabrik.is_running());
+    Ok(())
+}
+
+fn restart(world: &World, name: &str) -> Result<()> {
+    server(world, name)?.fabrik.start()
+}
+
+fn server<'a>(world: &'a World, name: &str) -> Result<&'a fabrik_bed::server::Server> {
+    let mut servers = world.bed.servers().iter();
+    let found = servers.find(|s| s.control_plane.name() == name);
+    found.map(AsRef::as_ref).with_context(|| name.to_owned())
+}
