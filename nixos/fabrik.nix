@@ -1,0 +1,143 @@
+# `services.fabrik`: runs `fabrik run` on a control-plane node, with the configuration file that `fabrik found` also
+# writes. Secrets are files outside the store; this module only holds their paths.
+fabrik:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.fabrik;
+  toml = pkgs.formats.toml { };
+
+  path = lib.types.addCheck lib.types.str (lib.hasPrefix "/") // {
+    description = "absolute path of a file that is not in the store";
+  };
+  required = type: description: lib.mkOption { inherit type description; };
+  optional =
+    type: default: description:
+    lib.mkOption { inherit type default description; };
+  # A table of the file, whose keys are these and no others.
+  table = options: lib.mkOption {
+    type = lib.types.submodule { inherit options; };
+    default = { };
+    description = "A table of the configuration file.";
+  };
+  # A key that is left out of the file where it is not set.
+  maybe = description: optional (lib.types.nullOr path) null description;
+
+  withoutNulls = lib.filterAttrsRecursive (_: value: value != null);
+  configFile = toml.generate "fabrik.toml" (withoutNulls cfg.settings);
+in
+{
+  options.services.fabrik = {
+    enable = lib.mkEnableOption "fabrik, which makes the cluster follow its git repository";
+
+    package = optional lib.types.package fabrik.packages.${pkgs.stdenv.hostPlatform.system}.default
+      "The fabrik to run.";
+
+    settings = {
+      node = required lib.types.str "The name of this server's Node.";
+      state-dir = optional path "/var/lib/fabrik" "Where the clone of the repository is.";
+      listen = optional lib.types.str "127.0.0.1:9640" "Where health, metrics and the webhook are served.";
+      cluster = table {
+        name = required lib.types.str "The cluster's name, as in cluster.toml.";
+        id = required lib.types.str "The cluster's id, as founding printed it.";
+      };
+      kubernetes = table {
+        servers = required (lib.types.listOf lib.types.str) "API servers, tried in order.";
+        ca-file = required path "The CA of the API servers.";
+        leader-token-file = required path "Where the leader's token is kept.";
+        applier-token-file = required path "Where the applier's token is kept.";
+        admin-kubeconfig = maybe "Used only to make the two tokens when they are missing or have ended.";
+        join-url = required lib.types.str "What a joining worker gets as its server.";
+      };
+      repository = table {
+        url = required lib.types.str "The cluster's repository.";
+        branch = optional lib.types.str "main" "The branch to follow.";
+        deploy-key-file = maybe "The key for SSH.";
+        known-hosts-file = maybe "The pinned host keys for SSH.";
+        poll = optional lib.types.str "15s" "How often the branch is looked at, webhooks aside.";
+      };
+      secrets = table {
+        age-key-file = required path "The cluster's age identity.";
+      };
+      hetzner = table {
+        endpoint = optional lib.types.str "https://api.hetzner.cloud/v1" "Where Hetzner's API is.";
+      };
+      webhook = optional (lib.types.nullOr (lib.types.submodule {
+        options.secret-file = required path "The secret that the git server signs its calls with.";
+      })) null "How calls of the git server are verified; without it there is no webhook.";
+      leader-election = table {
+        lease-duration = optional lib.types.str "12s" "When the others may take the lead.";
+        renew-deadline = optional lib.types.str "8s" "When a leader that could not renew stops acting.";
+        retry-period = optional lib.types.str "1s" "How often the lead is renewed or asked for.";
+      };
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    environment.systemPackages = [ cfg.package ];
+
+    systemd.services.fabrik = {
+      description = "fabrik: the cluster follows its git repository";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+      # ssh for repositories by SSH, git for local paths, sops for secrets.
+      path = [
+        pkgs.git
+        pkgs.openssh
+        pkgs.sops
+      ];
+      environment.SSL_CERT_FILE = "/etc/ssl/certs/ca-certificates.crt";
+      serviceConfig = {
+        ExecStart = "${lib.getExe cfg.package} --log-format json run --config ${configFile}";
+        Restart = "always";
+        RestartSec = "2s";
+        # A leader that stops in order hands over before.
+        TimeoutStopSec = "20s";
+        StateDirectory = "fabrik";
+        StateDirectoryMode = "0700";
+        UMask = "0077";
+        # It reads the admin's kubeconfig and key files that are root's, and nothing else as root.
+        CapabilityBoundingSet = "";
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        NoNewPrivileges = true;
+        PrivateDevices = true;
+        PrivateTmp = true;
+        ProcSubset = "pid";
+        ProtectClock = true;
+        ProtectControlGroups = true;
+        ProtectHome = true;
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectProc = "invisible";
+        ProtectSystem = "strict";
+        # Tokens are renewed beside each other's old ones.
+        ReadWritePaths = lib.unique (map dirOf [
+          cfg.settings.kubernetes.leader-token-file
+          cfg.settings.kubernetes.applier-token-file
+        ]);
+        RemoveIPC = true;
+        RestrictAddressFamilies = [
+          "AF_INET"
+          "AF_INET6"
+          "AF_UNIX"
+        ];
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        SystemCallArchitectures = "native";
+        SystemCallFilter = [
+          "@system-service"
+          "~@privileged @resources"
+        ];
+      };
+    };
+  };
+}

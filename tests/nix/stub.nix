@@ -1,0 +1,101 @@
+# A STUB of nixpkgs' lib and pkgs, so that nixos/fabrik.nix can be evaluated where no nixpkgs is. It applies defaults
+# and refuses a key that has no option; it knows nothing of types. The flake's own checks use the real ones.
+let
+  lib = {
+    types = {
+      str = "str";
+      package = "package";
+      nullOr = type: "null or ${toString type}";
+      listOf = type: "list of ${type}";
+      addCheck = type: _: { name = type; __toString = self: self.name; };
+      submodule = module: { inherit (module) options; __toString = _: "submodule"; };
+    };
+    hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
+    mkOption = option: option // { isOption = true; };
+    mkEnableOption = description: lib.mkOption { inherit description; type = "bool"; default = false; };
+    mkIf = condition: content: if condition then content else { };
+    unique = builtins.foldl' (seen: item: if builtins.elem item seen then seen else seen ++ [ item ]) [ ];
+    getExe = package: "${package}/bin/fabrik";
+    filterAttrsRecursive =
+      keep: set:
+      builtins.listToAttrs (
+        builtins.concatMap (
+          name:
+          let
+            value = set.${name};
+          in
+          if !keep name value then
+            [ ]
+          else
+            [
+              {
+                inherit name;
+                value = if builtins.isAttrs value then lib.filterAttrsRecursive keep value else value;
+              }
+            ]
+        ) (builtins.attrNames set)
+      );
+  };
+
+  pkgs = {
+    stdenv.hostPlatform.system = "stub";
+    git = "git";
+    openssh = "openssh";
+    sops = "sops";
+    formats.toml = _: { generate = name: settings: "/stub/${builtins.seq (builtins.toJSON settings) name}"; };
+  };
+
+  # Values of options: what is given, else the default, else an error that names the option.
+  fill =
+    path: options: given:
+    let
+      unknown = builtins.filter (name: !(options ? ${name})) (builtins.attrNames given);
+      one =
+        name: option:
+        let
+          here = "${path}.${name}";
+          value = given.${name} or option.default or (throw "the option ${here} has no value");
+        in
+        if !(option.isOption or false) then
+          fill here option (given.${name} or { })
+        else if builtins.isAttrs (option.type or null) && option.type ? options then
+          fill here option.type.options value
+        else
+          value;
+    in
+    if unknown != [ ] then
+      throw "the option ${path}.${builtins.head unknown} does not exist"
+    else
+      builtins.mapAttrs one options;
+
+  evaluate =
+    example:
+    let
+      module = import ../../nixos/fabrik.nix { packages.stub.default = "/stub/fabrik"; } {
+        inherit lib pkgs;
+        config.services.fabrik = fill "services.fabrik" module.options.services.fabrik example.services.fabrik;
+      };
+    in
+    module.config;
+
+  example = import ./example.nix;
+in
+{
+  unit = (evaluate example).systemd.services.fabrik;
+  refusesUnknownKey =
+    !(builtins.tryEval (
+      builtins.deepSeq (evaluate {
+        services.fabrik = example.services.fabrik // {
+          settings = example.services.fabrik.settings // { nodes = "typo"; };
+        };
+      }) true
+    )).success;
+  refusesMissingKey =
+    !(builtins.tryEval (
+      builtins.deepSeq (evaluate {
+        services.fabrik = example.services.fabrik // {
+          settings = builtins.removeAttrs example.services.fabrik.settings [ "node" ];
+        };
+      }) true
+    )).success;
+}
