@@ -1,0 +1,81 @@
+# What a person runs. Nothing has to be installed by hand: what is missing is fetched or built into target/ once.
+
+export CARGO_TERM_COLOR ?= auto
+CARGO ?= cargo
+DENY  := target/tools/bin/cargo-deny
+DENY_VERSION := 0.20.2
+BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
+PARTS := $(or $(FABRIK_PARTS_DIR),target/parts)
+SOPS  := $(PARTS)/sops-3.13.3/sops
+# For tests that call sops without a bed.
+export FABRIK_SOPS ?= $(abspath $(SOPS))
+
+.PHONY: help
+help:
+	@echo 'make demo    a push changes the size of a cluster, played before your eyes (KEEP=1 leaves it running)'
+	@echo 'make check   format, clippy, unit tests: under a minute when warm'
+	@echo 'make test    everything: real git, API server, etcd and sops'
+	@echo 'make bench   the numbers of docs/performance.md'
+
+.PHONY: demo
+demo:
+	@if [ ! -x "$(BUILT)/fabrik" ] || [ ! -x "$(PARTS)/kubernetes-1.36.3/kube-apiserver" ]; then \
+		echo 'The first time: about 15 minutes on two cores, to build fabrik and what the demo'; \
+		echo 'runs on. Then it plays, in about two minutes. From the second time on it only plays.'; \
+	fi
+	$(CARGO) build --workspace
+	@$(BUILT)/bed parts
+	@$(BUILT)/bed demo $(if $(KEEP),--keep)
+
+.PHONY: check
+check: components $(FABRIK_SOPS)
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --lib --bins -- -D warnings
+	$(CARGO) test --workspace --lib --bins
+
+.PHONY: test
+test: packages components $(FABRIK_SOPS) format lint deny nix
+	$(CARGO) test --workspace --no-run
+	$(BUILT)/bed parts
+	$(CARGO) test --workspace --no-fail-fast
+
+.PHONY: bench
+bench:
+	$(CARGO) bench -p fabrik-core
+	$(CARGO) build --release -p fabrik
+	$(CARGO) build --workspace
+	$(BUILT)/bed parts
+	FABRIK_BIN=$(abspath $(BUILT))/../release/fabrik $(BUILT)/bed bench
+
+.PHONY: format lint deny nix packages components
+format:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# Advisories need their database from the network: see .ci/deny.
+deny: $(DENY)
+	.ci/deny $(DENY)
+
+$(DENY):
+	@echo 'building cargo-deny $(DENY_VERSION), once: some minutes'
+	env -u CARGO_TARGET_DIR $(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --debug --root target/tools
+
+nix:
+	tests/nix/check.sh
+
+# Debian's packages that the tests use; as another user, or elsewhere, they only have to be there.
+packages:
+	@.ci/packages
+
+# rustup's minimal profile leaves them out.
+components:
+	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+# As the bed builds it, which builds the other parts as well.
+$(abspath $(SOPS)):
+	@echo 'building sops, once: about a minute'
+	cd tests/bed/parts/$(notdir $(@D)) && GOFLAGS= GOTOOLCHAIN=local CGO_ENABLED=0 \
+		go build -mod=readonly -buildvcs=false -trimpath -ldflags='-s -w' -o $@ github.com/getsops/sops/v3/cmd/sops
