@@ -11,6 +11,7 @@ use super::connect::from_kubeconfig;
 use super::credentials;
 use super::error::ClusterError;
 use super::founding;
+use super::lease::{KubeLease, LeaseError};
 use crate::config::{self, Config};
 use crate::repo::RepositoryConfig;
 use crate::secrets::{SecretsError, founding_keys};
@@ -80,6 +81,8 @@ pub enum FoundError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(transparent)]
+    Lease(#[from] LeaseError),
+    #[error(transparent)]
     Secrets(#[from] SecretsError),
     #[error(transparent)]
     Config(#[from] config::ConfigError),
@@ -125,6 +128,9 @@ pub async fn found(options: FoundOptions) -> Result<Founded, FoundError> {
     founding::apply_manifests(&admin).await?;
     let cluster_id = founding::cluster_id(&admin).await?;
     founding::ensure_cluster(&admin, &options.name, &cluster_id).await?;
+    KubeLease::new(admin.clone(), options.lease_duration)
+        .make_for_the_first_leader()
+        .await?;
 
     let keys = founding_keys::ensure(&dir, &options.name)?;
     let ca_file = dir.join("ca.crt");

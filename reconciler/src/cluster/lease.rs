@@ -16,7 +16,7 @@ use crate::config::LeaderElection;
 
 mod store;
 
-pub use store::KubeLease;
+pub use store::{KubeLease, LEASE_NAME};
 
 /// The Lease as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Record {
     pub transitions: u64,
     /// Changes with each write (`resourceVersion`).
     pub version: String,
+    /// For how long the holder may trust itself at most.
+    pub duration: Duration,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,8 @@ pub enum LeaseError {
 
 /// Where the Lease is kept; both writes are compare-and-swap.
 pub trait LeaseStore: Send + Sync + 'static {
+    /// The newest epoch that anything was written under. A Lease that is made anew goes on from it.
+    fn last_epoch(&self) -> impl Future<Output = Result<u64, LeaseError>> + Send;
     fn read(&self) -> impl Future<Output = Result<Option<Record>, LeaseError>> + Send;
     /// Writes over what `before` says is there (`None`: nothing), or fails with `Conflict`.
     fn write(
@@ -99,7 +103,7 @@ pub struct Candidate<S> {
     identity: String,
     timing: LeaderElection,
     /// The version that was seen last, and when it was seen first.
-    seen: Option<(String, Instant)>,
+    seen: Option<(Option<String>, Instant)>,
 }
 
 impl<S: LeaseStore> Candidate<S> {
@@ -135,7 +139,10 @@ impl<S: LeaseStore> Candidate<S> {
             return Ok(None);
         }
         let began = Instant::now();
-        let transitions = record.as_ref().map_or(0, |r| r.transitions + 1);
+        let transitions = match &record {
+            Some(record) => record.transitions + 1,
+            None => self.store.last_epoch().await? + 1,
+        };
         let record = self
             .store
             .write(Some(&self.identity), transitions, record.as_ref())
@@ -148,20 +155,20 @@ impl<S: LeaseStore> Candidate<S> {
         Ok(Some(self.lead(record, began)))
     }
 
-    /// Nobody holds it, or it has not changed for `lease-duration` before our eyes.
+    /// Its holder gave it back, or it has not changed before our eyes for as long as we, or its holder, call a lease's
+    /// length. Where there is none, somebody may have deleted it under a leader that has not noticed yet.
     fn is_free(&mut self, record: Option<&Record>) -> bool {
-        let Some(Record {
-            holder: Some(_),
-            version,
-            ..
-        }) = record
-        else {
+        if record.is_some_and(|r| r.holder.is_none()) {
             return true;
-        };
+        }
+        let version = record.map(|r| r.version.clone());
+        let theirs = record.map_or(Duration::ZERO, |r| r.duration);
         match &self.seen {
-            Some((seen, since)) if seen == version => since.elapsed() >= self.timing.lease_duration,
+            Some((seen, since)) if *seen == version => {
+                since.elapsed() >= self.timing.lease_duration.max(theirs)
+            }
             _ => {
-                self.seen = Some((version.clone(), Instant::now()));
+                self.seen = Some((version, Instant::now()));
                 false
             }
         }
@@ -264,7 +271,9 @@ impl<S: LeaseStore> Renewal<S> {
                 return self;
             };
             let began = Instant::now();
-            match tokio::time::timeout_at(until, self.renew()).await {
+            // A try that hangs must leave time for another one, at another API server.
+            let end_of_try = until.min(began + self.timing.renew_deadline / 3);
+            match tokio::time::timeout_at(end_of_try, self.renew()).await {
                 Ok(Ok(())) => {
                     self.until
                         .send_replace(Some(began + self.timing.renew_deadline));
@@ -276,6 +285,9 @@ impl<S: LeaseStore> Renewal<S> {
                 }
                 Ok(Err(error)) if Instant::now() < until => {
                     warn!(%error, "could not renew the lease; trying again");
+                }
+                Err(_elapsed) if Instant::now() < until => {
+                    warn!("renewing the lease takes long; trying again");
                 }
                 Ok(Err(_)) | Err(_) => {
                     warn!("the lease could not be renewed in time");

@@ -75,6 +75,11 @@ impl LedgerStore {
         Ok((decode(&object.spec)?, Version { object }))
     }
 
+    /// The epoch of the leader that wrote last; 0 where none has written yet.
+    pub async fn last_epoch(&self) -> Result<i64, LedgerError> {
+        Ok(epoch_of(&self.read().await?.1.object))
+    }
+
     /// Replaces what `version` is, and nothing else, as the leader of `epoch`.
     pub async fn write(
         &self,

@@ -5,11 +5,29 @@ use std::sync::Mutex;
 use super::*;
 
 /// A Lease that can be cut off from one replica.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Memory {
     record: Arc<Mutex<Option<Record>>>,
     cut_off: Arc<Mutex<bool>>,
 }
+
+/// As founding leaves it.
+impl Default for Memory {
+    fn default() -> Self {
+        let given_back = Record {
+            holder: None,
+            transitions: 0,
+            version: "1".to_owned(),
+            duration: LEASE,
+        };
+        Self {
+            record: Arc::new(Mutex::new(Some(given_back))),
+            cut_off: Arc::default(),
+        }
+    }
+}
+
+const LEASE: Duration = Duration::from_secs(12);
 
 impl Memory {
     fn same_lease(&self) -> Self {
@@ -39,6 +57,11 @@ impl Memory {
 }
 
 impl LeaseStore for Memory {
+    async fn last_epoch(&self) -> Result<u64, LeaseError> {
+        self.reach()?;
+        Ok(7)
+    }
+
     async fn read(&self) -> Result<Option<Record>, LeaseError> {
         self.reach()?;
         Ok(self.record.lock().unwrap().clone())
@@ -62,6 +85,7 @@ impl LeaseStore for Memory {
             holder: holder.map(str::to_owned),
             transitions,
             version,
+            duration: LEASE,
         };
         *record = Some(written.clone());
         Ok(written)
@@ -176,4 +200,39 @@ async fn a_stolen_lease_ends_the_leadership_at_the_next_renewal() {
         Some("thief"),
         "what is not ours is not given back"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_lease_makes_no_second_leader_and_no_older_epoch() {
+    let lease = Memory::default();
+    let first = candidate("a", &lease).acquire().await;
+    let second = tokio::spawn({
+        let lease = lease.clone();
+        async move {
+            let leadership = candidate("b", &lease).acquire().await;
+            (leadership, Instant::now())
+        }
+    });
+    sleep(Duration::from_secs(5)).await;
+    *lease.record.lock().unwrap() = None;
+    first.authority.lost().await;
+    let lost = Instant::now();
+    let (second, began) = second.await.unwrap();
+    assert!(began > lost, "both led");
+    assert_eq!(second.authority.epoch, 8, "it goes on from the ledger's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_trusts_itself_for_longer_than_we_would_is_waited_for() {
+    let lease = Memory::default();
+    let held = Record {
+        holder: Some("a".to_owned()),
+        transitions: 3,
+        version: "5".to_owned(),
+        duration: LEASE * 3,
+    };
+    *lease.record.lock().unwrap() = Some(held);
+    let began = Instant::now();
+    candidate("b", &lease).acquire().await;
+    assert!(began.elapsed() >= LEASE * 3, "{:?}", began.elapsed());
 }
