@@ -1,7 +1,8 @@
 //! The human side: one file a verb. A verb reads and shows, or leaves a wish in the cluster; it carries nothing out.
 
 use std::error::Error;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub mod access;
 mod checkout;
 mod found;
+mod leader;
 pub mod logging;
 mod pause;
 pub mod plan;
@@ -64,6 +66,19 @@ pub enum Verb {
 pub enum Output {
     Human,
     Json,
+}
+
+/// Writes a line to standard output.
+fn say(text: impl fmt::Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Whether it failed only because nobody reads on (`| head -1`).
+pub fn is_read_enough(failure: &Failure) -> bool {
+    let failure = failure.downcast_ref::<io::Error>();
+    failure.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// What a verb fails with: shown once, by `main`.

@@ -15,6 +15,7 @@ async fn main() -> ExitCode {
     logging::init(cli.log_format);
     match cli::run(cli.verb).await {
         Ok(code) => code,
+        Err(failure) if cli::is_read_enough(&failure) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", cli::readable(&error));
             ExitCode::FAILURE

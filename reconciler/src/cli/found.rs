@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::Failure;
+use super::{Failure, say};
 use crate::cluster::found::{self, FoundOptions};
 
 pub async fn run(options: FoundOptions) -> Result<ExitCode, Failure> {
     let founded = found::found(options).await?;
-    println!("{}", serde_json::to_string(&founded)?);
+    say(serde_json::to_string(&founded)?)?;
     Ok(ExitCode::SUCCESS)
 }

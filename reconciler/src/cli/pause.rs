@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::Failure;
 use super::access::{Access, AccessError, ClusterOptions, ClusterSpec, Paused, asked_to, part};
+use super::{Failure, say};
 
 #[derive(Debug, Args)]
 pub struct PauseOptions {
@@ -33,11 +33,11 @@ pub async fn pause(options: PauseOptions) -> Result<ExitCode, Failure> {
         at: Timestamp::now(),
     };
     set(&access, json!(paused)).await?;
-    println!(
+    say(format_args!(
         "PAUSED {}: nothing is created, drained, deleted, applied or pruned until `fabrik resume`.\n\
          What has begun at Hetzner ends by itself.",
         access.cluster
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -46,12 +46,12 @@ pub async fn resume(options: ResumeOptions) -> Result<ExitCode, Failure> {
     match paused(&access).await? {
         Some(paused) => {
             set(&access, Value::Null).await?;
-            println!(
+            say(format_args!(
                 "{} goes on. {} had paused it at {}: {}",
                 access.cluster, paused.by, paused.at, paused.reason
-            );
+            ))?;
         }
-        None => println!("{} was not paused.", access.cluster),
+        None => say(format_args!("{} was not paused.", access.cluster))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::access::ClusterOptions;
 use super::checkout::Checkout;
 use super::validate::print_faults;
-use super::{Failure, Output};
+use super::{Failure, Output, say};
 use crate::gate::{Access, Candidate, SPEC_FILE, read_commit};
 use crate::repo::{RepoError, Tree};
 use crate::report::observed::{Document, Truncation};
@@ -74,14 +74,11 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         in_directory: commit.is_none(),
     };
     match options.output {
-        Output::Human => print!("{}", render_plan(&plan, &facts)),
-        Output::Json => println!(
-            "{}",
-            serde_json::to_string_pretty(&json!({
-                "plan": plan, "observedAt": facts.observed_at, "inForce": facts.in_force,
-                "truncated": facts.truncated, "unplanned": facts.unread,
-            }))?
-        ),
+        Output::Human => say(render_plan(&plan, &facts).trim_end())?,
+        Output::Json => say(serde_json::to_string_pretty(&json!({
+            "plan": plan, "observedAt": facts.observed_at, "inForce": facts.in_force,
+            "truncated": facts.truncated, "unplanned": facts.unread,
+        }))?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

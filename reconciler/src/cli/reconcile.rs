@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use super::Failure;
-use super::access::{ClusterOptions, asked_to, part};
-use super::status::view::ClusterStatus;
+use super::access::{ClusterOptions, asked_to};
+use super::leader::{self, Leader};
+use super::{Failure, say};
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -20,9 +20,10 @@ pub struct Options {
 
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let access = options.cluster.open().await?;
-    let asked_at = Timestamp::now().to_string();
+    let now = Timestamp::now();
+    let asked_at = now.to_string();
     let patch = json!({"metadata": {"annotations": {RECONCILE_ANNOTATION: asked_at}}});
-    let object = access
+    access
         .clusters()
         .patch(
             &access.cluster,
@@ -31,10 +32,11 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         )
         .await
         .map_err(asked_to(format!("change FabrikCluster {}", access.cluster)))?;
-    let status: ClusterStatus = part(&object, "status")?;
-    match status.leader {
-        Some(leader) => println!("Asked the leader, {leader}, to fetch now."),
-        None => println!("Asked for a fetch; no replica leads, so it happens when one does."),
+    match leader::read(&access, now).await? {
+        Leader::Leads(node) => say(format_args!("Asked the leader, {node}, to fetch now."))?,
+        Leader::None(_) => {
+            say("Asked for a fetch; no replica leads, so it happens when one does.")?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

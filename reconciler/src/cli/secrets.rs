@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::Failure;
+use super::{Failure, say};
 use crate::repo::Tree;
 use crate::secrets::{Sops, Verdict, check, decrypt_file, users_age_key_file};
 
@@ -59,7 +59,7 @@ async fn check_all(options: CheckOptions) -> Result<ExitCode, Failure> {
             Verdict::WellFormed => "well-formed, not opened: encrypted to others, or no key given",
             Verdict::Faulty => "FAULTY",
         };
-        println!("{path}: {words}");
+        say(format_args!("{path}: {words}"))?;
     }
     for diagnostic in &result.diagnostics {
         eprintln!("{diagnostic}");

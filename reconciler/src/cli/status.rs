@@ -1,6 +1,6 @@
 //! `fabrik status`: what the cluster does, for a person at three in the morning or, as JSON, for programs.
 
-use std::io::{IsTerminal, Write as _, stdout};
+use std::io::{IsTerminal as _, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 
 use super::access::{Access, AccessError, ClusterOptions, asked_to};
 use super::checkout::Checkout;
-use super::{Failure, Output};
+use super::{Failure, Output, leader, say};
 use view::{ClusterView, NodeView, StatusView, UnitView};
 
 pub mod render;
@@ -58,7 +58,8 @@ pub async fn read(access: &Access) -> Result<StatusView, AccessError> {
     let clusters = access.clusters();
     let (units, nodes) = (access.units(), access.nodes());
     let everything = ListParams::default();
-    let (cluster, units, nodes) = tokio::try_join!(
+    let now = Timestamp::now();
+    let (cluster, units, nodes, leader) = tokio::try_join!(
         async {
             let read = clusters.get(name).await;
             read.map_err(asked_to(format!("read FabrikCluster {name}")))
@@ -71,13 +72,15 @@ pub async fn read(access: &Access) -> Result<StatusView, AccessError> {
             let list = nodes.list(&everything).await;
             list.map_err(asked_to("list FabrikNodes"))
         },
+        leader::read(access, now),
     )?;
-    let cluster = ClusterView::of(&cluster)?;
+    let mut cluster = ClusterView::of(&cluster)?;
+    cluster.set_leader(leader);
     let subject = cluster
         .in_force()
         .and_then(|commit| Checkout::here()?.subject(commit));
     Ok(StatusView {
-        at: Timestamp::now(),
+        at: now,
         subject,
         cluster,
         units: units
@@ -95,20 +98,22 @@ pub async fn read(access: &Access) -> Result<StatusView, AccessError> {
 
 fn show(view: &StatusView, output: Output) -> Result<(), Failure> {
     match output {
-        Output::Human => print!("{}", render::render(view)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(view)?),
+        Output::Human => say(render::render(view).trim_end())?,
+        Output::Json => say(serde_json::to_string_pretty(view)?)?,
     }
-    Ok(stdout().flush()?)
+    Ok(())
 }
 
 /// A page that replaces the last one on a terminal; one JSON document a line for a program.
 fn repaint(view: &StatusView, output: Output) -> Result<(), Failure> {
     match output {
-        Output::Json => println!("{}", serde_json::to_string(view)?),
-        Output::Human if stdout().is_terminal() => print!("{REPAINT}{}", render::render(view)),
-        Output::Human => println!("{}", render::render(view)),
+        Output::Json => say(serde_json::to_string(view)?)?,
+        Output::Human if stdout().is_terminal() => {
+            say(format_args!("{REPAINT}{}", render::render(view)))?
+        }
+        Output::Human => say(render::render(view))?,
     }
-    Ok(stdout().flush()?)
+    Ok(())
 }
 
 /// One item whenever any of the three kinds changes.

@@ -7,7 +7,7 @@ use clap::Args;
 use fabrik_core::diagnostic::Diagnostic;
 use serde_json::{Value, json};
 
-use super::{Failure, Output};
+use super::{Failure, Output, say};
 use crate::gate::{Access, Candidate, Faulty, read_commit};
 use crate::repo::Tree;
 use crate::secrets::{Sops, users_age_key_file};
@@ -33,9 +33,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Err(error) => Err(Faulty::of(error.into_diagnostic()?)),
     };
     match options.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&document(&result))?),
+        Output::Json => say(serde_json::to_string_pretty(&document(&result))?)?,
         Output::Human => match &result {
-            Ok(candidate) => println!("{}", checked(candidate)),
+            Ok(candidate) => say(checked(candidate))?,
             Err(faulty) => print_faults(&faulty.diagnostics),
         },
     }

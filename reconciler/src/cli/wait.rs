@@ -1,5 +1,6 @@
 //! `fabrik wait REV`: until a commit is in force and carried out, or until it can't be.
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,10 +10,10 @@ use futures::StreamExt;
 use jiff::SignedDuration;
 use kube::runtime::{WatchStreamExt, watcher};
 
-use super::Failure;
 use super::access::{AccessError, ClusterOptions};
 use super::checkout::Checkout;
 use super::status::view::ClusterView;
+use super::{Failure, say};
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -67,7 +68,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Ok(standing) => standing?,
         Err(_elapsed) => Standing::Underway,
     };
-    Ok(report(&standing, &wanted, last.as_ref(), options.timeout))
+    Ok(report(&standing, &wanted, last.as_ref(), options.timeout)?)
 }
 
 /// The commit that is waited for: its id, or how it begins.
@@ -143,12 +144,12 @@ fn report(
     wanted: &Wanted,
     last: Option<&ClusterView>,
     waited: SignedDuration,
-) -> ExitCode {
+) -> io::Result<ExitCode> {
     let short: String = wanted.0.chars().take(8).collect();
     match standing {
         Standing::Done => {
-            println!("{short} is in force and carried out.");
-            return ExitCode::SUCCESS;
+            say(format_args!("{short} is in force and carried out."))?;
+            return Ok(ExitCode::SUCCESS);
         }
         Standing::Refused(diagnostics) => {
             eprintln!("{short} was refused; the commit in force stays:");
@@ -167,7 +168,7 @@ fn report(
             eprintln!("{}", whereabouts(wanted, last));
         }
     }
-    ExitCode::FAILURE
+    Ok(ExitCode::FAILURE)
 }
 
 /// Where a commit stands that was not carried out in time.

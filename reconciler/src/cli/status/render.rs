@@ -89,7 +89,14 @@ impl Page {
         }
         match &status.leader {
             Some(leader) => self.line(format!("leader     {leader}")),
-            None => self.line("leader     none: no replica of fabrik leads"),
+            None => {
+                let heard = view.cluster.leaderless_since;
+                let heard = heard.map(|at| format!("; the last was heard of {}", ago(at, view.at)));
+                self.line(format!(
+                    "leader     NONE: no replica of fabrik leads, so nothing happens{}",
+                    heard.unwrap_or_default()
+                ));
+            }
         }
         // A refusal is told whole further down.
         let told_below = |_: &&str| status.refused.is_none();
@@ -270,6 +277,7 @@ units      0 of 0 ready
                 "pools": {"workers": {"wanted": 1, "ready": 1, "leaving": 1}},
             }),
         );
+        view.cluster.leaderless_since = Some("2026-11-21T02:59:00Z".parse().unwrap());
         view.nodes.push(NodeView {
             name: "demo-workers-k3x9qd".to_owned(),
             pool: "workers".to_owned(),
@@ -298,7 +306,7 @@ units      0 of 0 ready
 cluster    demo
 in force   aaaaaaaa  being carried out  Add a worker
 branch at  bbbbbbbb  REFUSED, see below
-leader     none: no replica of fabrik leads
+leader     NONE: no replica of fabrik leads, so nothing happens; the last was heard of 1 min 0 s ago
 
 REFUSED bbbbbbbb, 1 min 4 s ago; the commit in force stays
     cluster.toml:3:9: pool workers: `count` is 2000

@@ -12,6 +12,7 @@ use kube::api::DynamicObject;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::access::{AccessError, ClusterSpec, Paused, Refused, part};
+use crate::cli::leader::Leader;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -30,6 +31,8 @@ pub struct StatusView {
 pub struct ClusterView {
     pub name: String,
     pub paused: Option<Paused>,
+    /// When the last leader was heard of, where none leads.
+    pub leaderless_since: Option<Timestamp>,
     #[serde(flatten)]
     pub status: ClusterStatus,
 }
@@ -106,11 +109,20 @@ pub struct NodeView {
 }
 
 impl ClusterView {
+    /// The Lease knows better than what the last leader wrote.
+    pub fn set_leader(&mut self, leader: Leader) {
+        (self.status.leader, self.leaderless_since) = match leader {
+            Leader::Leads(node) => (Some(node), None),
+            Leader::None(since) => (None, since),
+        };
+    }
+
     pub fn of(object: &DynamicObject) -> Result<Self, AccessError> {
         let spec: ClusterSpec = part(object, "spec")?;
         Ok(Self {
             name: object.name_any(),
             paused: spec.paused,
+            leaderless_since: None,
             status: part(object, "status")?,
         })
     }
