@@ -29,6 +29,7 @@ use crate::secrets::{Secret, Sops};
 mod admission;
 mod execute;
 mod leader;
+mod ledger;
 mod observe;
 mod pace;
 mod publish;
@@ -175,7 +176,10 @@ fn stand(replica: &Replica) -> Result<Candidate<KubeLease>, RunError> {
 async fn stay_ready(replica: &Replica) {
     loop {
         replica.health.beat();
-        replica.health.kubernetes(Ok(()));
+        let reached = replica.clients.choose_server().await;
+        replica
+            .health
+            .kubernetes(reached.map_err(|e| e.to_string()));
         let fetched = replica.repository.fetch().await;
         replica
             .health
@@ -204,7 +208,11 @@ async fn start_services(replica: &Arc<Replica>) -> Result<JoinSet<()>, RunError>
     });
     services.spawn({
         let replica = Arc::clone(replica);
-        async move { credentials::keep_renewed(&replica.config, &replica.clients.leader).await }
+        async move {
+            let clients = &replica.clients;
+            credentials::keep_renewed(&replica.config, &clients.leader, &clients.applier_once)
+                .await;
+        }
     });
     services.spawn({
         let replica = Arc::clone(replica);

@@ -20,6 +20,8 @@ use crate::config::Config;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the server in use is asked.
 const PROBE_PERIOD: Duration = Duration::from_secs(3);
+/// The API server itself gives up a request after a minute.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The clients of one replica.
@@ -60,14 +62,16 @@ impl Clients {
             applier_once: client(applier, Retry::Never)?,
             servers,
         };
-        clients.servers.choose().await?;
+        clients.choose_server().await?;
         Ok(clients)
     }
 
-    /// The API server in use.
-    pub fn server(&self) -> &str {
-        let current = self.servers.current.load(Ordering::Relaxed);
-        self.servers.urls.get(current).map_or("", String::as_str)
+    /// Uses the first API server that is ready.
+    ///
+    /// # Errors
+    /// None is.
+    pub async fn choose_server(&self) -> Result<(), ClusterError> {
+        self.servers.choose().await
     }
 
     /// Watches over the server in use and moves on when it is not ready. Runs until dropped.
@@ -75,7 +79,7 @@ impl Clients {
         let mut reachable = true;
         loop {
             tokio::time::sleep(PROBE_PERIOD).await;
-            match self.servers.choose().await {
+            match self.choose_server().await {
                 Ok(()) => reachable = true,
                 Err(error) if reachable => {
                     tracing::warn!(%error, "no API server is ready");
@@ -131,11 +135,14 @@ impl Servers {
                     .get(used)
                     .or_else(|| each.first())
                     .ok_or("no API server is configured")?;
-                let answer = client.send(request).await;
-                if answer.is_err() {
+                // A watch answers at once as well: its events are the body.
+                let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.send(request)).await;
+                if !matches!(answer, Ok(Ok(_))) {
                     servers.leave(used);
                 }
-                answer.map_err(tower::BoxError::from)
+                answer
+                    .map_err(|_| format!("no answer within {ANSWER_TIMEOUT:?}"))?
+                    .map_err(tower::BoxError::from)
             }
         });
         Client::new(service, "default")

@@ -24,6 +24,8 @@ pub const APPLIER_ACCOUNT: &str = "fabrik-applier";
 
 const TOKEN_LIFE_SECS: i64 = 3600;
 const RETRY: Duration = Duration::from_secs(30);
+/// The wall clock may be set meanwhile, so the tokens are looked at at least this often.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Makes a token of `account` for an hour.
 pub async fn request_token(client: &Client, account: &str) -> Result<Secret, ClusterError> {
@@ -76,9 +78,9 @@ pub async fn ensure_tokens(config: &Config) -> Result<(), ClusterError> {
 }
 
 /// Renews the tokens in time. Runs until dropped.
-pub async fn keep_renewed(config: &Config, leader: &Client) {
+pub async fn keep_renewed(config: &Config, leader: &Client, applier: &Client) {
     loop {
-        let wait = match renew(config, leader).await {
+        let wait = match renew(config, leader, applier).await {
             Ok(wait) => wait,
             Err(error) => {
                 tracing::warn!(%error, "can't renew a token");
@@ -90,13 +92,26 @@ pub async fn keep_renewed(config: &Config, leader: &Client) {
 }
 
 /// Renews what is due, and says how long nothing will be.
-async fn renew(config: &Config, leader: &Client) -> Result<Duration, ClusterError> {
+/// Each account renews its own token: the leader, which may do little, can't make itself one of the applier.
+async fn renew(
+    config: &Config,
+    leader: &Client,
+    applier: &Client,
+) -> Result<Duration, ClusterError> {
     // What has ended can't renew itself.
     ensure_tokens(config).await?;
-    let mut wait = Duration::from_secs(TOKEN_LIFE_SECS.unsigned_abs());
-    for (account, path) in accounts(config) {
+    let mut wait = LONGEST_WAIT;
+    for ((account, path), client) in accounts(config).into_iter().zip([leader, applier]) {
         if life(path, Timestamp::now()) == Life::Due {
-            write_token(path, &request_token(leader, account).await?)?;
+            match request_token(client, account).await {
+                Ok(token) => write_token(path, &token)?,
+                // The API server's clock is ahead of ours: for it, the token has ended.
+                Err(error) if error.is_unauthorized() => {
+                    let admin = admin_client(config).await?;
+                    write_token(path, &request_token(&admin, account).await?)?;
+                }
+                Err(error) => return Err(error),
+            }
             tracing::debug!(account, "renewed a token");
         }
         if let Life::Serves { due_in } = life(path, Timestamp::now()) {

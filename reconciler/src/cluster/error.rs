@@ -1,4 +1,4 @@
-//! The one error of this room.
+//! What goes wrong on the way to the cluster, and at founding.
 
 use std::path::PathBuf;
 
@@ -7,17 +7,6 @@ use std::path::PathBuf;
 pub enum ClusterError {
     #[error("while {doing}: {source}")]
     Kubernetes { doing: String, source: kube::Error },
-    #[error(
-        "{object} is not the one that was meant: its UID is {found}, ours was {meant}. \
-         Nothing was done to it; it is observed again"
-    )]
-    Replaced {
-        object: String,
-        meant: String,
-        found: String,
-    },
-    #[error("{object} changed while it was being changed; it is observed again")]
-    Conflict { object: String },
     #[error("{object} is malformed: {problem}")]
     Malformed { object: String, problem: String },
     #[error("{}: {source}", path.display())]
@@ -32,17 +21,9 @@ pub enum ClusterError {
 }
 
 impl ClusterError {
-    /// The variant's name, as a metric's label.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Kubernetes { .. } => "kubernetes",
-            Self::Replaced { .. } => "replaced",
-            Self::Conflict { .. } => "conflict",
-            Self::Malformed { .. } => "malformed",
-            Self::File { .. } => "file",
-            Self::Credentials { .. } => "credentials",
-            Self::Unreachable { .. } => "unreachable",
-        }
+    /// Whether the API server does not know who asks (401).
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Kubernetes { source, .. } if status_code(source) == Some(401))
     }
 }
 
