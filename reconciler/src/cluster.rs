@@ -16,6 +16,7 @@ pub mod resources;
 pub mod tokens;
 pub mod triggers;
 pub mod user_data;
+pub mod wishes;
 
 pub use connect::Clients;
 pub use error::ClusterError;

@@ -9,4 +9,4 @@ pub mod observed;
 
 pub use health::Health;
 pub use http::{Endpoints, Webhook, serve};
-pub use metrics::{Metrics, Outcome, PoolNodes};
+pub use metrics::{Metrics, Outcome};

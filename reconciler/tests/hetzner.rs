@@ -9,7 +9,9 @@ mod hetzner {
 use fabrik::hetzner::{HetznerError, Outcome};
 use fabrik_core::effect::{Effect, ServerRef};
 use fabrik_core::id::ServerId;
+use fabrik_core::ledger::Change;
 use fabrik_core::observed::Power;
+use jiff::Timestamp;
 use serde_json::json;
 
 use hetzner::world::{Bed, INTENT, KEY, TOKEN, intent, name, remember};
@@ -88,11 +90,38 @@ async fn a_server_that_a_list_lacks_is_gone_only_when_its_id_is_not_found() {
     for (i, intent) in ["cccccc", "dddddd", "eeeeee"].into_iter().enumerate() {
         remember(&mut bed.ledger, intent, 1_000_000 + i as u64);
     }
+    let lost = [1_000_000, 1_000_001, 1_000_002, 999_999].map(ServerId);
+    let seen = bed.observe().await.unwrap();
+    assert_eq!(
+        (seen.missing, seen.gone),
+        (lost.into(), [].into()),
+        "too many at once"
+    );
+    bed.confirmed_gone = [ServerId(999_999)].into();
+    let seen = bed.observe().await.unwrap();
+    assert_eq!((seen.missing, seen.gone), ([].into(), lost.into()));
+}
+
+#[tokio::test]
+async fn where_our_network_is_not_no_404_is_believed() {
+    let mut bed = Bed::start().await;
+    remember(&mut bed.ledger, INTENT, 999_999);
+    let cancel = Change::Cancel {
+        id: INTENT.parse().unwrap(),
+    };
+    bed.ledger.apply(&cancel, Timestamp::UNIX_EPOCH);
     let error = bed.observe().await.unwrap_err();
     assert!(
         matches!(error, HetznerError::IncompleteList { .. }),
         "{error}"
     );
+    assert!(
+        error.to_string().contains("fabrik.dev/confirm-gone=999999"),
+        "{error}"
+    );
+    bed.confirmed_gone = [ServerId(999_999)].into();
+    let seen = bed.observe().await.unwrap();
+    assert_eq!(seen.gone, [ServerId(999_999)].into());
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ pub const UNIT_LABEL: &str = "fabrik.dev/unit";
 pub const TICKET_ANNOTATION: &str = "fabrik.dev/ticket";
 /// On `FabrikCluster`: a person or a webhook asks for a fetch now; any new value does.
 pub const RECONCILE_ANNOTATION: &str = "fabrik.dev/reconcile-requested-at";
+/// On `FabrikCluster`: ids of servers, with commas between them, that a person says are gone. Without it, more missing
+/// servers than a few are not believed to be.
+pub const CONFIRM_GONE_ANNOTATION: &str = "fabrik.dev/confirm-gone";
 /// On a live object of a protected kind: `confirm` lets it be pruned.
 pub const PRUNE_ANNOTATION: &str = "fabrik.dev/prune";
 

@@ -35,6 +35,9 @@ pub struct Hetzner {
     pub servers: BTreeMap<ServerId, Server>,
     /// Servers that the ledger knows, that the lists did not show, and that GET by id answered with 404 for.
     pub gone: BTreeSet<ServerId>,
+    /// Known servers that the lists lack, when they are more than a few: none of them is believed to be gone.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub missing: BTreeSet<ServerId>,
     pub network: Option<Resource>,
     pub firewall: Option<FirewallResource>,
     /// By name in the spec.

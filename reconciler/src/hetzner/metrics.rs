@@ -22,20 +22,21 @@ struct Request {
 }
 
 impl Metrics {
+    /// Under names that begin with the registry's prefix.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
-            "fabrik_hetzner_requests",
+            "hetzner_requests",
             "Requests to Hetzner's API",
             self.requests.clone(),
         );
         registry.register(
-            "fabrik_hetzner_rate_limit_remaining",
+            "hetzner_rate_limit_remaining",
             "Requests that Hetzner has left for this project, as of its last answer",
             self.remaining.clone(),
         );
     }
 
-    pub(super) fn count(&self, method: &str, resource: &str, status: Option<u16>) {
+    pub(crate) fn count(&self, method: &str, resource: &str, status: Option<u16>) {
         let labels = Request {
             method: method.to_owned(),
             resource: resource.to_owned(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fabrik_core::id::{ClusterId, ServerId};
 use fabrik_core::ledger::Ledger;
-use fabrik_core::names::CLUSTER_LABEL;
+use fabrik_core::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION};
 use fabrik_core::observed::{FirewallResource, Hetzner, PlacementGroup, Resource, SshKeyResource};
 use fabrik_core::spec::Spec;
 use futures::future::try_join_all;
@@ -15,7 +15,7 @@ use super::convert::{self, bare_key, holder, is_ours};
 use super::error::{HetznerError, RequestId};
 use super::wire;
 
-/// More servers than this don't vanish at once by themselves.
+/// More servers than this don't vanish at once by themselves: what is done about them waits for a person.
 pub const FEW_MISSING: usize = 3;
 
 /// Reads all lists at once, and asks by id for each server of the ledger that they lack.
@@ -24,6 +24,7 @@ pub async fn observe(
     cluster: &ClusterId,
     spec: &Spec,
     ledger: &Ledger,
+    confirmed_gone: &BTreeSet<ServerId>,
 ) -> Result<Hetzner, HetznerError> {
     let selector = ("label_selector", format!("{CLUSTER_LABEL}=={cluster}"));
     let (servers, networks, firewalls, keys, groups) = try_join!(
@@ -64,7 +65,7 @@ pub async fn observe(
         }
     }
     seen.taken = taken;
-    find_missing(client, cluster, ledger, &mut seen).await?;
+    find_missing(client, cluster, ledger, confirmed_gone, &mut seen).await?;
     Ok(seen)
 }
 
@@ -73,20 +74,27 @@ async fn find_missing(
     client: &Client,
     cluster: &ClusterId,
     ledger: &Ledger,
+    confirmed_gone: &BTreeSet<ServerId>,
     seen: &mut Hetzner,
 ) -> Result<(), HetznerError> {
     let known: BTreeSet<_> = ledger.known_servers().collect();
-    let missing: BTreeSet<_> = known
+    let mut missing: BTreeSet<_> = known
         .into_iter()
         .filter(|id| !seen.servers.contains_key(id))
         .collect();
-    let leaving = leaving(ledger);
-    believable(missing.difference(&leaving).count(), seen.network.is_some()).map_err(
-        |problem| HetznerError::IncompleteList {
+    let unconfirmed: BTreeSet<_> = missing.difference(confirmed_gone).copied().collect();
+    if !unconfirmed.is_empty() && seen.network.is_none() {
+        // With another project's token every answer is 404. Where a server is, our network is.
+        return Err(HetznerError::IncompleteList {
             what: "list servers".to_owned(),
-            problem,
-        },
-    )?;
+            problem: incomplete(&unconfirmed),
+        });
+    }
+    let unexpected: BTreeSet<_> = unconfirmed.difference(&leaving(ledger)).copied().collect();
+    if unexpected.len() > FEW_MISSING {
+        missing.retain(|id| !unexpected.contains(id));
+        seen.missing = unexpected;
+    }
 
     let gets = missing.iter().map(|id| async move {
         let server = client.get::<wire::Server>(id.0, Purpose::Observe).await?;
@@ -113,20 +121,15 @@ fn leaving(ledger: &Ledger) -> BTreeSet<ServerId> {
     cancelled.filter_map(|i| i.server).chain(tickets).collect()
 }
 
-/// Whether a list that lacks `unexpected` servers that should exist is worth asking about them one by one. With
-/// another project's token every answer is 404; but where a server is, our network is.
-fn believable(unexpected: usize, has_network: bool) -> Result<(), String> {
-    if unexpected > FEW_MISSING {
-        Err(format!(
-            "{unexpected} servers that should exist are missing at once; up to {FEW_MISSING} would be looked into"
-        ))
-    } else if unexpected > 0 && !has_network {
-        Err(format!(
-            "{unexpected} servers that should exist are missing, and so is the cluster's network"
-        ))
-    } else {
-        Ok(())
-    }
+fn incomplete(missing: &BTreeSet<ServerId>) -> String {
+    let ids: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    format!(
+        "servers that should exist ({}) are missing, and so is the cluster's network; that is how another project's \
+         token looks. If they are really gone, say so: kubectl annotate --overwrite fabrikcluster --all \
+         {CONFIRM_GONE_ANNOTATION}={}",
+        ids.join(", "),
+        ids.join(",")
+    )
 }
 
 fn add_server(seen: &mut Hetzner, server: &wire::Server) -> Result<(), HetznerError> {

@@ -45,7 +45,7 @@ impl<'a> Executor<'a> {
         for effect in effects {
             match self.leader.backoff.resting(&key(effect), now) {
                 _ if self.is_blocked(effect, now) => {}
-                Some(message) => holds.push(hold(effect, HoldReason::Refused, message)),
+                Some((reason, message)) => holds.push(hold(effect, reason, message)),
                 None => due.push(effect),
             }
         }
@@ -232,7 +232,7 @@ impl<'a> Executor<'a> {
                 leader.replica.metrics.effect(verb, Outcome::Error);
                 leader
                     .backoff
-                    .failed(&key(effect), &message, Instant::now());
+                    .failed(&key(effect), reason, &message, Instant::now());
                 leader
                     .events
                     .warning("Failed", verb, &format!("{verb} {target}: {message}"))

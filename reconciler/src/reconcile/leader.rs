@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use fabrik_core::desired::Desired;
 use fabrik_core::hold::Hold;
 use fabrik_core::id::{CommitId, Uid};
-use fabrik_core::ledger::{Change, Ledger};
+use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::Object;
 use fabrik_core::observed::Observed;
 use fabrik_core::spec::Limits;
 use fabrik_core::step::{Step, step};
-use futures::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{Instrument as _, error, info, info_span, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
 use super::execute::Executor;
+use super::ledger::{self, Held};
 use super::pace::{self, Backoff};
 use super::status::{self, Refusal};
 use super::{Replica, RunError, admission, observe, publish};
@@ -28,9 +28,9 @@ use crate::apply::{Engine, UnitsReport, Wanted};
 use crate::cluster::LedgerStore;
 use crate::cluster::events::Events;
 use crate::cluster::lease::Authority;
-use crate::cluster::ledger::Version;
 use crate::cluster::tokens::Tokens;
 use crate::cluster::triggers::{self, Trigger};
+use crate::cluster::wishes::{self, Wishes};
 use crate::hetzner;
 use crate::repo::Changes;
 use crate::report::Outcome;
@@ -40,13 +40,6 @@ pub struct InForce {
     pub desired: Desired,
     pub objects: BTreeMap<fabrik_core::id::UnitName, Vec<Object>>,
     pub hetzner: hetzner::Client,
-}
-
-/// The ledger as this leader knows it. Another replica's write shows as a conflict.
-pub struct Held {
-    pub store: LedgerStore,
-    pub current: Option<(Ledger, Version)>,
-    pub epoch: i64,
 }
 
 pub struct Leader {
@@ -60,7 +53,7 @@ pub struct Leader {
     pub(super) refusal: Option<Refusal>,
     /// What was said last about git, if it can't be reached.
     pub(super) trouble: Option<String>,
-    pub(super) paused: Option<String>,
+    pub(super) wishes: Wishes,
     /// Evictions that were refused, and when to ask again.
     pub(super) blocked: BTreeMap<Uid, (String, Instant)>,
     pub(super) backoff: Backoff,
@@ -114,7 +107,7 @@ impl Leader {
             head: None,
             refusal: None,
             trouble: None,
-            paused: None,
+            wishes: Wishes::default(),
             blocked: BTreeMap::new(),
             backoff: Backoff::default(),
             publisher: publish::Publisher::new(clients.leader.clone(), name),
@@ -152,19 +145,40 @@ impl Leader {
             self.replica
                 .metrics
                 .reconciled(Outcome::of(&result), began.elapsed());
+            let in_force = self.in_force.as_ref();
+            let left = in_force.and_then(|f| f.hetzner.remaining_share());
             let pause = match result {
-                Ok(busy) => pace::until_next_pass(
-                    busy,
-                    self.in_force
-                        .as_ref()
-                        .and_then(|f| f.hetzner.remaining_share()),
-                ),
+                Ok(busy) => pace::until_next_pass(busy, left),
                 Err(problem) => {
                     warn!(%problem, "this pass was given up; nothing that it did not see is believed");
                     Duration::from_secs(3)
                 }
             };
-            wake = self.wait(pause, next_poll).await;
+            wake = self
+                .wait_at_least(pace::until_next_pass(true, left), began, pause, next_poll)
+                .await;
+        }
+    }
+
+    /// Waits for a reason to look again. News that come faster than Hetzner may be asked (a pod that crashes again and
+    /// again) wait together; what people wish is heard at once.
+    async fn wait_at_least(
+        &mut self,
+        least: Duration,
+        began: Instant,
+        mut pause: Duration,
+        next_poll: Instant,
+    ) -> Wake {
+        loop {
+            let wake = self.wait(pause, next_poll).await;
+            let early = least.saturating_sub(began.elapsed());
+            if wake == Wake::Fetch || early.is_zero() {
+                return wake;
+            }
+            if let Err(problem) = self.hear_wishes().await {
+                warn!(problem, "what people ask for can't be read");
+            }
+            pause = early;
         }
     }
 
@@ -174,9 +188,20 @@ impl Leader {
             () = fetch_asked => Wake::Fetch,
             () = self.changes.next() => Wake::Fetch,
             () = tokio::time::sleep_until(next_poll.into()) => Wake::Fetch,
-            Some(trigger) = self.triggers.recv() => if trigger == Trigger::Fetch { Wake::Fetch } else { Wake::Look },
+            Some(trigger) = self.triggers.recv() => self.heed(trigger),
             _ = self.reports.changed() => Wake::Look,
             () = tokio::time::sleep(pause) => Wake::Look,
+        }
+    }
+
+    fn heed(&mut self, trigger: Trigger) -> Wake {
+        match trigger {
+            Trigger::Fetch => {
+                // A person asks: what failed is tried again now.
+                self.backoff.clear();
+                Wake::Fetch
+            }
+            Trigger::Nodes | Trigger::Cluster => Wake::Look,
         }
     }
 
@@ -198,10 +223,8 @@ impl Leader {
 
     /// Observes once, does what may be done, and reports. Returns whether something is under way.
     async fn pass(&mut self) -> Result<bool, String> {
-        let ledger = self.read_ledger().await?;
         let in_force = self.in_force.clone();
-        let observed = observe::observe(self, in_force.as_deref(), ledger).await;
-        let mut observed = match observed {
+        let mut observed = match self.look(in_force.as_deref()).await {
             Ok(observed) => observed,
             Err(problem) => {
                 self.replica.health.kubernetes(Err(problem.clone()));
@@ -214,8 +237,6 @@ impl Leader {
             publish::cluster(self, Some(&observed), &Step::default(), &[]).await;
             return Ok(self.refusal.is_none());
         };
-        self.send_to_engine(&in_force, &observed);
-
         let next = self
             .record_until_settled(&in_force.desired, &mut observed)
             .await?;
@@ -224,6 +245,24 @@ impl Leader {
             .await;
         publish::cluster(self, Some(&observed), &next, &holds).await;
         Ok(!next.effects.is_empty() || status::is_moving(&observed))
+    }
+
+    /// What is there. The engine hears of a pause and of new manifests first: neither may wait for Hetzner.
+    async fn look(&mut self, in_force: Option<&InForce>) -> Result<Observed, String> {
+        self.hear_wishes().await?;
+        let ledger = self.read_ledger().await?;
+        observe::observe(self, in_force, ledger).await
+    }
+
+    async fn hear_wishes(&mut self) -> Result<(), String> {
+        let client = &self.replica.clients.leader;
+        let name = self.replica.config.cluster.name.as_str();
+        let wishes = wishes::read(client, name).await;
+        self.wishes = wishes.map_err(|e| e.to_string())?;
+        if let Some(in_force) = self.in_force.clone() {
+            self.send_to_engine(&in_force);
+        }
+        Ok(())
     }
 
     /// Steps and writes down, until a step wants nothing more written: then its effects may be carried out.
@@ -255,8 +294,9 @@ impl Leader {
     }
 
     /// Hands the units to the engine when they, or the pause, are new. The first ones start it.
-    fn send_to_engine(&mut self, in_force: &InForce, observed: &Observed) {
-        let same = |w: &Wanted| w.commit == in_force.desired.commit && w.paused == observed.paused;
+    fn send_to_engine(&mut self, in_force: &InForce) {
+        let same =
+            |w: &Wanted| w.commit == in_force.desired.commit && w.paused == self.wishes.paused;
         if self
             .wanted
             .as_ref()
@@ -270,7 +310,7 @@ impl Leader {
             commit: in_force.desired.commit.clone(),
             units: in_force.objects.clone(),
             limits,
-            paused: observed.paused.clone(),
+            paused: self.wishes.paused.clone(),
         });
         match &self.wanted {
             Some(engine) => {
@@ -282,7 +322,7 @@ impl Leader {
 
     fn start_engine(&mut self, first: Arc<Wanted>) -> watch::Sender<Arc<Wanted>> {
         let (commands, to_engine) = watch::channel(first);
-        let grant = prune_grant(
+        let grant = ledger::prune_grant(
             Arc::clone(&self.ledger),
             self.authority.clone(),
             self.limits.subscribe(),
@@ -310,66 +350,4 @@ impl Leader {
             .flat_map(|unit| unit.holds)
             .collect()
     }
-}
-
-impl Held {
-    /// The newest ledger, remembered for the next write.
-    pub async fn read(&mut self) -> Result<Ledger, String> {
-        let (ledger, version) = self.store.read().await.map_err(|e| e.to_string())?;
-        self.current = Some((ledger.clone(), version));
-        Ok(ledger)
-    }
-
-    /// Writes `changes` over what was read last. A conflict forgets it, so that the next pass reads again.
-    pub async fn write(
-        &mut self,
-        changes: &[Change],
-        now: Timestamp,
-        authority: &Authority,
-    ) -> Result<Ledger, String> {
-        authority.check().map_err(|e| e.to_string())?;
-        let Some((mut ledger, version)) = self.current.take() else {
-            return Err("the ledger was not read yet".to_owned());
-        };
-        for change in changes {
-            ledger.apply(change, now);
-        }
-        let version = self
-            .store
-            .write(&ledger, version, self.epoch)
-            .await
-            .map_err(|e| e.to_string())?;
-        self.current = Some((ledger.clone(), version));
-        Ok(ledger)
-    }
-}
-
-/// Writes prunes into the ledger's history before they happen, as many as the hour allows.
-fn prune_grant(
-    ledger: Arc<Mutex<Held>>,
-    authority: Authority,
-    limits: watch::Receiver<Limits>,
-) -> crate::apply::PruneGrant {
-    Arc::new(move |subjects: Vec<String>| {
-        let (ledger, authority) = (Arc::clone(&ledger), authority.clone());
-        let limits = limits.borrow().clone();
-        async move {
-            let mut held = ledger.lock().await;
-            let now = Timestamp::now();
-            let current = held.read().await?;
-            let allowed = fabrik_core::apply::allowance(&current, &limits, now).min(subjects.len());
-            let prune = |subject: &String| Change::Prune {
-                subject: subject.clone(),
-                reason: "no longer in the commit".to_owned(),
-            };
-            let changes: Vec<Change> = subjects.iter().take(allowed).map(prune).collect();
-            if !changes.is_empty() {
-                held.write(&changes, now, &authority)
-                    .await
-                    .inspect_err(|problem| error!(problem, "prunes wait"))?;
-            }
-            Ok(allowed)
-        }
-        .boxed()
-    })
 }

@@ -8,13 +8,11 @@ use fabrik_core::ledger::Ledger;
 use fabrik_core::observed::{Hetzner, Observed, Pod};
 use futures::future::try_join_all;
 use jiff::Timestamp;
-use kube::Api;
 use tokio::try_join;
 use tracing::warn;
 
 use super::leader::{InForce, Leader};
 use crate::cluster::nodes;
-use crate::cluster::resources::FabrikCluster;
 use crate::hetzner;
 
 /// Everything, or the reason why this pass sees too little to act on. Before the first commit there is no token for
@@ -26,18 +24,16 @@ pub async fn observe(
 ) -> Result<Observed, String> {
     let at = Timestamp::now();
     let client = &leader.replica.clients.leader;
-    let (hetzner, seen, pinned, tokens, pods, paused) = try_join!(
+    let (hetzner, seen, pinned, tokens, pods) = try_join!(
         observe_hetzner(leader, in_force, &ledger),
         async { nodes::observe_nodes(client).await.map_err(text) },
         async { nodes::observe_pinned(client).await.map_err(text) },
         async { leader.tokens.observe().await.map_err(text) },
         pods_of_ticketed(client, &ledger),
-        read_pause(leader),
     )?;
     if !seen.unreadable.is_empty() {
         warn!(nodes = ?seen.unreadable, "Nodes with names that no server of ours can have; passed over");
     }
-    leader.paused.clone_from(&paused);
     let units = leader
         .units()
         .units
@@ -53,7 +49,7 @@ pub async fn observe(
         tokens,
         units,
         ledger,
-        paused,
+        paused: leader.wishes.paused.clone(),
     };
     remember_blocked(leader, &mut observed);
     Ok(observed)
@@ -69,7 +65,8 @@ async fn observe_hetzner(
     };
     let cluster = &leader.replica.config.cluster.id;
     let spec = &in_force.desired.spec;
-    hetzner::observe(&in_force.hetzner, cluster, spec, ledger)
+    let confirmed = &leader.wishes.confirmed_gone;
+    hetzner::observe(&in_force.hetzner, cluster, spec, ledger, confirmed)
         .await
         .map_err(text)
 }
@@ -87,18 +84,6 @@ async fn pods_of_ticketed(
         .await?
         .into_iter()
         .collect())
-}
-
-async fn read_pause(leader: &Leader) -> Result<Option<String>, String> {
-    let api: Api<FabrikCluster> = Api::all(leader.replica.clients.leader.clone());
-    let cluster = api
-        .get(leader.replica.config.cluster.name.as_str())
-        .await
-        .map_err(text)?;
-    Ok(cluster
-        .spec
-        .paused
-        .map(|p| format!("{} (by {} at {})", p.reason, p.by, p.at)))
 }
 
 /// Gives each pod what refused its last eviction, and forgets pods that are gone.

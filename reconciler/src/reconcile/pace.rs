@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use fabrik_core::hold::HoldReason;
+
 /// A pass while something is under way and Hetzner's rate limit has room.
 const BUSY: Duration = Duration::from_millis(750);
 /// The same with less than half of the limit left.
@@ -33,20 +35,19 @@ pub struct Backoff(BTreeMap<String, Failure>);
 struct Failure {
     delay: Duration,
     not_before: Instant,
+    reason: HoldReason,
     message: String,
 }
 
 impl Backoff {
     /// Why `what` is not tried now, if it is not.
-    pub fn resting(&self, what: &str, now: Instant) -> Option<&str> {
-        self.0
-            .get(what)
-            .filter(|f| now < f.not_before)
-            .map(|f| f.message.as_str())
+    pub fn resting(&self, what: &str, now: Instant) -> Option<(HoldReason, &str)> {
+        let failure = self.0.get(what).filter(|f| now < f.not_before)?;
+        Some((failure.reason, &failure.message))
     }
 
     /// Notes a failure; each one in a row doubles the delay.
-    pub fn failed(&mut self, what: &str, message: &str, now: Instant) {
+    pub fn failed(&mut self, what: &str, reason: HoldReason, message: &str, now: Instant) {
         let delay = self
             .0
             .get(what)
@@ -54,6 +55,7 @@ impl Backoff {
         let failure = Failure {
             delay,
             not_before: now + delay,
+            reason,
             message: message.to_owned(),
         };
         self.0.insert(what.to_owned(), failure);
@@ -85,18 +87,18 @@ mod tests {
         let mut backoff = Backoff::default();
         let start = Instant::now();
         for _ in 0..3 {
-            backoff.failed("create-server a", "no stock", start);
+            backoff.failed("create-server a", HoldReason::OutOfStock, "no stock", start);
         }
         assert_eq!(
             backoff.resting("create-server a", start + Duration::from_secs(3)),
-            Some("no stock")
+            Some((HoldReason::OutOfStock, "no stock"))
         );
         assert_eq!(
             backoff.resting("create-server a", start + Duration::from_secs(4)),
             None
         );
         for _ in 0..20 {
-            backoff.failed("create-server a", "no stock", start);
+            backoff.failed("create-server a", HoldReason::OutOfStock, "no stock", start);
         }
         assert_eq!(
             backoff.resting("create-server a", start + MAX_BACKOFF),

@@ -11,7 +11,7 @@ use fabrik_core::ledger::Member;
 use fabrik_core::names::{LEADER_MANAGER, NAMESPACE};
 use fabrik_core::observed::Observed;
 use fabrik_core::step::Step;
-use futures::TryStreamExt as _;
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
@@ -25,6 +25,7 @@ use super::Replica;
 use super::leader::Leader;
 use super::status::{self, Facts};
 use crate::cluster::resources::{FabrikCluster, FabrikClusterStatus, FabrikNode, FabrikNodeSpec};
+use crate::cluster::wishes;
 use crate::report::observed::{CONFIG_MAP, CONFIG_MAP_KEY, Document};
 
 /// How often the observation is written at most.
@@ -66,18 +67,23 @@ pub async fn cluster(
     holds.sort();
     holds.dedup();
     leader.publisher.log_news(&holds);
-    shorten(&mut holds);
-    leader.replica.metrics.set_holds(&holds);
-    leader.replica.metrics.set_paused(leader.paused.is_some());
-
     let units = leader.units();
+    let metrics = &leader.replica.metrics;
+    metrics.set_holds(&holds);
+    metrics.set_paused(leader.wishes.paused.is_some());
+    metrics.set_units(&status::units(&units));
+    if let (Some(in_force), Some(observed)) = (&leader.in_force, observed) {
+        metrics.set_pools(&status::pools(&in_force.desired, observed));
+    }
+    shorten(&mut holds);
+
     let facts = Facts {
         desired: leader.in_force.as_ref().map(|f| &f.desired),
         observed,
         head: leader.head.as_ref(),
         refusal: leader.refusal.as_ref(),
         trouble: leader.trouble.as_deref(),
-        paused: leader.paused.as_deref(),
+        paused: leader.wishes.paused.as_deref(),
         holds,
         units: &units,
         idle: step.effects.is_empty() && step.changes.is_empty(),
@@ -107,8 +113,8 @@ pub async fn trouble(leader: &mut Leader, problem: &str) {
         head: leader.head.as_ref(),
         refusal: leader.refusal.as_ref(),
         trouble: Some(problem),
-        paused: leader.paused.as_deref(),
-        holds: Vec::new(),
+        paused: leader.wishes.paused.as_deref(),
+        holds: leader.publisher.shown_before(),
         units: &units,
         idle: false,
         leader: leader.replica.config.node.as_str(),
@@ -122,19 +128,18 @@ pub async fn follow(replica: &Replica) {
     let api: Api<ConfigMap> = Api::namespaced(replica.clients.leader.clone(), NAMESPACE);
     let only = watcher::Config::default().fields(&format!("metadata.name={CONFIG_MAP}"));
     let changes = watcher(api, only).default_backoff().applied_objects();
-    let result = changes
-        .try_for_each(|map| {
-            let document = map
-                .binary_data
-                .and_then(|mut data| data.remove(CONFIG_MAP_KEY));
-            replica
-                .observed
-                .send_replace(document.map(|d| Bytes::from(d.0)));
-            std::future::ready(Ok(()))
-        })
-        .await;
-    if let Err(error) = result {
-        warn!(%error, "the published observation can't be watched");
+    let mut changes = std::pin::pin!(changes);
+    while let Some(change) = changes.next().await {
+        match change {
+            Ok(map) => {
+                let data = map.binary_data;
+                let document = data.and_then(|mut data| data.remove(CONFIG_MAP_KEY));
+                let document = document.map(|d| Bytes::from(d.0));
+                replica.observed.send_replace(document);
+            }
+            // The watch begins again by itself.
+            Err(error) => warn!(%error, "watching the published observation was interrupted"),
+        }
     }
 }
 
@@ -159,13 +164,23 @@ impl Publisher {
         self.holds = now;
     }
 
+    /// The holds of the last pass that saw everything.
+    fn shown_before(&self) -> Vec<Hold> {
+        let mut holds = self.holds.iter().cloned().collect();
+        shorten(&mut holds);
+        holds
+    }
+
     async fn tell_status(&mut self, facts: &Facts<'_>) -> Result<(), kube::Error> {
         let api: Api<FabrikCluster> = Api::all(self.client.clone());
         let (before, generation) = if let Some(known) = self.status.take() {
             known
         } else {
-            let live = api.get(&self.cluster).await?;
-            (live.status.unwrap_or_default(), live.metadata.generation)
+            // What another version wrote and this one can't read is written anew.
+            let live = wishes::dynamic(&self.client).get(&self.cluster).await?;
+            let status = live.data.get("status").cloned().unwrap_or_default();
+            let status = serde_json::from_value(status).unwrap_or_default();
+            (status, live.metadata.generation)
         };
         let now = status::compute(facts, &before, generation, Timestamp::now());
         if now == before {

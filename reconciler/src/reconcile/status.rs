@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fabrik_core::desired::Desired;
-use fabrik_core::diagnostic::Diagnostic;
+use fabrik_core::diagnostic::{Diagnostic, Place};
 use fabrik_core::guard;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{CommitId, PoolName};
@@ -14,6 +14,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::apply::{UnitReport, UnitsReport};
 use crate::cluster::resources::{FabrikClusterStatus, PoolStatus, Refused, Units};
+
+/// How many faults of a refusal the status shows: some 40 KiB of an object that may have 1.5 MiB.
+const MAX_DIAGNOSTICS: usize = 100;
 
 /// A commit that may not be in force, and why.
 #[derive(Debug, Clone)]
@@ -51,15 +54,12 @@ pub fn compute(
     now: Timestamp,
 ) -> FabrikClusterStatus {
     let pools = match (facts.desired, facts.observed) {
-        (Some(desired), Some(observed)) => pool_statuses(desired, observed),
+        (Some(desired), Some(observed)) => pools(desired, observed),
         _ => before.pools.clone(),
     };
     let ready: u32 = pools.values().map(|p| p.ready).sum();
     let wanted: u32 = pools.values().map(|p| p.wanted).sum();
-    let units = Units {
-        total: count(facts.units.units.len()),
-        ready: count(facts.units.units.values().filter(|u| is_ready(u)).count()),
-    };
+    let units = units(facts.units);
     let verdict = verdict(facts, &pools, &units);
     let commit = facts.desired.map(|d| d.commit.to_string());
     let applied = verdict.applied.then(|| commit.clone()).flatten();
@@ -72,7 +72,7 @@ pub fn compute(
         refused: facts.refusal.map(|r| Refused {
             commit: r.commit.to_string(),
             at: r.at,
-            diagnostics: r.diagnostics.clone(),
+            diagnostics: shown(&r.diagnostics),
         }),
         holds: facts.holds.clone(),
         pools,
@@ -119,11 +119,8 @@ fn verdict(facts: &Facts, pools: &BTreeMap<String, PoolStatus>, units: &Units) -
         return of("Paused", format!("PAUSED: {reason}"), false, true);
     }
     if let Some(refusal) = facts.refusal {
-        let all: Vec<String> = refusal
-            .diagnostics
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let all = shown(&refusal.diagnostics);
+        let all: Vec<String> = all.iter().map(ToString::to_string).collect();
         let message = format!(
             "{} is refused, and what was in force stays:\n{}",
             refusal.commit,
@@ -153,11 +150,12 @@ fn verdict(facts: &Facts, pools: &BTreeMap<String, PoolStatus>, units: &Units) -
             applied,
         };
     }
-    match facts
+    // What nobody can explain is rarely what the rest waits for.
+    let explained = facts
         .holds
         .iter()
-        .find(|h| h.reason != HoldReason::Unexplained)
-    {
+        .find(|h| h.reason != HoldReason::Unexplained);
+    match explained.or(facts.holds.first()) {
         Some(hold) => of("Held", hold.to_string(), true, false),
         None => of(
             "Progressing",
@@ -197,7 +195,31 @@ fn conditions(
     states.into_iter().map(condition).collect()
 }
 
-fn pool_statuses(desired: &Desired, observed: &Observed) -> BTreeMap<String, PoolStatus> {
+/// The first faults of a refusal, and how many more there are: an object of the API server has its bounds.
+fn shown(diagnostics: &[Diagnostic]) -> Vec<Diagnostic> {
+    let more = diagnostics.len().saturating_sub(MAX_DIAGNOSTICS);
+    let mut shown: Vec<Diagnostic> = diagnostics.iter().take(MAX_DIAGNOSTICS).cloned().collect();
+    if more > 0 {
+        shown.push(Diagnostic {
+            place: Place::file("git"),
+            object: "the commit".to_owned(),
+            problem: format!("has {more} more faults"),
+            remedy: "`fabrik validate` and the leader's log list them all".to_owned(),
+        });
+    }
+    shown
+}
+
+/// How many units there are, and how many are as they should be.
+pub fn units(report: &UnitsReport) -> Units {
+    Units {
+        total: count(report.units.len()),
+        ready: count(report.units.values().filter(|u| is_ready(u)).count()),
+    }
+}
+
+/// How many nodes each pool should have, and how many it has in which state.
+pub fn pools(desired: &Desired, observed: &Observed) -> BTreeMap<String, PoolStatus> {
     let status = |name: &PoolName, wanted: u32| {
         let ledger = &observed.ledger;
         let available = |(id, member): &(&_, &fabrik_core::ledger::Member)| {

@@ -2,12 +2,12 @@
 //!
 //! Label values are words from a fixed set or names from the repository; a metric never grows with time.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use fabrik_core::hold::Hold;
-use fabrik_core::id::PoolName;
 use jiff::Timestamp;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -15,6 +15,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::cluster::resources::{PoolStatus, Units};
+use crate::hetzner;
 
 /// What a scrape gets as `Content-Type`: the OpenMetrics text that `Metrics::render` writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -34,7 +37,8 @@ pub struct Metrics {
     reconciles: Family<Labels<1>, Counter>,
     reconcile_duration: Histogram,
     effects: Family<Labels<2>, Counter>,
-    hetzner_requests: Family<Labels<3>, Counter>,
+    /// Given to each client of Hetzner's.
+    pub hetzner: hetzner::Metrics,
     admitted_commit_timestamp: Gauge<f64, AtomicU64>,
     refusals: Counter,
     holds: Family<Labels<1>, Gauge>,
@@ -66,15 +70,6 @@ impl Outcome {
     }
 }
 
-/// How many nodes of a pool are in which state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PoolNodes {
-    pub ready: u32,
-    pub joining: u32,
-    pub leaving: u32,
-    pub unready: u32,
-}
-
 impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("fabrik");
@@ -89,7 +84,7 @@ impl Metrics {
             reconciles: Family::default(),
             reconcile_duration: Histogram::new(RECONCILE_BUCKETS_SECS),
             effects: Family::default(),
-            hetzner_requests: Family::default(),
+            hetzner: hetzner::Metrics::default(),
             admitted_commit_timestamp: Gauge::default(),
             refusals: Counter::default(),
             holds: Family::default(),
@@ -123,18 +118,6 @@ impl Metrics {
             .inc();
     }
 
-    /// Hetzner answered, or did not (`status` is `None` then). `resource` is the first part of the path, `servers`.
-    pub fn hetzner_request(&self, method: &str, resource: &str, status: Option<u16>) {
-        let status = status.map_or_else(|| "none".to_owned(), |s| s.to_string());
-        self.hetzner_requests
-            .get_or_create(&[
-                ("method", method.to_owned()),
-                ("resource", resource.to_owned()),
-                ("status", status),
-            ])
-            .inc();
-    }
-
     /// A commit came into force at `at`.
     #[allow(
         clippy::cast_precision_loss,
@@ -159,8 +142,9 @@ impl Metrics {
         }
     }
 
-    pub fn set_units(&self, total: u32, ready: u32) {
-        for (state, count) in [("ready", ready), ("unready", total.saturating_sub(ready))] {
+    pub fn set_units(&self, units: &Units) {
+        let unready = units.total.saturating_sub(units.ready);
+        for (state, count) in [("ready", units.ready), ("unready", unready)] {
             self.units
                 .get_or_create(&[("state", state.to_owned())])
                 .set(i64::from(count));
@@ -168,18 +152,18 @@ impl Metrics {
     }
 
     /// The nodes of all pools as they are now.
-    pub fn set_nodes<'a>(&self, pools: impl IntoIterator<Item = (&'a PoolName, PoolNodes)>) {
+    pub fn set_pools(&self, pools: &BTreeMap<String, PoolStatus>) {
         self.nodes.clear();
-        for (pool, nodes) in pools {
+        for (name, pool) in pools {
             let states = [
-                ("ready", nodes.ready),
-                ("joining", nodes.joining),
-                ("leaving", nodes.leaving),
-                ("unready", nodes.unready),
+                ("wanted", pool.wanted),
+                ("ready", pool.ready),
+                ("joining", pool.joining),
+                ("leaving", pool.leaving),
             ];
             for (state, count) in states {
                 self.nodes
-                    .get_or_create(&[("pool", pool.to_string()), ("state", state.to_owned())])
+                    .get_or_create(&[("pool", name.clone()), ("state", state.to_owned())])
                     .set(i64::from(count));
             }
         }
@@ -217,11 +201,7 @@ impl Metrics {
             "Effects carried out, by verb and by how they ended",
             self.effects.clone(),
         );
-        registry.register(
-            "hetzner_requests",
-            "Requests to the Hetzner API, by method, resource and status (none: no answer)",
-            self.hetzner_requests.clone(),
-        );
+        self.hetzner.register(registry);
         registry.register_with_unit(
             "admitted_commit_timestamp",
             "When the commit in force was admitted",
@@ -262,20 +242,17 @@ mod tests {
         metrics.set_leader(true);
         metrics.reconciled(Outcome::Success, Duration::from_millis(3));
         metrics.effect("create-server", Outcome::Error);
-        metrics.hetzner_request("GET", "servers", Some(200));
-        metrics.hetzner_request("POST", "servers", None);
+        metrics.hetzner.count("GET", "servers", Some(200));
+        metrics.hetzner.count("POST", "servers", None);
         metrics.admitted(Timestamp::from_second(1_790_000_000).unwrap());
         metrics.refused();
         metrics.set_holds(&[hold(HoldReason::DrainBlocked)]);
-        metrics.set_units(3, 2);
-        let pool = "workers".parse().unwrap();
-        metrics.set_nodes([(
-            &pool,
-            PoolNodes {
-                ready: 2,
-                ..PoolNodes::default()
-            },
-        )]);
+        metrics.set_units(&Units { total: 3, ready: 2 });
+        let pool = PoolStatus {
+            ready: 2,
+            ..PoolStatus::default()
+        };
+        metrics.set_pools(&[("workers".to_owned(), pool)].into());
         let text = metrics.render().unwrap();
         for line in [
             concat!(

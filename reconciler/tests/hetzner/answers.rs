@@ -1,5 +1,7 @@
 //! What Hetzner may answer: many pages, and words that we do not know.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::Path;
 use base64::Engine as _;
@@ -74,5 +76,6 @@ async fn observed(lists: Value) -> Result<Hetzner, HetznerError> {
     tokio::spawn(async { axum::serve(listener, router).await });
     let client = Client::new(&endpoint, Token::new(TOKEN)).unwrap();
     let cluster: fabrik_core::id::ClusterId = "abcdefgh01234567".parse().unwrap();
-    observe(&client, &cluster, &spec(), &Ledger::new(cluster.clone())).await
+    let ledger = Ledger::new(cluster.clone());
+    observe(&client, &cluster, &spec(), &ledger, &BTreeSet::new()).await
 }

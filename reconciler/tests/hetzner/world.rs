@@ -1,6 +1,6 @@
 //! A project at the emulator, the client under test, and what the emulator saw of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fabrik::hetzner::{Client, Context, HetznerError, Outcome, Token, execute, observe};
 use fabrik_core::effect::{Choice, Effect, NewServer};
@@ -21,6 +21,7 @@ pub struct Bed {
     pub client: Client,
     pub cluster: ClusterId,
     pub ledger: Ledger,
+    pub confirmed_gone: BTreeSet<ServerId>,
     emulator: Emulator,
 }
 
@@ -40,12 +41,20 @@ impl Bed {
             client: Client::new(&emulator.endpoint(), Token::new(TOKEN)).unwrap(),
             emulator,
             ledger: Ledger::new(cluster.clone()),
+            confirmed_gone: BTreeSet::new(),
             cluster,
         }
     }
 
     pub async fn observe(&self) -> Result<Hetzner, HetznerError> {
-        observe(&self.client, &self.cluster, &spec(), &self.ledger).await
+        observe(
+            &self.client,
+            &self.cluster,
+            &spec(),
+            &self.ledger,
+            &self.confirmed_gone,
+        )
+        .await
     }
 
     pub async fn execute(&self, effect: &Effect) -> Result<Outcome, HetznerError> {

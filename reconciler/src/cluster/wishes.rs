@@ -1,0 +1,108 @@
+//! What people ask for on the `FabrikCluster`. Read without its status: a leader of another version may have written
+//! one that this version can't read.
+
+use std::collections::BTreeSet;
+
+use fabrik_core::id::ServerId;
+use fabrik_core::names::CONFIRM_GONE_ANNOTATION;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::{Client, ResourceExt as _};
+
+use super::error::{ClusterError, while_doing};
+use super::resources::{FabrikCluster, FabrikClusterSpec};
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wishes {
+    /// Why all effects are paused, by whom and since when.
+    pub paused: Option<String>,
+    /// Servers that a person says are gone.
+    pub confirmed_gone: BTreeSet<ServerId>,
+}
+
+pub async fn read(client: &Client, name: &str) -> Result<Wishes, ClusterError> {
+    let object = dynamic(client).get_opt(name).await;
+    let object = object
+        .map_err(while_doing(format!("reading FabrikCluster {name}")))?
+        .ok_or_else(|| ClusterError::Malformed {
+            object: format!("FabrikCluster {name}"),
+            problem: "it was deleted; run `fabrik found` on this server again".to_owned(),
+        })?;
+    of(&object).map_err(|problem| ClusterError::Malformed {
+        object: format!("FabrikCluster {name}"),
+        problem,
+    })
+}
+
+/// All `FabrikCluster`s, as far as any version can read them.
+pub fn dynamic(client: &Client) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &ApiResource::erase::<FabrikCluster>(&()))
+}
+
+fn of(object: &DynamicObject) -> Result<Wishes, String> {
+    let spec = object.data.get("spec").cloned().unwrap_or_default();
+    let spec: FabrikClusterSpec = serde_json::from_value(spec).map_err(|e| e.to_string())?;
+    let ids = object.annotations().get(CONFIRM_GONE_ANNOTATION);
+    let id = |text: &str| match text.trim().parse() {
+        Ok(id) => Ok(ServerId(id)),
+        Err(_) => Err(format!(
+            "annotation {CONFIRM_GONE_ANNOTATION}: `{}` is no server id",
+            text.trim()
+        )),
+    };
+    Ok(Wishes {
+        paused: spec
+            .paused
+            .map(|p| format!("{} (by {} at {})", p.reason, p.by, p.at)),
+        confirmed_gone: ids
+            .iter()
+            .flat_map(|ids| ids.split(','))
+            .filter(|text| !text.trim().is_empty())
+            .map(id)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wishes(
+        annotations: &serde_json::Value,
+        status: &serde_json::Value,
+    ) -> Result<Wishes, String> {
+        let object = json!({
+            "apiVersion": "fabrik.dev/v1alpha1", "kind": "FabrikCluster",
+            "metadata": {"name": "demo", "annotations": annotations}, "status": status,
+            "spec": {"clusterId": "abcdefgh01234567", "paused":
+                {"reason": "night", "by": "ada", "at": "2026-11-21T01:00:00Z"}},
+        });
+        of(&serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn a_pause_is_read_whatever_a_newer_leader_wrote_into_the_status() {
+        let newer = json!({"holds": [{"about": "x", "message": "y", "reason": "NotInventedYet"}]});
+        let read = wishes(&json!({}), &newer).unwrap();
+        assert_eq!(
+            read.paused.as_deref(),
+            Some("night (by ada at 2026-11-21T01:00:00Z)")
+        );
+    }
+
+    #[test]
+    fn confirmed_servers_are_a_list_of_ids() {
+        let confirmed = |text: &str| {
+            wishes(&json!({CONFIRM_GONE_ANNOTATION: text}), &json!({})).map(|w| w.confirmed_gone)
+        };
+        assert_eq!(
+            confirmed("41, 42,"),
+            Ok([ServerId(41), ServerId(42)].into())
+        );
+        assert_eq!(
+            confirmed("41,all"),
+            Err("annotation fabrik.dev/confirm-gone: `all` is no server id".to_owned())
+        );
+    }
+}
