@@ -35,8 +35,9 @@ pub struct Hetzner {
     pub servers: BTreeMap<ServerId, Server>,
     /// Servers that the ledger knows, that the lists did not show, and that GET by id answered with 404 for.
     pub gone: BTreeSet<ServerId>,
-    /// Known servers that the lists lack, when they are more than a few: none of them is believed to be gone.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    /// Servers that the ledger knows and that the lists lack, where those are more than a few: none of them is believed
+    /// gone. Empty where the lists can be believed.
+    #[serde(default)]
     pub missing: BTreeSet<ServerId>,
     pub network: Option<Resource>,
     pub firewall: Option<FirewallResource>,
@@ -147,6 +148,9 @@ pub struct Pod {
     pub kind: PodKind,
     /// Evicted or deleted, and not gone yet.
     pub terminating: bool,
+    /// When its grace period is over, if it is `terminating`.
+    #[serde(default)]
+    pub ends: Option<Timestamp>,
     /// What refused the last eviction, with the PodDisruptionBudget's name.
     pub blocked: Option<String>,
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its part of the model")]
 
+mod act;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -9,10 +11,7 @@ use fabrik_core::desired::Desired;
 use fabrik_core::effect::Effect;
 use fabrik_core::id::{IntentId, NodeName, PoolName, ServerId};
 use fabrik_core::ledger::{Change, Ledger};
-use fabrik_core::observed::{
-    FirewallResource, Hetzner, Node, Observed, PlacementGroup, Pod, PodKind, Power, Resource, Role,
-    Server, SshKeyResource,
-};
+use fabrik_core::observed::{Hetzner, Node, Observed, Pod, PodKind, Power, Role, Server};
 use fabrik_core::spec::{
     Firewall, Kubernetes, Limits, LocalData, Network, PlacementStrategy, Pool, SecretRef, Spec,
 };
@@ -152,6 +151,7 @@ impl Model {
 
     /// Writes what the step wants written until it wants nothing more written, as the leader does.
     pub fn step(&mut self) -> Step {
+        self.observed.at = self.now;
         loop {
             let step = step(&self.desired, &self.observed, self.now);
             if step.changes.is_empty() {
@@ -198,7 +198,7 @@ impl Model {
         let there = &self.observed.hetzner.servers;
         self.observed.hetzner.gone = known
             .into_iter()
-            .filter(|id| !there.contains_key(id))
+            .filter(|id| !there.contains_key(id) && !self.observed.hetzner.missing.contains(id))
             .collect();
     }
 
@@ -241,147 +241,6 @@ impl Model {
             name: name.clone(),
         };
         self.observed.nodes.insert(name, node);
-    }
-
-    #[allow(
-        clippy::too_many_lines,
-        reason = "one short arm for each effect; apart they would read worse"
-    )]
-    pub fn act(&mut self, effect: &Effect) {
-        self.next_id += 1;
-        let id = self.next_id;
-        let there = &mut self.observed.hetzner;
-        let on_servers_or_nodes =
-            !matches!(effect, Effect::Evict { .. } | Effect::RevokeToken { .. });
-        if on_servers_or_nodes {
-            self.done.push((effect.verb().to_owned(), effect.target()));
-        }
-        match effect {
-            Effect::CreateNetwork { name, .. } => {
-                there.network = Some(Resource {
-                    id,
-                    name: name.clone(),
-                });
-            }
-            Effect::CreateFirewall { name, rules }
-            | Effect::SetFirewallRules { name, rules, .. } => {
-                there.firewall = Some(FirewallResource {
-                    id,
-                    name: name.clone(),
-                    rules: rules.clone(),
-                });
-            }
-            Effect::CreateSshKey { name, public_key } => {
-                let key = SshKeyResource {
-                    id,
-                    public_key: public_key.clone(),
-                    ours: true,
-                };
-                there
-                    .ssh_keys
-                    .insert(name.strip_prefix("demo-").unwrap().to_owned(), key);
-            }
-            Effect::CreatePlacementGroup { name, .. } => {
-                let group = PlacementGroup {
-                    id,
-                    name: name.clone(),
-                    servers: BTreeSet::new(),
-                };
-                there.placement_groups.insert(name.clone(), group);
-            }
-            Effect::CreateServer(new) => {
-                self.observed.tokens.insert(new.intent.clone());
-                let taken = there.servers.values().any(|s| s.name == new.name.as_str());
-                assert!(!taken, "{} created twice", new.name);
-                let server = Server {
-                    id: ServerId(id),
-                    name: new.name.to_string(),
-                    role: Role::Agent,
-                    pool: Some(new.pool.clone()),
-                    intent: Some(new.intent.clone()),
-                    power: Power::Running,
-                    server_type: "cx33".to_owned(),
-                    location: "fsn1".to_owned(),
-                    created: self.now,
-                };
-                for group in there
-                    .placement_groups
-                    .values_mut()
-                    .filter(|g| Some(g.id) == new.placement_group)
-                {
-                    group.servers.insert(ServerId(id));
-                    assert!(group.servers.len() <= 10, "{} is overfull", group.name);
-                }
-                there.servers.insert(ServerId(id), server);
-            }
-            Effect::RevokeToken { intent } => {
-                self.observed.tokens.remove(intent);
-            }
-            Effect::LabelNode { node, labels } => {
-                if let Some(node) = self.observed.nodes.get_mut(&node.name) {
-                    node.our_labels = labels.keys().cloned().collect();
-                    node.labels.extend(labels.clone());
-                }
-            }
-            Effect::Cordon { node, ticket } => {
-                if let Some(node) = self.observed.nodes.get_mut(&node.name) {
-                    node.unschedulable = true;
-                    node.cordoned_under = Some(ticket.to_string());
-                }
-            }
-            Effect::Uncordon { node, .. } => {
-                if let Some(node) = self.observed.nodes.get_mut(&node.name) {
-                    assert!(
-                        node.cordoned_under.is_some(),
-                        "S6: {} was cordoned by somebody else",
-                        node.name
-                    );
-                    node.unschedulable = false;
-                    node.cordoned_under = None;
-                }
-            }
-            Effect::Evict { node, pod, .. } => {
-                let pods = self.observed.pods.entry(node.clone()).or_default();
-                pods.retain(|p| p.name != *pod || p.blocked.is_some());
-            }
-            Effect::PowerOff { server } => {
-                let no_pods = self
-                    .observed
-                    .pods
-                    .get(&server.name)
-                    .is_none_or(|p| p.iter().all(|p| p.kind != PodKind::Ordinary));
-                assert!(no_pods, "{} was powered off with pods on it", server.name);
-                if let Some(server) = there.servers.get_mut(&server.id) {
-                    server.power = Power::Off;
-                }
-                if let Some(node) = self.observed.nodes.get_mut(&server.name) {
-                    node.ready = false;
-                }
-            }
-            Effect::DeleteNode { node } => {
-                let alive = there
-                    .servers
-                    .values()
-                    .any(|s| s.name == node.name.as_str() && s.power != Power::Off);
-                assert!(
-                    !alive,
-                    "Node {} was deleted while its machine runs",
-                    node.name
-                );
-                self.observed.nodes.remove(&node.name);
-            }
-            Effect::DeleteServer { server } => {
-                assert!(
-                    !self.observed.nodes.contains_key(&server.name),
-                    "server {} deleted before its Node",
-                    server.name
-                );
-                there.servers.remove(&server.id);
-                for group in there.placement_groups.values_mut() {
-                    group.servers.remove(&server.id);
-                }
-            }
-        }
     }
 
     pub fn servers(&self) -> usize {
@@ -439,6 +298,7 @@ pub fn pod(node: &NodeName, blocked: Option<&str>) -> Pod {
         node: node.clone(),
         kind: PodKind::Ordinary,
         terminating: false,
+        ends: None,
         blocked: blocked.map(str::to_owned),
     }
 }

@@ -139,6 +139,8 @@ fn convert_pod(pod: &core::Pod, node: &NodeName) -> Option<Pod> {
         node: node.clone(),
         kind: pod_kind(pod),
         terminating: pod.metadata.deletion_timestamp.is_some(),
+        // The API server adds the grace period to it (kubernetes.io, "Object Meta", deletionTimestamp).
+        ends: pod.metadata.deletion_timestamp.as_ref().map(|t| t.0),
         blocked: None,
     })
 }

@@ -1,0 +1,172 @@
+//! What an effect does to the model at once, and what no effect may ever do to it.
+
+use std::collections::BTreeSet;
+
+use fabrik_core::effect::Effect;
+use fabrik_core::id::ServerId;
+use fabrik_core::observed::{
+    FirewallResource, PlacementGroup, Pod, PodKind, Power, Resource, Role, Server, SshKeyResource,
+};
+use jiff::SignedDuration;
+
+use super::Model;
+
+impl Model {
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one short arm for each effect; apart they would read worse"
+    )]
+    pub fn act(&mut self, effect: &Effect) {
+        self.next_id += 1;
+        let id = self.next_id;
+        let there = &mut self.observed.hetzner;
+        let on_servers_or_nodes =
+            !matches!(effect, Effect::Evict { .. } | Effect::RevokeToken { .. });
+        if on_servers_or_nodes {
+            self.done.push((effect.verb().to_owned(), effect.target()));
+        }
+        match effect {
+            Effect::CreateNetwork { name, .. } => {
+                there.network = Some(Resource {
+                    id,
+                    name: name.clone(),
+                });
+            }
+            Effect::CreateFirewall { name, rules }
+            | Effect::SetFirewallRules { name, rules, .. } => {
+                there.firewall = Some(FirewallResource {
+                    id,
+                    name: name.clone(),
+                    rules: rules.clone(),
+                });
+            }
+            Effect::CreateSshKey { name, public_key } => {
+                let key = SshKeyResource {
+                    id,
+                    public_key: public_key.clone(),
+                    ours: true,
+                };
+                there
+                    .ssh_keys
+                    .insert(name.strip_prefix("demo-").unwrap().to_owned(), key);
+            }
+            Effect::CreatePlacementGroup { name, .. } => {
+                let group = PlacementGroup {
+                    id,
+                    name: name.clone(),
+                    servers: BTreeSet::new(),
+                };
+                there.placement_groups.insert(name.clone(), group);
+            }
+            Effect::CreateServer(new) => {
+                self.observed.tokens.insert(new.intent.clone());
+                let taken = there.servers.values().any(|s| s.name == new.name.as_str());
+                assert!(!taken, "{} created twice", new.name);
+                let server = Server {
+                    id: ServerId(id),
+                    name: new.name.to_string(),
+                    role: Role::Agent,
+                    pool: Some(new.pool.clone()),
+                    intent: Some(new.intent.clone()),
+                    power: Power::Running,
+                    server_type: "cx33".to_owned(),
+                    location: "fsn1".to_owned(),
+                    created: self.now,
+                };
+                for group in there
+                    .placement_groups
+                    .values_mut()
+                    .filter(|g| Some(g.id) == new.placement_group)
+                {
+                    group.servers.insert(ServerId(id));
+                    assert!(group.servers.len() <= 10, "{} is overfull", group.name);
+                }
+                there.servers.insert(ServerId(id), server);
+            }
+            Effect::RevokeToken { intent } => {
+                self.observed.tokens.remove(intent);
+            }
+            Effect::LabelNode { node, labels } => {
+                if let Some(node) = self.observed.nodes.get_mut(&node.name) {
+                    node.our_labels = labels.keys().cloned().collect();
+                    node.labels.extend(labels.clone());
+                }
+            }
+            Effect::Cordon { node, ticket } => {
+                if let Some(node) = self.observed.nodes.get_mut(&node.name) {
+                    node.unschedulable = true;
+                    node.cordoned_under = Some(ticket.to_string());
+                }
+            }
+            Effect::Uncordon { node, .. } => {
+                if let Some(node) = self.observed.nodes.get_mut(&node.name) {
+                    assert!(
+                        node.cordoned_under.is_some(),
+                        "S6: {} was cordoned by somebody else",
+                        node.name
+                    );
+                    node.unschedulable = false;
+                    node.cordoned_under = None;
+                }
+            }
+            Effect::Evict { node, pod, .. } => {
+                let pods = self.observed.pods.entry(node.clone()).or_default();
+                let kubelet_lives = self.observed.nodes.get(node).is_some_and(|n| n.ready);
+                if kubelet_lives {
+                    pods.retain(|p| p.name != *pod || p.blocked.is_some());
+                } else {
+                    for pod in pods.iter_mut().filter(|p| p.name == *pod) {
+                        pod.terminating = true;
+                        pod.ends = Some(self.now + SignedDuration::from_secs(30));
+                    }
+                }
+            }
+            Effect::PowerOff { server } => {
+                let node_is_sick = self
+                    .observed
+                    .nodes
+                    .get(&server.name)
+                    .is_some_and(|n| !n.ready);
+                let over = |p: &Pod| p.ends.is_some_and(|ends| ends < self.now);
+                let harmless = |p: &Pod| p.kind != PodKind::Ordinary || node_is_sick && over(p);
+                let no_pods = self
+                    .observed
+                    .pods
+                    .get(&server.name)
+                    .is_none_or(|pods| pods.iter().all(harmless));
+                assert!(no_pods, "{} was powered off with pods on it", server.name);
+                if let Some(server) = there.servers.get_mut(&server.id) {
+                    server.power = Power::Off;
+                }
+                if let Some(node) = self.observed.nodes.get_mut(&server.name) {
+                    node.ready = false;
+                }
+            }
+            Effect::DeleteNode { node } => {
+                let alive = there
+                    .servers
+                    .values()
+                    .any(|s| s.name == node.name.as_str() && s.power != Power::Off);
+                assert!(
+                    !alive,
+                    "Node {} was deleted while its machine runs",
+                    node.name
+                );
+                self.observed.nodes.remove(&node.name);
+            }
+            Effect::DeleteServer { server } => {
+                let its_own = server.id.provider_id();
+                let node = self.observed.nodes.get(&server.name);
+                assert!(
+                    node.is_none_or(|n| n.provider_id.as_ref() != Some(&its_own)),
+                    "server {} deleted before its Node",
+                    server.name
+                );
+                there.servers.remove(&server.id);
+                for group in there.placement_groups.values_mut() {
+                    group.servers.remove(&server.id);
+                }
+            }
+        }
+    }
+}
