@@ -6,6 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::effect::{Effect, NodeRef, ServerRef};
+use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::IntentId;
 use crate::ledger::{Change, Ticket};
@@ -101,6 +102,11 @@ pub fn step(
         let rest_until = (!wanted_again).then(|| now + SignedDuration::from_secs(REST_SECS));
         return take_back(id, ticket, rest_until, observed);
     }
+    if let Err(hold) = guard::keeps_local_data(&ticket.node, observed, pool)
+        && let Some(step) = keep_local_data(id, ticket, &stage, hold, observed)
+    {
+        return step;
+    }
 
     let mut step = Step::default();
     match stage {
@@ -169,6 +175,30 @@ fn drain(ticket: &Ticket, pods: &[&Pod], step: &mut Step) {
                 ),
             });
         }
+    }
+}
+
+/// S5: a volume may have come since the ticket was granted, or its pool's wish changed. `None` where no data is at
+/// stake.
+fn keep_local_data(
+    id: &IntentId,
+    ticket: &Ticket,
+    stage: &Departure,
+    hold: Hold,
+    observed: &Observed,
+) -> Option<Step> {
+    let node_is_there = observed.nodes.contains_key(&ticket.node);
+    let server_is_there = observed.hetzner.servers.contains_key(&ticket.server);
+    match stage {
+        Departure::Cordon | Departure::Drain { .. } | Departure::PowerOff if node_is_there => {
+            Some(take_back(id, ticket, None, observed))
+        }
+        Departure::PowerOff | Departure::DeleteNode | Departure::DeleteServer
+            if server_is_there =>
+        {
+            Some(Step::hold(hold))
+        }
+        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@
 //! decides that a node may go.
 
 use crate::hold::{Hold, HoldReason};
-use crate::id::IntentId;
+use crate::id::{IntentId, NodeName};
 use crate::ledger::Member;
 use crate::observed::{Node, Observed};
 use crate::spec::{LocalData, Pool};
@@ -43,12 +43,12 @@ pub fn within_budget(
 }
 
 /// S5: a node that a bound local PersistentVolume is pinned to stays, unless its pool gives the data up.
-pub fn keeps_local_data(member: &Member, observed: &Observed, pool: &Pool) -> Result<(), Hold> {
-    if pool.local_data == LocalData::Discard || !observed.pinned.contains(&member.name) {
+pub fn keeps_local_data(node: &NodeName, observed: &Observed, pool: &Pool) -> Result<(), Hold> {
+    if pool.local_data == LocalData::Discard || !observed.pinned.contains(node) {
         return Ok(());
     }
     Err(Hold {
-        about: format!("node {}", member.name),
+        about: format!("node {node}"),
         reason: HoldReason::LocalData,
         message: "holds the only copy of a bound local PersistentVolume; move the data and delete the claim, \
                   or set local-data = \"discard\" for its pool"

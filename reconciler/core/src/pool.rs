@@ -60,15 +60,22 @@ pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp)
         .filter(|(_, i)| i.pool == *name && i.cancelled.is_none())
         .map(|(id, _)| id)
         .collect();
-    let (lost, staying): (Vec<_>, Vec<_>) = ledger
+    let mut staying = Vec::new();
+    for (id, member) in ledger
         .members
         .iter()
         .filter(|(id, m)| m.pool == *name && !ledger.tickets.contains_key(*id))
-        .partition(|(_, member)| loss(member, observed).is_some());
-    resize.remove.extend(
-        lost.iter()
-            .filter_map(|(id, m)| Some(((*id).clone(), loss(m, observed)?))),
-    );
+    {
+        let Some(reason) = loss(member, observed) else {
+            staying.push((id, member));
+            continue;
+        };
+        // A machine without a Node still has its disk; one that is gone has none.
+        match guard::keeps_local_data(&member.name, observed, pool) {
+            Err(hold) if reason == Reason::NodeDeleted => resize.holds.push(hold),
+            _ => resize.remove.push((id.clone(), reason)),
+        }
+    }
 
     let wanted = pool.count as usize;
     let size = coming.len() + staying.len();
@@ -209,7 +216,7 @@ fn may_leave(
     observed: &Observed,
     now: Timestamp,
 ) -> Result<(), Hold> {
-    guard::keeps_local_data(member, observed, pool)?;
+    guard::keeps_local_data(&member.name, observed, pool)?;
     match observed.ledger.resting.get(id) {
         Some(until) if *until > now => Err(Hold {
             about: format!("node {}", member.name),

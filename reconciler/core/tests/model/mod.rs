@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fabrik_core::desired::Desired;
-use fabrik_core::effect::Effect;
 use fabrik_core::id::{IntentId, NodeName, PoolName, ServerId};
 use fabrik_core::ledger::{Change, Ledger};
 use fabrik_core::observed::{Hetzner, Node, Observed, Pod, PodKind, Power, Role, Server};

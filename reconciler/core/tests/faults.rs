@@ -1,0 +1,96 @@
+//! What goes wrong with machines and Nodes, and how a cluster comes out of it.
+
+mod model;
+
+use fabrik_core::effect::Effect;
+use fabrik_core::hold::{Hold, HoldReason};
+use fabrik_core::id::NodeName;
+use fabrik_core::spec::LocalData;
+use fabrik_core::step::Step;
+use model::Model;
+
+#[test]
+fn a_deleted_node_s_machine_keeps_its_local_data() {
+    let mut model = settled(2);
+    let (_, name) = model.some_member();
+    model.observed.pinned.insert(name.clone());
+    model.observed.nodes.remove(&name);
+    model.settle();
+    let harmful = ["power-off", "delete-server"];
+    let done = model.done.iter();
+    assert_eq!(
+        done.filter(|(verb, _)| harmful.contains(&verb.as_str()))
+            .count(),
+        0
+    );
+    let step = model.step();
+    assert_eq!(held(&step, HoldReason::LocalData).len(), 1, "{step:?}");
+
+    model.pool().local_data = LocalData::Discard;
+    model.settle();
+    assert_eq!(model.servers(), 2);
+    model.nothing_is_left_over();
+}
+
+#[test]
+fn local_data_of_one_deleted_node_holds_up_no_other() {
+    let mut model = settled(3);
+    let names: Vec<NodeName> = model.observed.nodes.keys().take(2).cloned().collect();
+    for name in &names {
+        model.observed.nodes.remove(name);
+    }
+    model.observed.pinned.insert(names[0].clone());
+    model.step();
+    assert_eq!(ticketed(&model), [names[1].clone()]);
+}
+
+#[test]
+fn a_volume_that_comes_during_a_drain_gives_its_node_back() {
+    let mut model = settled(2);
+    model.pool().count = 1;
+    let cordon = model.step();
+    model.act(&cordon.effects[0]);
+    model.tick();
+    let node = ticketed(&model).remove(0);
+    model.observed.pinned.insert(node.clone());
+    let step = model.step();
+    assert!(
+        matches!(step.effects.as_slice(), [Effect::Uncordon { node: n, .. }] if n.name == node),
+        "{step:?}"
+    );
+    model.act(&step.effects[0]);
+    model.step();
+    assert_ne!(ticketed(&model), [node], "another one goes");
+}
+
+#[test]
+fn local_data_is_looked_for_again_right_before_the_machine_goes_off() {
+    let mut model = settled(2);
+    let (_, name) = model.some_member();
+    model.observed.pinned.insert(name.clone());
+    model.pool().local_data = LocalData::Discard;
+    model.observed.nodes.remove(&name);
+    let step = model.step();
+    assert!(step.effects.iter().any(|e| e.verb() == "power-off"));
+
+    model.pool().local_data = LocalData::Keep;
+    let step = model.step();
+    assert!(step.effects.iter().all(|e| e.verb() != "power-off"));
+    assert_eq!(held(&step, HoldReason::LocalData).len(), 1, "{step:?}");
+}
+
+fn settled(count: u32) -> Model {
+    let mut model = Model::wanting(count);
+    model.settle();
+    model.done.clear();
+    model
+}
+
+fn ticketed(model: &Model) -> Vec<NodeName> {
+    let tickets = model.observed.ledger.tickets.values();
+    tickets.map(|t| t.node.clone()).collect()
+}
+
+fn held(step: &Step, reason: HoldReason) -> Vec<&Hold> {
+    step.holds.iter().filter(|h| h.reason == reason).collect()
+}
