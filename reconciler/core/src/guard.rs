@@ -71,7 +71,8 @@ pub fn within_hourly_cap(about: &str, done: usize, cap: u32) -> Result<(), Hold>
 }
 
 /// Nodes that vanish in number are a fault of the cluster (a restored etcd), not of the machines: nothing is deleted.
-pub fn nodes_are_believable(missing: usize) -> Result<(), Hold> {
+pub fn nodes_are_believable(without_node: &[&NodeName]) -> Result<(), Hold> {
+    let missing = without_node.len();
     if missing <= MAX_MISSING_NODES {
         return Ok(());
     }

@@ -128,6 +128,21 @@ pub fn next_servers(
         .collect()
 }
 
+/// Members of all pools whose Nodes somebody deleted, those that hold a ticket for it among them.
+pub fn without_node(observed: &Observed) -> Vec<&NodeName> {
+    let ledger = &observed.ledger;
+    let deleted = |id: &IntentId, member: &Member| match ledger.tickets.get(id) {
+        Some(ticket) => ticket.reason == Reason::NodeDeleted,
+        None => loss(member, observed) == Some(Reason::NodeDeleted),
+    };
+    ledger
+        .members
+        .iter()
+        .filter(|(id, member)| deleted(id, member))
+        .map(|(_, member)| &member.name)
+        .collect()
+}
+
 /// Why a member is lost without anybody's wish, if it is.
 fn loss(member: &Member, observed: &Observed) -> Option<Reason> {
     if observed.hetzner.gone.contains(&member.server) {

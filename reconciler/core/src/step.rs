@@ -35,6 +35,7 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
             message: format!("paused: {reason}. `fabrik resume` goes on"),
         });
     }
+    let nodes_are_believable = guard::nodes_are_believable(&pool::without_node(observed));
     let mut pass = Pass {
         desired,
         observed,
@@ -42,8 +43,10 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
         ground: Ground::new(desired, observed),
         next_intent: observed.ledger.next_intent,
         given: BTreeSet::new(),
+        nodes_are_believable: nodes_are_believable.is_ok(),
         step: infrastructure::step(desired, observed),
     };
+    pass.step.holds.extend(nodes_are_believable.err());
     pass.step.extend(arrival::strays(observed));
     pass.step.extend(strangers(observed));
     for (name, pool) in pool::all(desired, observed) {
@@ -65,6 +68,7 @@ struct Pass<'a> {
     ground: Ground<'a>,
     next_intent: u64,
     given: BTreeSet<IntentId>,
+    nodes_are_believable: bool,
     step: Step,
 }
 
@@ -166,19 +170,12 @@ impl Pass<'_> {
             .values()
             .filter(|t| t.pool == *name)
             .count();
-        let missing = resize
-            .remove
-            .iter()
-            .filter(|(_, reason)| *reason == Reason::NodeDeleted)
-            .count();
-        let believable = guard::nodes_are_believable(missing);
-        self.step.holds.extend(believable.clone().err());
 
         for (number, (id, reason)) in resize.remove.iter().enumerate() {
             let Some(member) = observed.ledger.members.get(id) else {
                 continue;
             };
-            if *reason == Reason::NodeDeleted && believable.is_err() {
+            if *reason == Reason::NodeDeleted && !self.nodes_are_believable {
                 continue;
             }
             let available = guard::is_available(id, member, observed);

@@ -7,7 +7,7 @@ use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::NodeName;
 use fabrik_core::spec::LocalData;
 use fabrik_core::step::Step;
-use model::Model;
+use model::{Model, pool};
 
 #[test]
 fn a_deleted_node_s_machine_keeps_its_local_data() {
@@ -77,6 +77,22 @@ fn local_data_is_looked_for_again_right_before_the_machine_goes_off() {
     let step = model.step();
     assert!(step.effects.iter().all(|e| e.verb() != "power-off"));
     assert_eq!(held(&step, HoldReason::LocalData).len(), 1, "{step:?}");
+}
+
+#[test]
+fn nodes_that_vanish_in_number_are_counted_over_all_pools() {
+    let mut model = settled(6);
+    let other = "other".parse().unwrap();
+    model.pool().count = 3;
+    let more = pool(3);
+    model.desired.spec.pools.insert(other, more);
+    for member in model.observed.ledger.members.values_mut().take(3) {
+        member.pool = "other".parse().unwrap();
+    }
+    model.observed.nodes.clear();
+    let step = model.step();
+    assert_eq!(ticketed(&model), []);
+    assert_eq!(held(&step, HoldReason::Unexplained).len(), 1, "{step:?}");
 }
 
 fn settled(count: u32) -> Model {
