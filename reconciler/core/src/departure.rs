@@ -10,20 +10,22 @@ use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::IntentId;
 use crate::ledger::{Change, Ticket};
-use crate::observed::{Observed, Pod, PodKind, Power};
+use crate::observed::{Node, Observed, Pod, PodKind, Power};
 use crate::spec::Pool;
 use crate::step::Step;
 
 /// How long a node whose drain did not end in time is left alone.
 const REST_SECS: i64 = 1800;
+/// How long after its grace period a pod on a Node that is not Ready is given up.
+const STUCK_SECS: i64 = 60;
 
 /// What comes next for a node that holds a ticket.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Departure<'a> {
     /// It takes new pods still.
     Cordon,
-    /// Pods that an eviction would move are on it, those that are ending among them; none where its pods were not
-    /// read yet.
+    /// Pods that an eviction would move are on it, those that are ending among them (save those that nobody ends, on a
+    /// machine that hangs); none where its pods were not read yet.
     Drain { pods: Vec<&'a Pod> },
     /// Cordoned and empty, and its machine runs; or its Node is gone and the machine runs on.
     PowerOff,
@@ -63,12 +65,12 @@ pub fn stage<'a>(ticket: &Ticket, observed: &'a Observed) -> Departure<'a> {
         (_, Some(Power::Changing)) => Departure::Stopping,
         (None, Some(Power::Running)) => Departure::PowerOff,
         (Some(node), Some(Power::Running)) if !node.unschedulable => Departure::Cordon,
-        (Some(_), Some(Power::Running)) => match observed.pods.get(&ticket.node) {
+        (Some(node), Some(Power::Running)) => match observed.pods.get(&ticket.node) {
             None => Departure::Drain { pods: Vec::new() },
             Some(pods) => {
                 let pods: Vec<&Pod> = pods
                     .iter()
-                    .filter(|p| p.kind == PodKind::Ordinary)
+                    .filter(|p| p.kind == PodKind::Ordinary && !never_ends(p, node, observed.at))
                     .collect();
                 if pods.is_empty() {
                     Departure::PowerOff
@@ -146,6 +148,12 @@ pub fn remaining(ticket: &Ticket, observed: &Observed) -> Vec<&'static str> {
     verbs.extend(node_is_there.then_some("delete-node"));
     verbs.extend(server_is_there.then_some("delete-server"));
     verbs
+}
+
+/// On a machine that hangs no kubelet ends its pods, and only power-off does.
+fn never_ends(pod: &Pod, node: &Node, at: Timestamp) -> bool {
+    let stuck = |ends: Timestamp| at.duration_since(ends) > SignedDuration::from_secs(STUCK_SECS);
+    !node.ready && pod.terminating && pod.ends.is_some_and(stuck)
 }
 
 fn node_ref(ticket: &Ticket) -> NodeRef {

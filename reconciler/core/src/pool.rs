@@ -190,7 +190,8 @@ struct Victims {
     holds: Vec<Hold>,
 }
 
-/// As a `ReplicaSet` would: the sick first, then the youngest. Who rests or holds local data is passed over.
+/// As a `ReplicaSet` would: the sick first, then the youngest. A healthy one that may not leave yet is passed over; a
+/// sick one keeps its place and is waited for.
 fn choose_victims(
     staying: &[(&IntentId, &Member)],
     count: usize,
@@ -210,16 +211,25 @@ fn choose_victims(
         chosen: Vec::new(),
         holds: Vec::new(),
     };
+    let mut passed_over = Vec::new();
+    let mut places = count;
     for (id, member) in candidates {
-        if victims.chosen.len() == count {
-            // Nobody who was passed over stands in the way any more.
-            victims.holds.clear();
+        if places == 0 {
             break;
         }
         match may_leave(id, member, pool, observed, now) {
             Ok(()) => victims.chosen.push(id.clone()),
-            Err(hold) => victims.holds.push(hold),
+            // A healthy one in the place of a sick one would leave the pool with the sick.
+            Err(hold) if !guard::is_available(id, member, observed) => victims.holds.push(hold),
+            Err(hold) => {
+                passed_over.push(hold);
+                continue;
+            }
         }
+        places -= 1;
+    }
+    if places > 0 {
+        victims.holds.extend(passed_over);
     }
     victims
 }

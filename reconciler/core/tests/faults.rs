@@ -7,7 +7,8 @@ use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::NodeName;
 use fabrik_core::spec::LocalData;
 use fabrik_core::step::Step;
-use model::{Model, pool};
+use jiff::SignedDuration;
+use model::{Model, pod, pool};
 
 #[test]
 fn a_deleted_node_s_machine_keeps_its_local_data() {
@@ -93,6 +94,61 @@ fn nodes_that_vanish_in_number_are_counted_over_all_pools() {
     let step = model.step();
     assert_eq!(ticketed(&model), []);
     assert_eq!(held(&step, HoldReason::Unexplained).len(), 1, "{step:?}");
+}
+
+#[test]
+fn a_machine_that_hangs_is_scaled_away_although_its_pods_never_end() {
+    let mut model = settled(3);
+    let (hanging, name) = model.some_member();
+    model.observed.nodes.get_mut(&name).unwrap().ready = false;
+    model.pool().count = 2;
+    let cordon = model.step();
+    model.act(&cordon.effects[0]);
+    model.tick();
+    model
+        .observed
+        .pods
+        .insert(name.clone(), vec![pod(&name, None)]);
+    model.settle();
+    assert_eq!(model.servers(), 3, "its grace period is not over");
+    model.now += SignedDuration::from_mins(2);
+    model.settle();
+    assert_eq!(model.servers(), 2);
+    assert!(!model.observed.ledger.members.contains_key(&hanging));
+    model.nothing_is_left_over();
+}
+
+#[test]
+fn pods_that_end_slowly_on_a_healthy_node_are_waited_for() {
+    let mut model = settled(2);
+    model.pool().count = 1;
+    let cordon = model.step();
+    model.act(&cordon.effects[0]);
+    model.tick();
+    let name = ticketed(&model).remove(0);
+    let mut slow = pod(&name, None);
+    slow.terminating = true;
+    slow.ends = Some(model.now);
+    model.observed.pods.insert(name, vec![slow]);
+    model.now += SignedDuration::from_mins(5);
+    assert_eq!(model.step().effects, []);
+}
+
+#[test]
+fn no_healthy_node_goes_in_the_place_of_a_sick_one_that_rests() {
+    let mut model = settled(3);
+    let (sick, name) = model.some_member();
+    model.observed.nodes.get_mut(&name).unwrap().ready = false;
+    let until = model.now + SignedDuration::from_mins(10);
+    model.observed.ledger.resting.insert(sick, until);
+    model.pool().max_unavailable = 2;
+    model.pool().count = 2;
+    let step = model.step();
+    assert_eq!(ticketed(&model), []);
+    assert_eq!(held(&step, HoldReason::Resting).len(), 1, "{step:?}");
+    model.now = until + SignedDuration::from_secs(1);
+    model.step();
+    assert_eq!(ticketed(&model), [name]);
 }
 
 fn settled(count: u32) -> Model {
