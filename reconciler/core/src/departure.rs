@@ -38,24 +38,25 @@ pub enum Departure<'a> {
     /// Neither Node nor server is left.
     Gone,
     /// What is there is not what the ticket was for.
-    Unexplained(&'static str),
+    Unexplained(Hold),
 }
 
 /// Where the holder of `ticket` stands.
 pub fn stage<'a>(ticket: &Ticket, observed: &'a Observed) -> Departure<'a> {
     let node = observed.nodes.get(&ticket.node);
-    if node.is_some_and(|n| n.uid != ticket.uid) {
-        return Departure::Unexplained(
-            "a Node of this name has another UID than the one that the ticket is for",
-        );
+    if let Err(hold) = guard::is_the_node_that_joined(&ticket.node, &ticket.uid, observed) {
+        return Departure::Unexplained(hold);
     }
     let power = match observed.hetzner.servers.get(&ticket.server) {
         Some(server) => Some(server.power),
         None if observed.hetzner.gone.contains(&ticket.server) => None,
         None => {
-            return Departure::Unexplained(
-                "Hetzner neither lists its server nor says that it is gone",
-            );
+            return Departure::Unexplained(Hold {
+                about: format!("node {}", ticket.node),
+                reason: HoldReason::Unexplained,
+                message: "Hetzner neither lists its server nor says that it is gone; nothing is done to either"
+                    .to_owned(),
+            });
         }
     };
     match (node, power) {
@@ -124,13 +125,7 @@ pub fn step(
         }),
         Departure::DeleteServer => step.effects.push(Effect::DeleteServer { server: server() }),
         Departure::Gone => step.changes.push(Change::Depart { id: id.clone() }),
-        Departure::Unexplained(what) => step.holds.push(Hold {
-            about: format!("node {}", ticket.node),
-            reason: HoldReason::Unexplained,
-            message: format!(
-                "{what}; nothing is done to either. Remove the one that should not be there"
-            ),
-        }),
+        Departure::Unexplained(hold) => step.holds.push(hold),
     }
     step
 }

@@ -2,7 +2,7 @@
 //! decides that a node may go.
 
 use crate::hold::{Hold, HoldReason};
-use crate::id::{IntentId, NodeName};
+use crate::id::{IntentId, NodeName, Uid};
 use crate::ledger::Member;
 use crate::observed::{Node, Observed};
 use crate::spec::{LocalData, Pool};
@@ -80,8 +80,45 @@ pub fn nodes_are_believable(without_node: &[&NodeName]) -> Result<(), Hold> {
         about: "nodes".to_owned(),
         reason: HoldReason::Unexplained,
         message: format!(
-            "{missing} servers that had joined have no Node any more; that looks like a restored or damaged \
-             cluster, so none of them is deleted. Restore the Nodes, or delete the servers at Hetzner by hand"
+            "{missing} servers that had joined have no Node any more ({}); that looks like a restored or damaged \
+             cluster, so none of these servers is deleted. Bring back the cluster's state that has the Nodes (one \
+             that is made by hand is another Node), or delete their servers at Hetzner, at most {MAX_MISSING_NODES} \
+             at a time",
+            some_of(without_node)
         ),
     })
+}
+
+/// A Node that was made anew under a member's name is not the one that joined: nobody knows what it stands for.
+pub fn is_the_node_that_joined(
+    name: &NodeName,
+    joined: &Uid,
+    observed: &Observed,
+) -> Result<(), Hold> {
+    match observed.nodes.get(name) {
+        Some(node) if node.uid != *joined => Err(Hold {
+            about: format!("node {name}"),
+            reason: HoldReason::Unexplained,
+            message: format!(
+                "was deleted and made anew: its UID is {} and the one that joined had {joined}. It is given nothing \
+                 and not counted. `kubectl delete node {name}` lets its server go, and another comes if the pool is \
+                 short",
+                node.uid
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The first names of a list that may be long.
+fn some_of<T: ToString>(names: &[T]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(T::to_string).collect();
+    let more = names.len() - shown.len();
+    let shown = shown.join(", ");
+    if more == 0 {
+        shown
+    } else {
+        format!("{shown} and {more} more")
+    }
 }

@@ -67,6 +67,8 @@ pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp)
         .filter(|(id, m)| m.pool == *name && !ledger.tickets.contains_key(*id))
     {
         let Some(reason) = loss(member, observed) else {
+            let known = guard::is_the_node_that_joined(&member.name, &member.uid, observed);
+            resize.holds.extend(known.err());
             staying.push((id, member));
             continue;
         };
@@ -93,7 +95,11 @@ pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp)
         resize
             .remove
             .extend(victims.chosen.into_iter().map(|id| (id, Reason::ScaleDown)));
-        resize.holds.extend(victims.holds);
+        for hold in victims.holds {
+            if !resize.holds.contains(&hold) {
+                resize.holds.push(hold);
+            }
+        }
     }
     resize
 }
@@ -241,6 +247,7 @@ fn may_leave(
     observed: &Observed,
     now: Timestamp,
 ) -> Result<(), Hold> {
+    guard::is_the_node_that_joined(&member.name, &member.uid, observed)?;
     guard::keeps_local_data(&member.name, observed, pool)?;
     match observed.ledger.resting.get(id) {
         Some(until) if *until > now => Err(Hold {

@@ -97,6 +97,57 @@ fn nodes_that_vanish_in_number_are_counted_over_all_pools() {
 }
 
 #[test]
+fn a_node_that_was_made_anew_is_named_and_its_deletion_replaces_the_machine() {
+    let mut model = settled(3);
+    let (_, name) = model.some_member();
+    model.observed.nodes.get_mut(&name).unwrap().uid = "made-anew".parse().unwrap();
+    model.pool().max_unavailable = 2;
+    model.pool().count = 2;
+    let step = model.step();
+    let holds = held(&step, HoldReason::Unexplained);
+    assert_eq!(holds.len(), 1, "{step:?}");
+    assert!(holds[0].message.contains("made-anew"), "{}", holds[0]);
+    assert!(
+        holds[0]
+            .message
+            .contains(&format!("kubectl delete node {name}"))
+    );
+    assert_eq!((ticketed(&model), step.effects), (vec![], vec![]));
+
+    model.observed.nodes.remove(&name);
+    model.settle();
+    assert_eq!(model.servers(), 2);
+    model.nothing_is_left_over();
+}
+
+/// What the hold says a person may do ends well.
+#[test]
+fn machines_whose_nodes_vanished_in_number_are_let_go_when_a_person_deletes_them() {
+    let mut model = settled(6);
+    let old: Vec<_> = model.observed.hetzner.servers.keys().copied().collect();
+    model.observed.nodes.clear();
+    model.settle();
+    let step = model.step();
+    let hold = held(&step, HoldReason::Unexplained)[0].clone();
+    assert!(
+        hold.message
+            .contains("delete their servers at Hetzner, at most 3 at a time"),
+        "{hold}"
+    );
+
+    for few in old.chunks(3) {
+        for id in few {
+            model.observed.hetzner.servers.remove(id);
+        }
+        model.tick();
+        model.settle();
+    }
+    assert_eq!(model.servers(), 6);
+    assert_eq!(model.step().holds, []);
+    model.nothing_is_left_over();
+}
+
+#[test]
 fn a_machine_that_hangs_is_scaled_away_although_its_pods_never_end() {
     let mut model = settled(3);
     let (hanging, name) = model.some_member();
