@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::effect::{Choice, Effect, NewServer, NodeRef, ServerRef};
+use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::IntentId;
 use crate::infrastructure::Ground;
@@ -34,7 +35,12 @@ pub fn step(
         return end(id, observed);
     }
     let Some(server) = observed.hetzner.servers.get(&server) else {
-        return Step::default();
+        let about = format!("server {}", intent.name);
+        let seen = guard::server_is_seen(id, &intent.pool, about, server, observed);
+        return Step {
+            holds: seen.err().into_iter().collect(),
+            ..Step::default()
+        };
     };
     match observed.nodes.get(&intent.name) {
         Some(node) if is_joined(node, server) => join(id, node, observed),
@@ -106,7 +112,8 @@ fn unbound(
     }
     if let Some(since) = intent.cancelled {
         let settled = now.duration_since(since) > SignedDuration::from_secs(SETTLE_SECS);
-        return if settled {
+        // A server that was made for it could be among those that the lists lack.
+        return if settled && observed.hetzner.missing.is_empty() {
             end(id, observed)
         } else {
             Step::default()

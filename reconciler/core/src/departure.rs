@@ -37,8 +37,10 @@ pub enum Departure<'a> {
     DeleteServer,
     /// Neither Node nor server is left.
     Gone,
-    /// What is there is not what the ticket was for.
+    /// A Node of its name is there that is not the one that joined.
     Unexplained(Hold),
+    /// Hetzner neither lists its server nor says that it is gone.
+    Unseen,
 }
 
 /// Where the holder of `ticket` stands.
@@ -50,14 +52,7 @@ pub fn stage<'a>(ticket: &Ticket, observed: &'a Observed) -> Departure<'a> {
     let power = match observed.hetzner.servers.get(&ticket.server) {
         Some(server) => Some(server.power),
         None if observed.hetzner.gone.contains(&ticket.server) => None,
-        None => {
-            return Departure::Unexplained(Hold {
-                about: format!("node {}", ticket.node),
-                reason: HoldReason::Unexplained,
-                message: "Hetzner neither lists its server nor says that it is gone; nothing is done to either"
-                    .to_owned(),
-            });
-        }
+        None => return Departure::Unseen,
     };
     match (node, power) {
         (None, None) => Departure::Gone,
@@ -126,6 +121,11 @@ pub fn step(
         Departure::DeleteServer => step.effects.push(Effect::DeleteServer { server: server() }),
         Departure::Gone => step.changes.push(Change::Depart { id: id.clone() }),
         Departure::Unexplained(hold) => step.holds.push(hold),
+        Departure::Unseen => {
+            let about = format!("node {}", ticket.node);
+            let seen = guard::server_is_seen(id, &ticket.pool, about, ticket.server, observed);
+            step.holds.extend(seen.err());
+        }
     }
     step
 }
@@ -138,7 +138,7 @@ pub fn remaining(ticket: &Ticket, observed: &Observed) -> Vec<&'static str> {
         Departure::Cordon => vec!["cordon", "power-off"],
         Departure::Drain { .. } | Departure::PowerOff => vec!["power-off"],
         Departure::Stopping | Departure::DeleteNode | Departure::DeleteServer => Vec::new(),
-        Departure::Gone | Departure::Unexplained(_) => return Vec::new(),
+        Departure::Gone | Departure::Unexplained(_) | Departure::Unseen => return Vec::new(),
     };
     verbs.extend(node_is_there.then_some("delete-node"));
     verbs.extend(server_is_there.then_some("delete-server"));

@@ -2,11 +2,15 @@
 //! decides that a node may go.
 
 use crate::hold::{Hold, HoldReason};
-use crate::id::{IntentId, NodeName, Uid};
+use crate::id::{ClusterName, IntentId, NodeName, PoolName, ServerId, Uid};
 use crate::ledger::Member;
+use crate::names::{CLUSTER_LABEL, INTENT_LABEL, POOL_LABEL, ROLE_LABEL};
 use crate::observed::{Node, Observed};
 use crate::spec::{LocalData, Pool};
 
+/// On `FabrikCluster`: ids of servers, with commas between, that a person has seen to be gone. They count as gone
+/// although Hetzner's lists lack more than a few.
+pub const CONFIRM_GONE_ANNOTATION: &str = "fabrik.dev/confirm-gone";
 /// More members than this without a Node is no accident of one machine: nothing is deleted for it.
 pub const MAX_MISSING_NODES: usize = 3;
 
@@ -86,6 +90,65 @@ pub fn nodes_are_believable(without_node: &[&NodeName]) -> Result<(), Hold> {
              at a time",
             some_of(without_node)
         ),
+    })
+}
+
+/// Lists that lack many servers that should exist are a fault of the lists or of the token: none is believed gone.
+pub fn servers_are_believable(cluster: &ClusterName, observed: &Observed) -> Result<(), Hold> {
+    let missing = &observed.hetzner.missing;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<String> = missing.iter().map(ServerId::to_string).collect();
+    let ledger = &observed.ledger;
+    let members = ledger.members.values().map(|m| (&m.name, Some(m.server)));
+    let names: Vec<&NodeName> = members
+        .chain(ledger.intents.values().map(|i| (&i.name, i.server)))
+        .filter(|(_, server)| server.is_some_and(|id| missing.contains(&id)))
+        .map(|(name, _)| name)
+        .collect();
+    Err(Hold {
+        about: "servers".to_owned(),
+        reason: HoldReason::Unexplained,
+        message: format!(
+            "{} servers that should exist are missing at Hetzner ({}): so many at once are rather a fault of the \
+             lists or of the token. None of them is believed gone, removed or replaced; all else goes on. When you \
+             have seen that they are gone: kubectl annotate fabrikcluster {cluster} {CONFIRM_GONE_ANNOTATION}={}",
+            missing.len(),
+            some_of(&names),
+            ids.join(",")
+        ),
+    })
+}
+
+/// A server that Hetzner neither lists as ours nor says is gone is left alone, and so is its Node.
+pub fn server_is_seen(
+    id: &IntentId,
+    pool: &PoolName,
+    about: String,
+    server: ServerId,
+    observed: &Observed,
+) -> Result<(), Hold> {
+    let there = &observed.hetzner;
+    if there.servers.contains_key(&server) || there.gone.contains(&server) {
+        return Ok(());
+    }
+    let message = if there.missing.contains(&server) {
+        format!(
+            "waits: its server (id {server}) is one of many that Hetzner's lists lack, and nobody has confirmed that \
+             it is gone"
+        )
+    } else {
+        format!(
+            "its server (id {server}) exists at Hetzner without this cluster's labels, so both are left alone. Give \
+             it back {CLUSTER_LABEL}={} {ROLE_LABEL}=agent {POOL_LABEL}={pool} {INTENT_LABEL}={id}, or delete it",
+            observed.ledger.cluster
+        )
+    };
+    Err(Hold {
+        about,
+        reason: HoldReason::Unexplained,
+        message,
     })
 }
 

@@ -67,8 +67,10 @@ pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp)
         .filter(|(id, m)| m.pool == *name && !ledger.tickets.contains_key(*id))
     {
         let Some(reason) = loss(member, observed) else {
-            let known = guard::is_the_node_that_joined(&member.name, &member.uid, observed);
-            resize.holds.extend(known.err());
+            // Those that the lists lack are told of together.
+            if !observed.hetzner.missing.contains(&member.server) {
+                resize.holds.extend(is_known(id, member, observed).err());
+            }
             staying.push((id, member));
             continue;
         };
@@ -151,8 +153,12 @@ pub fn without_node(observed: &Observed) -> Vec<&NodeName> {
 
 /// Why a member is lost without anybody's wish, if it is.
 fn loss(member: &Member, observed: &Observed) -> Option<Reason> {
-    if observed.hetzner.gone.contains(&member.server) {
+    let there = &observed.hetzner;
+    if there.gone.contains(&member.server) {
         Some(Reason::Dead)
+    } else if !there.servers.contains_key(&member.server) {
+        // Nothing is known of it, so nothing is concluded.
+        None
     } else if !observed.nodes.contains_key(&member.name) {
         Some(Reason::NodeDeleted)
     } else {
@@ -240,6 +246,13 @@ fn choose_victims(
     victims
 }
 
+/// Its server and its Node are those that the ledger knows.
+fn is_known(id: &IntentId, member: &Member, observed: &Observed) -> Result<(), Hold> {
+    let about = format!("node {}", member.name);
+    guard::server_is_seen(id, &member.pool, about, member.server, observed)?;
+    guard::is_the_node_that_joined(&member.name, &member.uid, observed)
+}
+
 fn may_leave(
     id: &IntentId,
     member: &Member,
@@ -247,7 +260,7 @@ fn may_leave(
     observed: &Observed,
     now: Timestamp,
 ) -> Result<(), Hold> {
-    guard::is_the_node_that_joined(&member.name, &member.uid, observed)?;
+    is_known(id, member, observed)?;
     guard::keeps_local_data(&member.name, observed, pool)?;
     match observed.ledger.resting.get(id) {
         Some(until) if *until > now => Err(Hold {

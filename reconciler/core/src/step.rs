@@ -47,6 +47,8 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
         step: infrastructure::step(desired, observed),
     };
     pass.step.holds.extend(nodes_are_believable.err());
+    let servers_are_believable = guard::servers_are_believable(&desired.spec.name, observed);
+    pass.step.holds.extend(servers_are_believable.err());
     pass.step.extend(arrival::strays(observed));
     pass.step.extend(strangers(observed));
     for (name, pool) in pool::all(desired, observed) {
