@@ -44,8 +44,8 @@ pub fn step(
     };
     match observed.nodes.get(&intent.name) {
         Some(node) if is_joined(node, server) => join(id, node, observed),
-        Some(node) => Step::hold(impostor(node, server)),
-        None if intent.cancelled.is_some() => leave(id, intent, server, observed),
+        _ if intent.cancelled.is_some() => leave(id, intent, server, observed),
+        Some(node) => Step::hold(not_joined(node, server)),
         None => wait_for_join(intent, server, now),
     }
 }
@@ -165,7 +165,8 @@ fn join(id: &IntentId, node: &Node, observed: &Observed) -> Step {
     }
 }
 
-/// A server that never joined goes without a drain: its token first, so that it can't join meanwhile.
+/// A server that never joined goes without a drain: its token first, so that it can't join meanwhile. A Node of its
+/// name that is not known to be its own is left to a person.
 fn leave(id: &IntentId, intent: &Intent, server: &Server, observed: &Observed) -> Step {
     let server_ref = ServerRef {
         id: server.id,
@@ -208,15 +209,25 @@ fn wait_for_join(intent: &Intent, server: &Server, now: Timestamp) -> Step {
     })
 }
 
-fn impostor(node: &Node, server: &Server) -> Hold {
+fn not_joined(node: &Node, server: &Server) -> Hold {
+    let message = if node.deleting {
+        format!(
+            "is being deleted and has not joined yet; it is given nothing and not counted. If it stays so, delete its \
+             server (id {}) at Hetzner: it is replaced",
+            server.id
+        )
+    } else {
+        format!(
+            "has the provider id {} and should have {}; it is given nothing and not counted. Look at its machine, or \
+             delete the server at Hetzner and then the Node: the server is replaced",
+            node.provider_id.as_deref().unwrap_or("(none)"),
+            server.id.provider_id()
+        )
+    };
     Hold {
         about: format!("node {}", node.name),
         reason: HoldReason::Unexplained,
-        message: format!(
-            "has the provider id {} and should have {}; it is given nothing and not counted",
-            node.provider_id.as_deref().unwrap_or("(none)"),
-            server.id.provider_id()
-        ),
+        message,
     }
 }
 

@@ -202,6 +202,35 @@ fn no_healthy_node_goes_in_the_place_of_a_sick_one_that_rests() {
     assert_eq!(ticketed(&model), [name]);
 }
 
+#[test]
+fn a_server_whose_node_has_no_provider_id_goes_when_nobody_wants_it() {
+    let mut model = with_one_server_coming();
+    model.join_all();
+    for node in model.observed.nodes.values_mut() {
+        node.provider_id = None;
+    }
+    model.settle();
+    assert_eq!(model.servers(), 1, "it is held while it is wanted");
+    model.pool().count = 0;
+    model.settle();
+    assert_eq!(model.servers(), 0);
+    assert!(model.observed.ledger.intents.is_empty());
+    assert!(model.observed.tokens.is_empty());
+}
+
+#[test]
+fn a_node_that_is_being_deleted_before_it_joined_is_called_that() {
+    let mut model = with_one_server_coming();
+    model.join_all();
+    for node in model.observed.nodes.values_mut() {
+        node.deleting = true;
+    }
+    let step = model.step();
+    let holds = held(&step, HoldReason::Unexplained);
+    assert_eq!(holds.len(), 1, "{step:?}");
+    assert!(holds[0].message.contains("being deleted"), "{}", holds[0]);
+}
+
 fn settled(count: u32) -> Model {
     let mut model = Model::wanting(count);
     model.settle();
@@ -216,4 +245,14 @@ fn ticketed(model: &Model) -> Vec<NodeName> {
 
 fn held(step: &Step, reason: HoldReason) -> Vec<&Hold> {
     step.holds.iter().filter(|h| h.reason == reason).collect()
+}
+
+fn with_one_server_coming() -> Model {
+    let mut model = Model::wanting(1);
+    while model.servers() == 0 {
+        for effect in &model.step().effects {
+            model.act(effect);
+        }
+    }
+    model
 }
