@@ -151,6 +151,12 @@ fn never_ends(pod: &Pod, node: &Node, at: Timestamp) -> bool {
     !node.ready && pod.terminating && pod.ends.is_some_and(stuck)
 }
 
+/// Whether the node says that it was cordoned under this ticket.
+pub fn bears_our_mark(id: &IntentId, ticket: &Ticket, observed: &Observed) -> bool {
+    let node = observed.nodes.get(&ticket.node);
+    node.is_some_and(|n| n.cordoned_under.as_deref() == Some(id.as_str()))
+}
+
 fn node_ref(ticket: &Ticket) -> NodeRef {
     NodeRef {
         name: ticket.node.clone(),
@@ -205,20 +211,16 @@ fn keep_local_data(
     }
 }
 
-/// Uncordons, if the cordon is ours (S6), and then gives the ticket back.
+/// Uncordons, if the cordon is ours (S6), and then gives the ticket back. Our mark goes also where somebody uncordoned
+/// the node: left there, it would make the next cordon of theirs ours.
 fn take_back(
     id: &IntentId,
     ticket: &Ticket,
     rest_until: Option<Timestamp>,
     observed: &Observed,
 ) -> Step {
-    let ours = |under: &String| under == id.as_str();
-    let cordoned_by_us = observed
-        .nodes
-        .get(&ticket.node)
-        .is_some_and(|n| n.unschedulable && n.cordoned_under.as_ref().is_some_and(ours));
     let mut step = Step::default();
-    if cordoned_by_us {
+    if bears_our_mark(id, ticket, observed) {
         step.effects.push(Effect::Uncordon {
             node: node_ref(ticket),
             ticket: id.clone(),

@@ -207,12 +207,7 @@ impl PoolPlan<'_> {
         {
             if !resize.take_back.contains(id) {
                 planned.extend(self.way_out(ticket));
-            } else if self
-                .observed
-                .nodes
-                .get(&ticket.node)
-                .is_some_and(|n| n.unschedulable)
-            {
+            } else if departure::bears_our_mark(id, ticket, self.observed) {
                 planned.push(self.planned("uncordon", ticket.node.as_str(), "wanted again"));
             }
         }

@@ -231,6 +231,29 @@ fn a_node_that_is_being_deleted_before_it_joined_is_called_that() {
     assert!(holds[0].message.contains("being deleted"), "{}", holds[0]);
 }
 
+/// S6: a cordon of ours that somebody took back must not make theirs ours later.
+#[test]
+fn a_cordon_that_somebody_took_back_leaves_no_mark_for_theirs() {
+    let mut model = settled(2);
+    model.pool().count = 1;
+    let cordon = model.step();
+    model.act(&cordon.effects[0]);
+    let name = ticketed(&model).remove(0);
+    model.observed.nodes.get_mut(&name).unwrap().unschedulable = false;
+    model.pool().count = 2;
+    model.settle();
+    assert_eq!(ticketed(&model), []);
+    assert_eq!(model.observed.nodes[&name].cordoned_under, None);
+
+    model.observed.nodes.get_mut(&name).unwrap().unschedulable = true;
+    model.pool().count = 1;
+    model.step();
+    assert_eq!(ticketed(&model), [name.clone()]);
+    model.pool().count = 2;
+    model.settle();
+    assert!(model.observed.nodes[&name].unschedulable);
+}
+
 fn settled(count: u32) -> Model {
     let mut model = Model::wanting(count);
     model.settle();
