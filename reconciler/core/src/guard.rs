@@ -68,9 +68,7 @@ pub fn within_hourly_cap(about: &str, done: usize, cap: u32) -> Result<(), Hold>
     Err(Hold {
         about: about.to_owned(),
         reason: HoldReason::Throttled,
-        message: format!(
-            "waits: {done} were removed within the last hour and [limits] deletions-per-hour is {cap}"
-        ),
+        message: format!("waits: [limits] deletions-per-hour is {cap} and is used up"),
     })
 }
 

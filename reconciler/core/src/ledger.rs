@@ -13,8 +13,8 @@ use crate::spec::Foundation;
 pub const SCHEMA: u32 = 1;
 /// How far back the history goes: the throttles count by the hour.
 const HISTORY_SECS: i64 = 3600;
-/// The history's bound; the oldest entries go first.
-const MAX_HISTORY: usize = 2000;
+/// How many entries of each kind the history holds; the oldest go first. No cap on servers can be higher.
+const MAX_HISTORY: usize = 1000;
 /// How many past intents are recognised when a late server turns up.
 const REMEMBERED_INTENTS: usize = 10_000;
 
@@ -172,12 +172,19 @@ impl Ledger {
         }
     }
 
-    /// How many things of a kind happened within the hour before `now`.
+    /// How many things of a kind happened within the hour before `now`. Where that may be more than is remembered, it
+    /// is more than any cap.
     pub fn count_last_hour(&self, kind: EventKind, now: Timestamp) -> usize {
-        self.history
+        let count = self
+            .history
             .iter()
             .filter(|e| e.kind == kind && is_recent(e, now))
-            .count()
+            .count();
+        if count < MAX_HISTORY {
+            count
+        } else {
+            usize::MAX
+        }
     }
 
     /// Whether `id` was an intent of this cluster at some time.
@@ -311,8 +318,12 @@ impl Ledger {
 
     fn remember(&mut self, kind: EventKind, subject: &str, reason: &str, now: Timestamp) {
         self.history.retain(|e| is_recent(e, now));
-        let surplus = (self.history.len() + 1).saturating_sub(MAX_HISTORY);
-        self.history.drain(..surplus);
+        let same = self.history.iter().filter(|e| e.kind == kind).count();
+        if same >= MAX_HISTORY
+            && let Some(oldest) = self.history.iter().position(|e| e.kind == kind)
+        {
+            self.history.remove(oldest);
+        }
         self.history.push(Event {
             at: now,
             kind,
@@ -347,4 +358,37 @@ impl Reason {
 
 fn is_recent(event: &Event, now: Timestamp) -> bool {
     now.duration_since(event.at) < SignedDuration::from_secs(HISTORY_SECS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_prunes_push_no_other_kind_out_of_the_hour() {
+        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        let mut ledger = Ledger::new("abcdefgh01234567".parse().unwrap());
+        let intend = Change::Intend {
+            sequence: 0,
+            id: "aaaaaa".parse().unwrap(),
+            pool: "workers".parse().unwrap(),
+            name: "demo-workers-aaaaaa".parse().unwrap(),
+        };
+        ledger.apply(&intend, now);
+        let prune = Change::Prune {
+            subject: "v1/ConfigMap/web/a".to_owned(),
+            reason: "no longer in the commit".to_owned(),
+        };
+        for _ in 0..5000 {
+            ledger.apply(&prune, now);
+        }
+        assert_eq!(ledger.count_last_hour(EventKind::Creation, now), 1);
+        assert!(
+            ledger.count_last_hour(EventKind::Prune, now) >= 5000,
+            "what was forgotten must not be done again"
+        );
+        assert!(ledger.history.len() <= 3000, "the ledger stays small");
+        let later = now + SignedDuration::from_secs(HISTORY_SECS);
+        assert_eq!(ledger.count_last_hour(EventKind::Prune, later), 0);
+    }
 }

@@ -225,7 +225,7 @@ impl Pass<'_> {
         let ledger = &self.observed.ledger;
         let of_kind = |change: &&Change| change.kind(ledger) == Some(kind);
         let added = self.step.changes.iter().filter(of_kind).count();
-        ledger.count_last_hour(kind, self.now) + added
+        ledger.count_last_hour(kind, self.now).saturating_add(added)
     }
 }
 
