@@ -16,8 +16,8 @@ use crate::step::Step;
 /// How long a create that nobody wants any more may still turn up before its intent is forgotten: longer than any
 /// request of ours lives.
 const SETTLE_SECS: i64 = 45;
-/// After this a server that has not joined is reported.
-const JOIN_DEADLINE_SECS: i64 = 900;
+/// After this a server that has not joined is reported: its join token lives 20 minutes and was made before it.
+const JOIN_DEADLINE_SECS: i64 = 1200;
 
 /// The next step of one intent.
 pub fn step(
@@ -37,14 +37,11 @@ pub fn step(
     let Some(server) = observed.hetzner.servers.get(&server) else {
         let about = format!("server {}", intent.name);
         let seen = guard::server_is_seen(id, &intent.pool, about, server, observed);
-        return Step {
-            holds: seen.err().into_iter().collect(),
-            ..Step::default()
-        };
+        return Step::holds(seen.err());
     };
     match observed.nodes.get(&intent.name) {
         Some(node) if is_joined(node, server) => join(id, node, observed),
-        _ if intent.cancelled.is_some() => leave(id, intent, server, observed),
+        _ if intent.cancelled.is_some() => leave(id, intent, server, observed, now),
         Some(node) => Step::hold(not_joined(node, server)),
         None => wait_for_join(intent, server, now),
     }
@@ -167,7 +164,13 @@ fn join(id: &IntentId, node: &Node, observed: &Observed) -> Step {
 
 /// A server that never joined goes without a drain: its token first, so that it can't join meanwhile. A Node of its
 /// name that is not known to be its own is left to a person.
-fn leave(id: &IntentId, intent: &Intent, server: &Server, observed: &Observed) -> Step {
+fn leave(
+    id: &IntentId,
+    intent: &Intent,
+    server: &Server,
+    observed: &Observed,
+    now: Timestamp,
+) -> Step {
     let server_ref = ServerRef {
         id: server.id,
         name: intent.name.clone(),
@@ -179,7 +182,12 @@ fn leave(id: &IntentId, intent: &Intent, server: &Server, observed: &Observed) -
     match server.power {
         Power::Running => Step::effect(Effect::PowerOff { server: server_ref }),
         Power::Off => Step::effect(Effect::DeleteServer { server: server_ref }),
-        Power::Changing => Step::default(),
+        Power::Changing => {
+            let about = format!("server {}", intent.name);
+            let since = intent.cancelled.unwrap_or(now);
+            let stops = guard::stops_in_time(about, server.id, since, now);
+            Step::holds(stops.err())
+        }
     }
 }
 

@@ -114,7 +114,11 @@ pub fn step(
         }),
         Departure::Drain { pods } => drain(ticket, &pods, &mut step),
         Departure::PowerOff => step.effects.push(Effect::PowerOff { server: server() }),
-        Departure::Stopping => {}
+        Departure::Stopping => {
+            let about = format!("node {}", ticket.node);
+            let stops = guard::stops_in_time(about, ticket.server, ticket.at, now);
+            step.holds.extend(stops.err());
+        }
         Departure::DeleteNode => step.effects.push(Effect::DeleteNode {
             node: node_ref(ticket),
         }),

@@ -1,6 +1,8 @@
 //! The safety rules, each a sentence that lets an act happen or refuses it with a reason. Nothing else in fabrik
 //! decides that a node may go.
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::hold::{Hold, HoldReason};
 use crate::id::{ClusterName, IntentId, NodeName, PoolName, ServerId, Uid};
 use crate::ledger::Member;
@@ -11,6 +13,8 @@ use crate::spec::{LocalData, Pool};
 /// On `FabrikCluster`: ids of servers, with commas between, that a person has seen to be gone. They count as gone
 /// although Hetzner's lists lack more than a few.
 pub const CONFIRM_GONE_ANNOTATION: &str = "fabrik.dev/confirm-gone";
+/// After this a machine that is neither on nor off is reported.
+const STOP_DEADLINE_SECS: i64 = 600;
 /// More members than this without a Node is no accident of one machine: nothing is deleted for it.
 pub const MAX_MISSING_NODES: usize = 3;
 
@@ -147,6 +151,29 @@ pub fn server_is_seen(
         about,
         reason: HoldReason::Unexplained,
         message,
+    })
+}
+
+/// Seconds lie between on and off. A machine that stays there for long, or whose state Hetzner does not know, is waited
+/// for and named: `since` is when it was decided that it goes.
+pub fn stops_in_time(
+    about: String,
+    server: ServerId,
+    since: Timestamp,
+    now: Timestamp,
+) -> Result<(), Hold> {
+    let waited = now.duration_since(since);
+    if waited <= SignedDuration::from_secs(STOP_DEADLINE_SECS) {
+        return Ok(());
+    }
+    Err(Hold {
+        about,
+        reason: HoldReason::Unexplained,
+        message: format!(
+            "was to go {} minutes ago, and Hetzner shows its server (id {server}) between on and off. Look at it in \
+             Hetzner's console: it goes on when the server is off or gone",
+            waited.as_mins()
+        ),
     })
 }
 

@@ -287,6 +287,13 @@ impl Step {
         }
     }
 
+    pub fn holds(holds: impl IntoIterator<Item = Hold>) -> Self {
+        Self {
+            holds: holds.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
     fn extend(&mut self, other: Self) {
         self.changes.extend(other.changes);
         self.effects.extend(other.effects);

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{IntentId, ServerId};
+use fabrik_core::observed::Power;
 use fabrik_core::step::Step;
 use jiff::SignedDuration;
 use model::Model;
@@ -98,6 +99,16 @@ fn no_intent_is_forgotten_while_the_lists_are_incomplete() {
 }
 
 #[test]
+fn a_server_is_called_late_only_when_its_join_token_has_ended() {
+    let mut model = with_one_server_coming();
+    model.now += SignedDuration::from_mins(19);
+    assert_eq!(model.step().holds, []);
+    model.now += SignedDuration::from_mins(2);
+    let step = model.step();
+    assert_eq!(held(&step, HoldReason::NotJoined).len(), 1, "{step:?}");
+}
+
+#[test]
 fn a_server_that_lost_its_labels_is_named_with_those_it_should_bear() {
     let mut coming = with_one_server_coming();
     coming.step();
@@ -119,6 +130,31 @@ fn a_server_that_lost_its_labels_is_named_with_those_it_should_bear() {
         ] {
             assert!(hold.message.contains(&part), "{part}: {hold}");
         }
+    }
+}
+
+#[test]
+fn a_machine_that_stays_between_on_and_off_is_reported() {
+    let mut leaving = Model::wanting(1);
+    leaving.settle();
+    leaving.pool().count = 0;
+    let cordon = leaving.step();
+    leaving.act(&cordon.effects[0]);
+    let mut cancelled = with_one_server_coming();
+    cancelled.step();
+    cancelled.pool().count = 0;
+    cancelled.step();
+    cancelled.observed.tokens.clear();
+    for mut model in [leaving, cancelled] {
+        for server in model.observed.hetzner.servers.values_mut() {
+            server.power = Power::Changing;
+        }
+        assert_eq!(model.step(), Step::default());
+        model.now += SignedDuration::from_mins(11);
+        let step = model.step();
+        assert_eq!(step.effects, []);
+        assert_eq!(step.holds.len(), 1, "{step:?}");
+        assert!(step.holds[0].message.contains("between on and off"));
     }
 }
 
