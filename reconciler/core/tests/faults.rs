@@ -248,7 +248,7 @@ fn a_cordon_that_somebody_took_back_leaves_no_mark_for_theirs() {
     model.observed.nodes.get_mut(&name).unwrap().unschedulable = true;
     model.pool().count = 1;
     model.step();
-    assert_eq!(ticketed(&model), [name.clone()]);
+    assert_eq!(ticketed(&model), std::slice::from_ref(&name));
     model.pool().count = 2;
     model.settle();
     assert!(model.observed.nodes[&name].unschedulable);
