@@ -83,7 +83,6 @@ pub struct Ticket {
     pub uid: Uid,
     pub server: ServerId,
     pub reason: Reason,
-    pub commit: CommitId,
     pub at: Timestamp,
 }
 

@@ -96,7 +96,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         servers.extend(planner.labels());
         servers.extend(planner.departures_under_way(&resize));
         let going = resize.remove.iter();
-        servers.extend(going.flat_map(|(id, reason)| planner.departure(id, *reason, desired, now)));
+        servers.extend(going.flat_map(|(id, reason)| planner.departure(id, *reason, now)));
     }
     effects.extend(
         ground
@@ -214,20 +214,13 @@ impl PoolPlan<'_> {
         planned
     }
 
-    fn departure(
-        &self,
-        id: &IntentId,
-        reason: Reason,
-        desired: &Desired,
-        now: Timestamp,
-    ) -> Vec<Planned> {
+    fn departure(&self, id: &IntentId, reason: Reason, now: Timestamp) -> Vec<Planned> {
         let ticket = |member: &Member| Ticket {
             pool: self.name.clone(),
             node: member.name.clone(),
             uid: member.uid.clone(),
             server: member.server,
             reason,
-            commit: desired.commit.clone(),
             at: now,
         };
         self.observed

@@ -274,7 +274,9 @@ fn may_leave(
     }
 }
 
-/// A pool that left the spec: nobody is wanted, and the brakes are at their tightest.
+/// A pool that left the spec: nobody is wanted, and the brakes are at their tightest. It names nothing to create a
+/// server from, and none is created: with a count of 0 each intent is cancelled by the same step that would create it,
+/// and effects wait until a step has no changes.
 fn removed_pool() -> Pool {
     Pool {
         count: 0,

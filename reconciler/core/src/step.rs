@@ -210,7 +210,6 @@ impl Pass<'_> {
             uid: member.uid.clone(),
             server: member.server,
             reason,
-            commit: self.desired.commit.clone(),
             at: self.now,
         }
     }
@@ -257,12 +256,8 @@ fn strangers(observed: &Observed) -> Step {
                 "no intent stands for it; it is given nothing and not counted. If it is not yours, \
                       somebody has a join token: delete the Node and look at its machine"
                     .to_owned(),
-        })
-        .collect();
-    Step {
-        holds,
-        ..Step::default()
-    }
+        });
+    Step::holds(holds)
 }
 
 impl Step {
