@@ -51,7 +51,7 @@ in
         leader-token-file = required path "Where the leader's token is kept.";
         applier-token-file = required path "Where the applier's token is kept.";
         admin-kubeconfig = maybe "Used only to make the two tokens when they are missing or have ended.";
-        join-url = required lib.types.str "What a joining worker gets as its server.";
+        join-urls = required (lib.types.listOf lib.types.str) "Where a worker joins, tried in order.";
       };
       repository = table {
         url = required lib.types.str "The cluster's repository.";

@@ -53,8 +53,8 @@ pub struct Kubernetes {
     /// Used only to make the two tokens when they are missing or have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_kubeconfig: Option<PathBuf>,
-    /// The supervisor that a worker joins at.
-    pub join_url: String,
+    /// Supervisors that a worker joins at: it tries them in order, and again until one answers.
+    pub join_urls: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,9 +179,17 @@ impl Config {
         if self.kubernetes.servers.is_empty() {
             faults.push("kubernetes.servers must name at least one API server".to_owned());
         }
-        for server in &self.kubernetes.servers {
-            if !server.starts_with("https://") || server.parse::<http::Uri>().is_err() {
-                faults.push(format!("kubernetes.servers: `{server}` is no https:// URL"));
+        if self.kubernetes.join_urls.is_empty() {
+            faults.push("kubernetes.join-urls must name at least one supervisor".to_owned());
+        }
+        for (key, urls) in [
+            ("servers", &self.kubernetes.servers),
+            ("join-urls", &self.kubernetes.join_urls),
+        ] {
+            for url in urls {
+                if !url.starts_with("https://") || url.parse::<http::Uri>().is_err() {
+                    faults.push(format!("kubernetes.{key}: `{url}` is no https:// URL"));
+                }
             }
         }
         if self.repository.poll < Duration::from_secs(1) {
@@ -234,7 +242,7 @@ ca-file = "/f/ca.crt"
 leader-token-file = "/f/leader.token"
 applier-token-file = "/f/applier.token"
 admin-kubeconfig = "/f/admin"
-join-url = "https://127.20.0.1:9345"
+join-urls = ["https://127.20.0.1:9345", "https://127.20.0.2:9345"]
 [repository]
 url = "git@host:path"
 poll = "90s"
@@ -279,5 +287,24 @@ retry-period = "250ms"
         let error = Config::parse("f", &text).unwrap_err().to_string();
         assert!(error.contains("renew-deadline must be shorter"), "{error}");
         assert!(error.contains("`http://a` is no https:// URL"), "{error}");
+    }
+
+    #[test]
+    fn a_worker_needs_somewhere_to_join() {
+        let refused = |urls: &str| {
+            let all = r#"["https://127.20.0.1:9345", "https://127.20.0.2:9345"]"#;
+            let text = GOOD.replace(all, urls);
+            Config::parse("f", &text).unwrap_err().to_string()
+        };
+        let error = refused("[]");
+        assert!(
+            error.contains("join-urls must name at least one"),
+            "{error}"
+        );
+        let error = refused(r#"["https://127.20.0.1:9345", "http://b"]"#);
+        assert!(
+            error.contains("join-urls: `http://b` is no https:// URL"),
+            "{error}"
+        );
     }
 }

@@ -13,7 +13,7 @@
         ca-file = "/etc/fabrik/ca.crt";
         leader-token-file = "/etc/fabrik/leader.token";
         applier-token-file = "/etc/fabrik/applier.token";
-        join-url = "https://10.0.1.1:6443";
+        join-urls = [ "https://10.0.1.1:6443" "https://10.0.1.2:6443" ];
       };
       repository.url = "git@git.example.com:ops/demo.git";
       secrets.age-key-file = "/etc/fabrik/age.key";

@@ -39,7 +39,7 @@ pub struct FoundOptions {
     /// API servers, tried in order [default: the kubeconfig's].
     #[arg(long = "api-server", value_name = "URL")]
     pub api_servers: Vec<String>,
-    /// Where workers join; of several, the first [default: the first API server].
+    /// Where workers join, tried in order; once for each server [default: the API servers].
     #[arg(long = "join-url", value_name = "URL")]
     pub join_urls: Vec<String>,
     /// Pinned host keys of the git server, for SSH.
@@ -144,13 +144,8 @@ pub async fn found(options: FoundOptions) -> Result<Founded, FoundError> {
             .servers
             .push(server.trim_end_matches('/').to_owned());
     }
-    if config.kubernetes.join_url.is_empty() {
-        config.kubernetes.join_url = config
-            .kubernetes
-            .servers
-            .first()
-            .cloned()
-            .unwrap_or_default();
+    if config.kubernetes.join_urls.is_empty() {
+        config.kubernetes.join_urls = config.kubernetes.servers.clone();
     }
     let text = config.render()?;
     // What is written must read back.
@@ -194,7 +189,7 @@ fn configuration(
             leader_token_file: dir.join("leader.token"),
             applier_token_file: dir.join("applier.token"),
             admin_kubeconfig: Some(kubeconfig),
-            join_url: options.join_urls.first().cloned().unwrap_or_default(),
+            join_urls: options.join_urls.clone(),
         },
         repository: RepositoryConfig {
             url: options.repository.clone(),

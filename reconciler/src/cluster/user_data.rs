@@ -9,17 +9,54 @@ use crate::secrets::Secret;
 /// The layout's version.
 const VERSION: u32 = 1;
 
-/// The user data of a worker: JSON, with k3s' words.
-pub fn worker(server: &NewServer, join_url: &str, token: &Secret) -> Secret {
+/// The user data of a worker: JSON, with k3s' words. The machine tries `servers` in order, and again until one answers:
+/// it can join while any of them is up.
+pub fn worker(server: &NewServer, servers: &[String], token: &Secret) -> Secret {
     let document = json!({
         "fabrik": VERSION,
         "role": "agent",
         "pool": server.pool,
         "node-name": server.name,
-        "server": join_url,
+        "servers": servers,
         "token": token.expose_str().unwrap_or_default(),
         "labels": server.node_labels,
         "taints": server.node_taints,
     });
     Secret::new(document.to_string().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_is_told_all_servers_and_one_secret() {
+        let server = NewServer {
+            intent: "k3x9qd".parse().unwrap(),
+            pool: "workers".parse().unwrap(),
+            name: "demo-workers-k3x9qd".parse().unwrap(),
+            choices: Vec::new(),
+            image: "debian-12".to_owned(),
+            network: 1,
+            firewall: 2,
+            ssh_keys: Vec::new(),
+            placement_group: None,
+            node_labels: BTreeMap::from([("tier".to_owned(), "web".to_owned())]),
+            node_taints: vec!["dedicated=web:NoSchedule".to_owned()],
+        };
+        let urls = ["https://127.20.0.1:9345", "https://127.20.0.2:9345"].map(str::to_owned);
+        let token = Secret::new(b"K10ca::id.secret".to_vec());
+        let text = worker(&server, &urls, &token);
+        let document: Value = serde_json::from_str(text.expose_str().unwrap()).unwrap();
+        let expected = json!({
+            "fabrik": 1, "role": "agent", "pool": "workers", "node-name": "demo-workers-k3x9qd",
+            "servers": urls, "token": "K10ca::id.secret",
+            "labels": {"tier": "web"}, "taints": ["dedicated=web:NoSchedule"],
+        });
+        assert_eq!(document, expected);
+    }
 }

@@ -153,8 +153,8 @@ impl<'a> Executor<'a> {
                 };
             }
         };
-        let join_url = &self.leader.replica.config.kubernetes.join_url;
-        let user_data = user_data::worker(server, join_url, &token);
+        let join_urls = &self.leader.replica.config.kubernetes.join_urls;
+        let user_data = user_data::worker(server, join_urls, &token);
         if let Err(lost) = self.leader.authority.check() {
             return Done::No {
                 reason: HoldReason::Refused,

@@ -21,8 +21,8 @@ pub struct Disk {
 /// What an agent brings to the supervisor.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `https://127.N.0.1:9345`
-    pub server: String,
+    /// `https://127.N.0.1:9345` and so on
+    pub servers: Vec<String>,
     /// `K10<sha256 of the CA>::<id>.<secret>`
     pub token: String,
     pub node_name: String,
@@ -49,10 +49,24 @@ impl<E: Into<anyhow::Error>> From<E> for JoinError {
     }
 }
 
-/// Joins, or comes back by the certificate that is on the disk.
+/// Joins, or comes back by the certificate that is on the disk, at the first server that answers. A refusal is an
+/// answer.
 pub async fn join(request: &Request, disk: &Disk) -> Result<Joined, JoinError> {
+    let mut unavailable = anyhow::anyhow!("the user data names no server");
+    for server in &request.servers {
+        match join_at(server, request, disk).await {
+            Err(JoinError::Unavailable(error)) => {
+                unavailable = error.context(format!("joining at {server}"));
+            }
+            answer => return answer,
+        }
+    }
+    Err(JoinError::Unavailable(unavailable))
+}
+
+async fn join_at(server: &str, request: &Request, disk: &Disk) -> Result<Joined, JoinError> {
     let (ca_hash, token) = parse_token(&request.token)?;
-    let ca_pem = trusted_ca(&request.server, ca_hash).await?;
+    let ca_pem = trusted_ca(server, ca_hash).await?;
     let mut builder =
         builder().tls_certs_only([reqwest::Certificate::from_pem(ca_pem.as_bytes())?]);
     if let Some(own) = &disk.kubelet {
@@ -61,7 +75,7 @@ pub async fn join(request: &Request, disk: &Disk) -> Result<Joined, JoinError> {
     }
     let http = builder.build()?;
     let post = |path: &str, body: String| {
-        http.post(format!("{}{path}", request.server))
+        http.post(format!("{server}{path}"))
             .bearer_auth(token)
             .header("k3s-Node-Name", &request.node_name)
             .header("k3s-Node-Password", &disk.node_password)
@@ -74,7 +88,7 @@ pub async fn join(request: &Request, disk: &Disk) -> Result<Joined, JoinError> {
     answer(post("/v1-k3s/serving-kubelet.crt", csr.clone())).await?;
     let certificate_pem = answer(post("/v1-k3s/client-kubelet.crt", csr)).await?;
     let servers = http
-        .get(format!("{}/v1-k3s/apiservers", request.server))
+        .get(format!("{server}/v1-k3s/apiservers"))
         .bearer_auth(token);
     let servers: Vec<SocketAddr> = serde_json::from_str(&answer(servers).await?)?;
     let kubelet = Certified {

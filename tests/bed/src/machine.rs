@@ -56,7 +56,7 @@ pub struct UserData {
     pub fabrik: u32,
     pub role: String,
     pub node_name: String,
-    pub server: String,
+    pub servers: Vec<String>,
     pub token: String,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -296,7 +296,7 @@ impl Inner {
         let instance = hetzner.metadata(self.id, "metadata/instance-id").await?;
         let instance = instance.context("no instance id in the metadata")?;
         let request = join::Request {
-            server: user_data.server.clone(),
+            servers: user_data.servers.clone(),
             token: user_data.token.clone(),
             node_name: user_data.node_name.clone(),
         };
@@ -330,7 +330,7 @@ impl Inner {
         running
     }
 
-    /// Tries until the supervisor answers; a few times when it says no.
+    /// Tries until a supervisor answers; a few times when it says no.
     async fn join(&self, request: &join::Request) -> Result<join::Joined> {
         const REFUSALS: u32 = 3;
         const PAUSE: Duration = Duration::from_secs(1);
@@ -350,10 +350,7 @@ impl Inner {
                 Err(JoinError::Refused(reason)) => {
                     refusals += 1;
                     if refusals == REFUSALS {
-                        bail!(
-                            "the supervisor refuses node {}: {reason}",
-                            request.node_name
-                        );
+                        bail!("a supervisor refuses node {}: {reason}", request.node_name);
                     }
                 }
                 Err(JoinError::Unavailable(error)) => {

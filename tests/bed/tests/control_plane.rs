@@ -34,7 +34,7 @@ async fn create_worker(bed: &Bed, name: &str, node_name: &str) -> Result<Machine
     }
     let user_data = json!({
         "fabrik": 1, "role": "agent", "pool": "workers", "node-name": node_name,
-        "server": format!("https://{}:9345", bed.control_plane(0).address()),
+        "servers": [format!("https://{}:9345", bed.control_plane(0).address())],
         "token": format!("K10{}::{id}.{secret}", bed.ca_hash()),
         "labels": {"tier": "web"},
         "taints": ["dedicated=web:PreferNoSchedule"],
