@@ -3,7 +3,10 @@
 //! Decisions come from `fabrik-core`; what is here fetches, observes, asks the core, carries out and reports, and it
 //! asks for authority before each act.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use fabrik_core::names::RECONCILE_ANNOTATION;
 use futures::FutureExt as _;
@@ -18,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::cluster::lease::{Candidate, KubeLease, Leadership};
+use crate::cluster::lease::{Authority, Candidate, KubeLease, Leadership, Lost};
 use crate::cluster::resources::FabrikCluster;
 use crate::cluster::{Clients, ClusterError, credentials};
 use crate::config::Config;
@@ -82,7 +85,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     credentials::ensure_tokens(&config).await?;
     let replica = Arc::new(Replica::new(config).await?);
     let mut services = start_services(&replica).await?;
-    let mut stop = std::pin::pin!(stop_signal());
+    let mut stop = pin!(stop_signal());
     let mut candidate = stand(&replica)?;
 
     info!(node = %replica.config.node, "ready to lead");
@@ -150,15 +153,30 @@ async fn lead(
     replica.leading.send_replace(true);
     replica.metrics.set_leader(true);
     let stopped = tokio::select! {
-        () = authority.lost() => { warn!("leadership was lost"); false }
+        biased;
+        () = authority.lost() => false,
         () = stop => true,
-        () = leader.run() => unreachable!("it never ends"),
+        () = while_leading(&authority, leader.run()) => false,
     };
+    if !stopped {
+        warn!(epoch = authority.epoch, "leadership was lost");
+    }
     drop(leader);
     replica.leading.send_replace(false);
     replica.metrics.set_leader(false);
     leadership.release().await;
     Ok(stopped)
+}
+
+/// Runs `work` until there is no authority. A process that was frozen for longer than its lease wakes up in the middle of
+/// `work`: it must not go on there, not even with an answer that has come meanwhile.
+async fn while_leading(authority: &Authority, work: impl Future<Output = ()>) {
+    let mut work = pin!(work);
+    poll_fn(|context| match authority.check() {
+        Ok(()) => work.as_mut().poll(context),
+        Err(Lost) => Poll::Ready(()),
+    })
+    .await;
 }
 
 fn stand(replica: &Replica) -> Result<Candidate<KubeLease>, RunError> {
