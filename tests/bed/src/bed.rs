@@ -117,6 +117,7 @@ pub struct Bed {
     servers: Vec<Arc<Server>>,
     server_machines: Vec<Machine>,
     _balancer: Balancer,
+    _hetzner_doors: Vec<Balancer>,
     balancer_endpoint: Endpoint,
     git: Git,
     emulator: Emulator,
@@ -216,6 +217,11 @@ impl Bed {
     /// The bed's own client of the emulator.
     pub fn hetzner(&self) -> &Hetzner {
         &self.hetzner
+    }
+
+    /// Where `fabrik run` of this server reaches the emulator, whose journal calls it `host`.
+    pub fn hetzner_door(&self, server: usize) -> String {
+        start::hetzner_door(self.server(server)).to_string()
     }
 
     /// Control-plane server number `server`, counted from 0.

@@ -30,6 +30,7 @@ pub struct Incoming {
     pub raw_query: Option<String>,
     pub query: Vec<(String, String)>,
     pub authorization: Option<String>,
+    pub host: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -201,6 +202,7 @@ impl Gate {
             time: self.project.now,
             method: incoming.method.clone(),
             path: format!("{}{query}", incoming.path),
+            host: incoming.host.clone(),
             status: answer
                 .as_ref()
                 .map_or_else(|error| error.status, |reply| reply.status),

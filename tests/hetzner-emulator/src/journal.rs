@@ -16,6 +16,8 @@ pub struct Entry {
     pub method: String,
     /// With the query.
     pub path: String,
+    /// The `Host` that was asked: clients with an address each can be told apart.
+    pub host: Option<String>,
     /// What was or would have been answered.
     pub status: u16,
     /// The fault that hit the request.

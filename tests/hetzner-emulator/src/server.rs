@@ -105,6 +105,7 @@ async fn api(
         raw_query: parts.uri.query().map(str::to_owned),
         query: query.map(|Query(pairs)| pairs).unwrap_or_default(),
         authorization: text(&parts.headers, &header::AUTHORIZATION).map(str::to_owned),
+        host: text(&parts.headers, &header::HOST).map(str::to_owned),
         body: body.to_vec(),
     };
     let outcome = shared.with(|gate| {

@@ -40,6 +40,11 @@ pub(super) fn fabrik_listen(server: &Server) -> String {
     format!("{}:{FABRIK_PORT}", server.control_plane.address())
 }
 
+/// Each server has an address of its own for the emulator, so that the journal shows who asked.
+pub(super) fn hetzner_door(server: &Server) -> SocketAddr {
+    (server.control_plane.address(), EMULATOR_PORT).into()
+}
+
 /// `runtime` is the one of `handle`: it becomes part of the bed.
 pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -> Result<Bed> {
     // Somebody in this process may have installed one already; any will do.
@@ -68,12 +73,18 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
     let api_servers = api_servers(&servers);
     let balancer_address = SocketAddr::from((services, API_PORT));
     let balancer = Balancer::start(balancer_address, api_servers).await?;
+    let emulator_address = SocketAddr::from((services, EMULATOR_PORT));
+    let doors = servers
+        .iter()
+        .map(|server| Balancer::start(hetzner_door(server), vec![emulator_address]));
+    let hetzner_doors = try_join_all(doors).await?;
     let fleet = Fleet::start(surroundings, &server_machines);
     let bed = Bed {
         fleet,
         servers,
         server_machines,
         _balancer: balancer,
+        _hetzner_doors: hetzner_doors,
         balancer_endpoint: Endpoint {
             url: format!("https://{balancer_address}"),
             // The balancer's address is in the servers' certificates.
@@ -295,7 +306,7 @@ impl Bed {
             join_urls: join_urls.collect(),
             api_servers: ordered.iter().map(|c| c.url()).collect(),
             known_hosts: self.git.known_hosts().to_owned(),
-            hetzner_endpoint: self.hetzner.endpoint(),
+            hetzner_endpoint: format!("http://{}/v1", hetzner_door(server)),
             listen: fabrik_listen(server),
             poll: format!("{}ms", self.options.poll.as_millis()),
         }
