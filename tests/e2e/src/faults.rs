@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use fabrik_bed::Bed;
 use fabrik_bed::audit;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::{SOON, client};
 
 /// Who the leader is to the API server.
 pub const LEADER: &str = "system:serviceaccount:fabrik-system:fabrik-leader";
@@ -21,6 +24,8 @@ pub struct Request {
     pub seq: u64,
     pub method: String,
     pub path: String,
+    pub time: Timestamp,
+    pub host: Option<String>,
     pub status: u16,
     pub fault: Option<String>,
     pub body: Option<Value>,
@@ -34,7 +39,13 @@ struct Requests {
 /// What the emulator was asked for after request number `since`.
 pub async fn requests(bed: &Bed, since: u64) -> Result<Vec<Request>> {
     let url = format!("{}/_emulator/requests?since={since}", bed.emulator_url());
-    Ok(reqwest::get(url).await?.json::<Requests>().await?.requests)
+    Ok(client()?
+        .get(url)
+        .send()
+        .await?
+        .json::<Requests>()
+        .await?
+        .requests)
 }
 
 /// The number of the last request to the emulator.
@@ -45,6 +56,27 @@ pub async fn last_request(bed: &Bed) -> Result<u64> {
 /// Orders a fault at the emulator.
 pub async fn order(bed: &Bed, fault: Value) -> Result<()> {
     control(bed, reqwest::Method::POST, "faults", fault).await
+}
+
+/// Waits until the emulator has used up every fault that was ordered, and checks in its journal that exactly `times`
+/// requests after number `since` were hit by this kind, each with an answer of this status.
+pub async fn were_hit(bed: &Bed, since: u64, kind: &str, times: usize, status: u16) -> Result<()> {
+    let url = format!("{}/_emulator/faults", bed.emulator_url());
+    let what = format!("{times} requests met `{kind}`");
+    bed.wait_until(&what, SOON, async || {
+        let left: Value = client()?.get(&url).send().await?.json().await?;
+        ensure!(left["faults"] == json!([]), "still to come: {left}");
+        Ok(Some(()))
+    })
+    .await?;
+    let mut hit = requests(bed, since).await?;
+    hit.retain(|request| request.fault.is_some());
+    let as_ordered = |r: &Request| r.fault.as_deref() == Some(kind) && r.status == status;
+    ensure!(
+        hit.len() == times && hit.iter().all(as_ordered),
+        "{times} times `{kind}` with {status} were ordered, and these were hit: {hit:#?}"
+    );
+    Ok(())
 }
 
 /// Changes what `settings` names.
@@ -59,7 +91,7 @@ pub async fn clear(bed: &Bed) -> Result<()> {
 
 async fn control(bed: &Bed, method: reqwest::Method, what: &str, body: Value) -> Result<()> {
     let url = format!("{}/_emulator/{what}", bed.emulator_url());
-    let request = reqwest::Client::new().request(method, url).json(&body);
+    let request = client()?.request(method, url).json(&body);
     let answer = request.send().await?;
     let status = answer.status();
     ensure!(
@@ -73,7 +105,7 @@ async fn control(bed: &Bed, method: reqwest::Method, what: &str, body: Value) ->
 /// Every resource at the emulator.
 pub async fn state(bed: &Bed) -> Result<Value> {
     let url = format!("{}/_emulator/state", bed.emulator_url());
-    Ok(reqwest::get(url).await?.json().await?)
+    Ok(client()?.get(url).send().await?.json().await?)
 }
 
 /// Names of the workers at the emulator, in order.

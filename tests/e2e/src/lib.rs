@@ -5,16 +5,19 @@
 pub mod faults;
 
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fabrik_bed::{Bed, Options, audit, repository};
 use serde_json::{Value, json};
 
+pub use faults::LEADER;
+
 /// For what takes a moment: a few effects, on a machine that has other things to do.
 pub const SOON: Duration = Duration::from_secs(45);
-/// Who carries out at the API server.
-pub const LEADER: &str = "system:serviceaccount:fabrik-system:fabrik-leader";
+/// For a change of the number of workers, with faults in its way.
+pub const RESIZED: Duration = Duration::from_secs(90);
 
 /// A bed with a founded cluster in which `fabrik run` is up.
 pub struct World {
@@ -237,6 +240,44 @@ impl Ran {
     }
 }
 
+/// Writes another count of the only pool into `cluster.toml`.
+pub fn set_count(bed: &Bed, from: u32, to: u32) -> Result<()> {
+    let spec = bed.git().read("cluster.toml")?;
+    let resized = spec.replace(&format!("count = {from}"), &format!("count = {to}"));
+    ensure!(spec != resized, "the pool's count is not {from}");
+    bed.git().write("cluster.toml", resized)
+}
+
+/// Pushes another count of the only pool; returns the commit.
+pub fn resize(bed: &Bed, from: u32, to: u32) -> Result<String> {
+    set_count(bed, from, to)?;
+    bed.git().commit_and_push(&format!("Have {to} workers"))
+}
+
+/// What the leader has written down.
+pub fn ledger(bed: &Bed) -> Result<Value> {
+    let text = bed.kubectl(&["get", "fabrikledger", "ledger", "-o", "json"])?;
+    let mut ledger: Value = serde_json::from_str(&text)?;
+    Ok(ledger["spec"].take())
+}
+
+/// Waits until `count` workers are members and at the emulator, and nothing is under way.
+pub async fn settled(bed: &Bed, count: usize) -> Result<()> {
+    let what = format!("{count} workers are members");
+    bed.wait_until(&what, RESIZED, async || {
+        let ledger = ledger(bed)?;
+        let length = |key: &str| ledger[key].as_object().map_or(0, serde_json::Map::len);
+        let still = length("intents") + length("tickets") == 0 && length("members") == count;
+        let workers = faults::workers(bed).await?;
+        ensure!(
+            still && workers.len() == count,
+            "ledger {ledger}, servers {workers:?}"
+        );
+        Ok(Some(()))
+    })
+    .await
+}
+
 /// A list in a document; a missing one is empty.
 pub fn list(document: &Value, key: &str) -> Vec<Value> {
     document[key].as_array().cloned().unwrap_or_default()
@@ -252,8 +293,15 @@ pub fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn client() -> Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().no_proxy().build()?)
+/// For the emulator. Made once, which takes a while; connections are not kept, as each test has a runtime of its own.
+fn client() -> Result<&'static reqwest::Client> {
+    static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
+    if let Some(client) = CLIENT.get() {
+        return Ok(client);
+    }
+    let builder = reqwest::Client::builder().no_proxy();
+    let client = builder.pool_max_idle_per_host(0).build()?;
+    Ok(CLIENT.get_or_init(|| client))
 }
 
 /// A ConfigMap in the namespace `default`.

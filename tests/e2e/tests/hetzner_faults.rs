@@ -1,16 +1,13 @@
 //! Hetzner at its worst: sold out, too many requests, errors, lists with holes, and a server of somebody else that bears
 //! the name of ours.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use fabrik_bed::{Bed, Options};
 use fabrik_core::id::{ClusterId, IntentId};
-use fabrik_e2e::faults::{self, AuditTail};
+use fabrik_e2e::faults::{self, AuditTail, Request};
+use fabrik_e2e::{RESIZED, ledger, resize, settled};
 use reqwest::Method;
 use serde_json::{Value, json};
-
-const DEADLINE: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_at_hetzner_delay_and_never_destroy() -> Result<()> {
@@ -26,29 +23,12 @@ async fn faults_at_hetzner_delay_and_never_destroy() -> Result<()> {
     settled(&bed, 1).await?;
     sold_out_falls_to_the_next_type(&bed).await?;
 
-    let refusal = |status: u16, code: &str| json!({"path": "^/v1/", "kind": "error", "status": status, "code": code, "times": 6, "skip": 1});
-    faults::order(&bed, refusal(500, "server_error")).await?;
-    resize(&bed, 1, 2)?;
-    settled(&bed, 2).await?;
-    faults::clear(&bed).await?;
-
-    faults::order(&bed, refusal(429, "rate_limit_exceeded")).await?;
-    faults::set(
-        &bed,
-        json!({"rate_limit": {"limit": 3600, "refill_per_second": 20.0, "remaining": 1}}),
-    )
-    .await?;
-    resize(&bed, 2, 3)?;
-    settled(&bed, 3).await?;
-    faults::clear(&bed).await?;
-    faults::set(
-        &bed,
-        json!({"rate_limit": {"limit": 3600, "refill_per_second": 100.0}}),
-    )
-    .await?;
-
+    refusals_delay(&bed, (1, 2), 500, "server_error").await?;
+    refusals_delay(&bed, (2, 3), 429, "rate_limit_exceeded").await?;
+    an_empty_budget_delays(&bed, (3, 4)).await?;
+    a_lost_reply_makes_no_second_server(&bed, (4, 5)).await?;
     an_incomplete_list_changes_nothing(&bed).await?;
-    a_foreign_server_keeps_its_name(&bed).await?;
+    a_foreign_server_keeps_its_name(&bed, (5, 6)).await?;
     each_intent_has_one_server(&bed).await?;
     bed.shutdown().await;
     Ok(())
@@ -67,15 +47,58 @@ async fn sold_out_falls_to_the_next_type(bed: &Bed) -> Result<()> {
     }
     let asked: Vec<_> = asked
         .iter()
-        .map(|(t, l, s)| (t.as_str(), l.as_str(), *s < 300))
+        .map(|(t, l, s)| (t.as_str(), l.as_str(), *s))
         .collect();
+    // 412 is Hetzner's status for "sold out".
     let expected = [
-        ("cx33", "fsn1", false),
-        ("cx33", "nbg1", false),
-        ("cx43", "fsn1", true),
+        ("cx33", "fsn1", 412),
+        ("cx33", "nbg1", 412),
+        ("cx43", "fsn1", 201),
     ];
     ensure!(asked == expected, "asked for {asked:?}");
     faults::set(bed, json!({"out_of_stock": {}})).await
+}
+
+async fn refusals_delay(bed: &Bed, (from, to): (u32, u32), status: u16, code: &str) -> Result<()> {
+    const TIMES: usize = 6;
+    let since = faults::last_request(bed).await?;
+    let refusal = json!({"path": "^/v1/", "kind": "error", "status": status, "code": code,
+        "times": TIMES, "skip": 1});
+    faults::order(bed, refusal).await?;
+    resize(bed, from, to)?;
+    settled(bed, to as usize).await?;
+    faults::were_hit(bed, since, "error", TIMES, status).await
+}
+
+/// Others have used all requests of the hour.
+async fn an_empty_budget_delays(bed: &Bed, (from, to): (u32, u32)) -> Result<()> {
+    let since = faults::last_request(bed).await?;
+    let empty = json!({"limit": 200, "refill_per_second": 1.0, "remaining": 0});
+    faults::set(bed, json!({"rate_limit": empty})).await?;
+    resize(bed, from, to)?;
+    bed.wait_until("a request is one too many", RESIZED, async || {
+        let requests = faults::requests(bed, since).await?;
+        let refused = |r: &Request| r.status == 429 && r.fault.is_none();
+        Ok(requests.iter().any(refused).then_some(()))
+    })
+    .await?;
+    faults::set(bed, json!({"rate_limit": {"refill_per_second": 50.0}})).await?;
+    settled(bed, to as usize).await?;
+    let plenty = json!({"limit": 3600, "refill_per_second": 100.0});
+    faults::set(bed, json!({"rate_limit": plenty})).await
+}
+
+async fn a_lost_reply_makes_no_second_server(bed: &Bed, (from, to): (u32, u32)) -> Result<()> {
+    let since = faults::last_request(bed).await?;
+    let lost = json!({"method": "POST", "path": "^/v1/servers$", "kind": "reply_lost"});
+    faults::order(bed, lost).await?;
+    resize(bed, from, to)?;
+    settled(bed, to as usize).await?;
+    faults::were_hit(bed, since, "reply_lost", 1, 201).await?;
+    let made = faults::requests(bed, since).await?;
+    let made = made.iter().filter_map(faults::server_effect).count();
+    ensure!(made == 1, "{made} servers were made for one");
+    Ok(())
 }
 
 /// Each list of the next looks misses servers that are there.
@@ -86,20 +109,18 @@ async fn an_incomplete_list_changes_nothing(bed: &Bed) -> Result<()> {
     faults::order(bed, json!({"method": "GET", "path": "^/v1/servers$", "kind": "incomplete_list", "drop": 2, "times": 4}))
         .await?;
     let mut round = 0;
-    bed.wait_until("four lists were incomplete", DEADLINE, async || {
+    bed.wait_until("four lists were incomplete", RESIZED, async || {
         round += 1;
         // A push that changes nothing makes the leader look.
         bed.git().write("README.md", format!("round {round}\n"))?;
         bed.git().commit_and_push("Say more")?;
         let requests = faults::requests(bed, since).await?;
-        let hit = requests
-            .iter()
-            .filter(|r| r.fault.as_deref() == Some("incomplete_list"))
-            .count();
+        let hit = requests.iter().filter(|r| r.fault.is_some()).count();
         Ok((hit >= 4).then_some(()))
     })
     .await?;
-    settled(bed, 3).await?;
+    settled(bed, before.len()).await?;
+    faults::were_hit(bed, since, "incomplete_list", 4, 200).await?;
     let done: Vec<_> = faults::requests(bed, since)
         .await?
         .iter()
@@ -120,7 +141,7 @@ async fn an_incomplete_list_changes_nothing(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-async fn a_foreign_server_keeps_its_name(bed: &Bed) -> Result<()> {
+async fn a_foreign_server_keeps_its_name(bed: &Bed, (from, to): (u32, u32)) -> Result<()> {
     let ledger = ledger(bed)?;
     let cluster: ClusterId = bed.founding()?.cluster_id.parse()?;
     let next = ledger["nextIntent"].as_u64().context("nextIntent")?;
@@ -129,8 +150,8 @@ async fn a_foreign_server_keeps_its_name(bed: &Bed) -> Result<()> {
         "start_after_create": false});
     let (foreign, _) = bed.hetzner().create_server(&order).await?;
     let since = faults::last_request(bed).await?;
-    resize(bed, 3, 4)?;
-    bed.wait_until("status names the taken name", DEADLINE, async || {
+    resize(bed, from, to)?;
+    bed.wait_until("status names the taken name", RESIZED, async || {
         let described = bed.kubectl(&["get", "fabrikcluster", "demo", "-o", "json"])?;
         Ok((described.contains("NameTaken") && described.contains(&name)).then_some(()))
     })
@@ -147,7 +168,7 @@ async fn a_foreign_server_keeps_its_name(bed: &Bed) -> Result<()> {
         "it was labelled: {seen}"
     );
     bed.hetzner().delete_server(foreign).await?;
-    settled(bed, 4).await
+    settled(bed, to as usize).await
 }
 
 async fn each_intent_has_one_server(bed: &Bed) -> Result<()> {
@@ -164,35 +185,4 @@ async fn each_intent_has_one_server(bed: &Bed) -> Result<()> {
     made.sort();
     ensure!(made == faults::workers(bed).await?, "created {made:?}");
     Ok(())
-}
-
-fn ledger(bed: &Bed) -> Result<Value> {
-    let text = bed.kubectl(&["get", "fabrikledger", "ledger", "-o", "json"])?;
-    let mut ledger: Value = serde_json::from_str(&text)?;
-    Ok(ledger["spec"].take())
-}
-
-fn resize(bed: &Bed, from: u32, to: u32) -> Result<()> {
-    let spec = bed.git().read("cluster.toml")?;
-    let resized = spec.replace(&format!("count = {from}"), &format!("count = {to}"));
-    ensure!(spec != resized, "the pool's count is not {from}");
-    bed.git().write("cluster.toml", resized)?;
-    bed.git()
-        .commit_and_push(&format!("Have {to} workers"))
-        .map(drop)
-}
-
-/// Waits until `count` workers are members and nothing is under way.
-async fn settled(bed: &Bed, count: usize) -> Result<()> {
-    bed.wait_until(
-        &format!("{count} workers are members"),
-        DEADLINE,
-        async || {
-            let ledger = ledger(bed)?;
-            let length = |key: &str| ledger[key].as_object().map_or(0, serde_json::Map::len);
-            let still = length("intents") + length("tickets") == 0 && length("members") == count;
-            Ok((still && faults::workers(bed).await?.len() == count).then_some(()))
-        },
-    )
-    .await
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use fabrik_bed::audit::Event;
 use fabrik_bed::{Bed, Options};
 use fabrik_e2e::faults::{self, AuditTail};
+use fabrik_e2e::set_count;
 use serde_json::Value;
 
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -56,12 +57,12 @@ async fn a_plan_says_what_the_push_then_does() -> Result<()> {
     bed.git().remove("manifests/one/goes.yaml")?;
     bed.git().remove("manifests/one/moves.yaml")?;
     map("two/moves", "moves", "a")?;
-    resize(&bed, 1, 3)?;
+    set_count(&bed, 1, 3)?;
     as_planned(&bed, "grow", 3, 5).await?;
 
     bed.git().remove("manifests/three/unit.yaml")?;
     map("one/unit", "unit", "b")?;
-    resize(&bed, 3, 1)?;
+    set_count(&bed, 3, 1)?;
     as_planned(&bed, "shrink", 1, 1).await?;
     bed.shutdown().await;
     Ok(())
@@ -206,13 +207,6 @@ async fn server_names(bed: &Bed) -> Result<BTreeMap<String, String>> {
         .iter()
         .map(|s| (s["id"].to_string(), text(&s["name"])))
         .collect())
-}
-
-fn resize(bed: &Bed, from: u32, to: u32) -> Result<()> {
-    let spec = bed.git().read("cluster.toml")?;
-    let resized = spec.replace(&format!("count = {from}"), &format!("count = {to}"));
-    ensure!(spec != resized, "the pool's count is not {from}");
-    bed.git().write("cluster.toml", resized)
 }
 
 /// Waits until fabrik says so, and the observation it publishes shows nothing under way.

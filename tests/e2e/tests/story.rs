@@ -5,35 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use fabrik_bed::{Bed, Options};
+use fabrik_e2e::faults::{state, workers};
+use fabrik_e2e::resize;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-
-async fn state(bed: &Bed) -> Result<Value> {
-    Ok(
-        reqwest::get(format!("{}/_emulator/state", bed.emulator_url()))
-            .await?
-            .json()
-            .await?,
-    )
-}
-
-/// Names of the workers that exist at the emulator.
-async fn workers(bed: &Bed) -> Result<Vec<String>> {
-    let state = state(bed).await?;
-    let servers = state["servers"]
-        .as_array()
-        .context("the emulator lists servers")?;
-    let agents = servers
-        .iter()
-        .filter(|s| s["labels"]["fabrik.dev/role"] == "agent");
-    Ok(agents
-        .filter_map(|s| s["name"].as_str().map(str::to_owned))
-        .collect())
-}
 
 async fn ready_workers(bed: &Bed) -> Result<Vec<String>> {
     let nodes: Api<Node> = Api::all(bed.kube().await?);
@@ -66,15 +45,6 @@ async fn has_workers(bed: &Bed, count: usize) -> Result<()> {
         },
     )
     .await
-}
-
-fn resize(bed: &Bed, from: u32, to: u32) -> Result<()> {
-    let spec = bed.git().read("cluster.toml")?;
-    let resized = spec.replace(&format!("count = {from}"), &format!("count = {to}"));
-    ensure!(spec != resized, "the pool's count is not {from}");
-    bed.git().write("cluster.toml", &resized)?;
-    bed.git().commit_and_push(&format!("Have {to} workers"))?;
-    Ok(())
 }
 
 const SETTINGS: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: settings\n  namespace: default\ndata:\n  colour: blue\n";
