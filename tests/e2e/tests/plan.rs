@@ -1,5 +1,5 @@
 //! `fabrik plan` before the push, without credentials: what it says is what the leader and the applier then do, as the
-//! emulator and the API server saw it.
+//! emulator and the API server saw it. The steps of one thing are compared in their order; between things there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -10,6 +10,7 @@ use fabrik_bed::audit::Event;
 use fabrik_bed::{Bed, Options};
 use fabrik_e2e::faults::{self, AuditTail};
 use fabrik_e2e::set_count;
+use jiff::Timestamp;
 use serde_json::Value;
 
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -24,7 +25,8 @@ const ON_SERVERS_AND_NODES: [&str; 7] = [
     "delete-server",
 ];
 
-type Done = Vec<(String, String)>;
+/// The verbs for each server and its Node, in their order.
+type Steps = BTreeMap<String, Vec<String>>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_says_what_the_push_then_does() -> Result<()> {
@@ -63,6 +65,9 @@ async fn a_plan_says_what_the_push_then_does() -> Result<()> {
     bed.git().remove("manifests/three/unit.yaml")?;
     map("one/unit", "unit", "b")?;
     set_count(&bed, 3, 1)?;
+    let web = ["deployment", "web", "--image=web", "--replicas=12"];
+    bed.kubectl(&[&["create"][..], &web].concat())?;
+    bed.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"])?;
     as_planned(&bed, "shrink", 1, 1).await?;
     bed.shutdown().await;
     Ok(())
@@ -79,27 +84,30 @@ async fn as_planned(bed: &Bed, what: &str, count: usize, changes: usize) -> Resu
     let from_file = self::plan(bed, &file.display().to_string(), &commit)?;
     ensure!(plan == from_file, "{plan:#}\n{from_file:#}");
 
-    let names = server_names(bed).await?;
+    let known = server_names(bed).await?;
+    let pods = pods_on_nodes(bed)?;
     let since = faults::last_request(bed).await?;
     let mut audit = AuditTail::new(bed, 0)?;
     bed.git().push()?;
     carried_out(bed, &commit, count).await?;
 
     let events = audit.completed()?;
-    let mut done: Done = events.iter().filter_map(on_node).collect();
+    let mut steps: Vec<_> = events.iter().filter_map(|e| on_node(e, &pods)).collect();
     for request in faults::requests(bed, since).await? {
         if let Some((verb, target)) = faults::server_effect(&request) {
-            let target = names.get(&target).cloned().unwrap_or(target);
-            done.push((verb.to_owned(), target));
+            let target = known.get(&target).cloned().unwrap_or(target);
+            steps.push((request.time, verb.to_owned(), target));
         }
     }
-    done.sort();
-    let mut planned: Done = items(&plan, "effects")?
-        .iter()
-        .map(|e| (text(&e["verb"]), text(&e["target"])))
-        .filter(|(verb, _)| ON_SERVERS_AND_NODES.contains(&verb.as_str()))
-        .collect();
-    planned.sort();
+    steps.sort();
+    let mut done = in_order(steps.into_iter().map(|(_, verb, target)| (verb, target)));
+    drained_between_cordon_and_power_off(&mut done, &pods)?;
+    let planned = in_order(
+        items(&plan, "effects")?
+            .iter()
+            .map(|e| (text(&e["verb"]), text(&e["target"])))
+            .filter(|(verb, _)| ON_SERVERS_AND_NODES.contains(&verb.as_str())),
+    );
     ensure!(
         !planned.is_empty() && planned == done,
         "{what}: planned {planned:#?}\ndone {done:#?}"
@@ -162,12 +170,60 @@ fn object_name(object: &Value) -> String {
     }
 }
 
-/// What the leader did to a Node.
-fn on_node(event: &Event) -> Option<(String, String)> {
+fn in_order(steps: impl Iterator<Item = (String, String)>) -> Steps {
+    let mut all = Steps::new();
+    for (verb, target) in steps {
+        all.entry(target).or_default().push(verb);
+    }
+    all
+}
+
+/// A plan does not list evictions: nobody knows yet which pods there will be. They are taken out here, after a look at
+/// where they stand.
+fn drained_between_cordon_and_power_off(
+    done: &mut Steps,
+    pods: &BTreeMap<String, String>,
+) -> Result<()> {
+    for (node, steps) in done {
+        let drained = steps.iter().any(|verb| verb == "drain");
+        let leaves = steps.iter().any(|verb| verb == "power-off");
+        let has_pods = pods.values().any(|n| n == node);
+        ensure!(drained == (leaves && has_pods), "{node}: {steps:?}");
+        steps.dedup();
+        if drained {
+            ensure!(
+                steps.get(..3) == Some(&["cordon", "drain", "power-off"].map(str::to_owned)),
+                "{node} was drained at the wrong time: {steps:?}"
+            );
+            steps.remove(1);
+        }
+    }
+    Ok(())
+}
+
+/// What the leader did to a Node, and when.
+fn on_node(event: &Event, pods: &BTreeMap<String, String>) -> Option<(Timestamp, String, String)> {
     let (verb, target) = faults::cluster_effect(event)?;
+    let at = event.request_received_timestamp;
+    if verb == "evict" {
+        let node = pods.get(&target)?;
+        return Some((at, "drain".to_owned(), node.clone()));
+    }
     ON_SERVERS_AND_NODES
         .contains(&verb)
-        .then(|| (verb.to_owned(), target))
+        .then(|| (at, verb.to_owned(), target))
+}
+
+/// The Node of each pod of ours.
+fn pods_on_nodes(bed: &Bed) -> Result<BTreeMap<String, String>> {
+    let pods: Value = serde_json::from_str(&bed.kubectl(&["get", "pods", "-o", "json"])?)?;
+    let on_node = |pod: &Value| {
+        (
+            text(&pod["metadata"]["name"]),
+            text(&pod["spec"]["nodeName"]),
+        )
+    };
+    Ok(items(&pods, "items")?.iter().map(on_node).collect())
 }
 
 /// What the applier did to a `ConfigMap`.
