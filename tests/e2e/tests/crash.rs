@@ -1,19 +1,31 @@
 //! The leader is killed at each effect of 2 → 4 → 2 workers while Hetzner's replies are lost. At the end exactly the
 //! wanted servers exist, and nothing of what was under way is left over.
+//!
+//! A kill counts for an effect that was under way: the API server or the emulator had carried it out, and the leader was
+//! dead before their answer could reach it. Answers travel slowly for that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use fabrik_bed::audit::Event;
 use fabrik_bed::{Bed, Options};
 use fabrik_e2e::faults::{self, AuditTail};
+use fabrik_e2e::latency::SlowAnswers;
+use fabrik_e2e::resize;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Secret};
-use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::{Api, Client};
 use serde_json::json;
 
 const DEADLINE: Duration = Duration::from_secs(100);
-/// Often enough that the leader has hardly gone on.
+/// How long an answer travels to the leader.
+const LATENCY: Duration = Duration::from_millis(100);
+/// How long the emulator keeps some of its answers besides.
+const REPLY_HELD: Duration = Duration::from_millis(1500);
+/// Often enough to see an effect while its answer is on the way.
 const SAMPLE: Duration = Duration::from_millis(1);
 /// Each write of the ledger is a place to die at, up to this many.
 const MAX_LEDGER_KILLS: usize = 14;
@@ -28,9 +40,13 @@ async fn a_leader_killed_at_each_effect_leaves_exactly_what_is_wanted() -> Resul
         ..Options::default()
     };
     let bed = Bed::start(options).await?;
-    shorten_lease(&bed)?;
+    let _slow = [
+        slow_answers(&bed, 6443).await?,
+        slow_answers(&bed, 8080).await?,
+    ];
+    reconfigure(&bed)?;
     bed.default_repo(2)?;
-    resize(&bed, 2, 2)?;
+    raise_limits(&bed)?;
     settled(&bed, 2, None).await?;
 
     let mut killer = Killer::new(&bed, seed)?;
@@ -47,7 +63,7 @@ async fn a_leader_killed_at_each_effect_leaves_exactly_what_is_wanted() -> Resul
     bed.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"])?;
     resize(&bed, 4, 2)?;
     settled(&bed, 2, Some(&mut killer)).await?;
-    println!("killed {} times: {:?}", killer.kills.len(), killer.kills);
+    println!("under way at a kill: {:?}", killer.kills);
     for verb in [
         "ledger",
         "create-token",
@@ -62,7 +78,7 @@ async fn a_leader_killed_at_each_effect_leaves_exactly_what_is_wanted() -> Resul
     ] {
         ensure!(
             killer.kills.iter().any(|(v, _)| v == verb),
-            "never killed at {verb}"
+            "never killed while {verb} was under way"
         );
     }
     nothing_was_done_twice(&bed).await?;
@@ -70,37 +86,38 @@ async fn a_leader_killed_at_each_effect_leaves_exactly_what_is_wanted() -> Resul
     Ok(())
 }
 
-/// A killed leader's lease has to end before its successor acts: less of it, more kills.
-fn shorten_lease(bed: &Bed) -> Result<()> {
+/// A door at 100 ports above, by which the leader's answers come late.
+async fn slow_answers(bed: &Bed, port: u16) -> Result<SlowAnswers> {
+    let address = IpAddr::from(bed.control_plane(0).address());
+    let door = |port: u16| SocketAddr::new(address, port);
+    SlowAnswers::start(door(port + 100), door(port), LATENCY).await
+}
+
+/// Leads the leader through the slow doors. And a killed leader's lease has to end before its successor acts: less of it,
+/// more kills.
+fn reconfigure(bed: &Bed) -> Result<()> {
     let config = bed.founding()?.config;
-    let text = std::fs::read_to_string(&config)?;
-    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    for line in &mut lines {
-        for (key, value) in [
-            ("lease-duration", "2s"),
-            ("renew-deadline", "1500ms"),
-            ("retry-period", "200ms"),
-        ] {
-            if line.starts_with(key) {
-                *line = format!("{key} = \"{value}\"");
-            }
-        }
+    let mut text = std::fs::read_to_string(&config)?;
+    for (from, to) in [
+        ("lease-duration = \"4s\"", "lease-duration = \"2s\""),
+        ("renew-deadline = \"3s\"", "renew-deadline = \"1500ms\""),
+        ("retry-period = \"500ms\"", "retry-period = \"200ms\""),
+        (":6443\"", ":6543\""),
+        (":8080/", ":8180/"),
+    ] {
+        ensure!(text.contains(from), "no `{from}` in {text}");
+        text = text.replace(from, to);
     }
     bed.fabrik(0).kill();
-    std::fs::write(&config, lines.join("\n") + "\n")?;
+    std::fs::write(&config, text)?;
     bed.fabrik(0).start()
 }
 
-fn resize(bed: &Bed, from: u32, to: u32) -> Result<()> {
+fn raise_limits(bed: &Bed) -> Result<()> {
     let mut spec = bed.git().read("cluster.toml")?;
-    spec = spec.replace(&format!("count = {from}"), &format!("count = {to}"));
-    if !spec.contains("[limits]") {
-        spec.push_str("\n[limits]\ncreations-per-hour = 100\ndeletions-per-hour = 100\n");
-    }
+    spec.push_str("\n[limits]\ncreations-per-hour = 100\ndeletions-per-hour = 100\n");
     bed.git().write("cluster.toml", spec)?;
-    bed.git()
-        .commit_and_push(&format!("Have {to} workers"))
-        .map(drop)
+    bed.git().commit_and_push("Raise the limits").map(drop)
 }
 
 /// Kills at each effect that it has not killed at yet, and starts the successor.
@@ -109,7 +126,15 @@ struct Killer<'a> {
     audit: AuditTail,
     last_request: u64,
     random: u64,
+    /// Verb and target of each effect that was under way at a kill.
     kills: Vec<(String, String)>,
+}
+
+/// An effect that was carried out.
+struct Effect {
+    what: (String, String),
+    /// The leader can't hear of it before.
+    answered: Timestamp,
 }
 
 impl<'a> Killer<'a> {
@@ -136,7 +161,7 @@ impl<'a> Killer<'a> {
                 let fault = if self.coin() {
                     json!({"method": method, "path": path, "kind": "reply_lost"})
                 } else {
-                    json!({"method": method, "path": path, "kind": "delay", "delay_ms": 1500})
+                    json!({"method": method, "path": path, "kind": "delay", "delay_ms": REPLY_HELD.as_millis()})
                 };
                 faults::order(self.bed, fault).await?;
             }
@@ -153,53 +178,82 @@ impl<'a> Killer<'a> {
         self.random >> 63 == 1
     }
 
-    /// Looks at the API server's log all the time and at the emulator's now and then: its replies are late or lost,
-    /// so that the leader goes on from nothing that it did there.
+    /// Looks at the API server's log all the time and at the emulator's now and then.
     async fn keep_killing(&mut self) -> Result<()> {
         loop {
             for _ in 0..5 {
-                let events = self.audit.completed()?;
-                self.strike(events.iter().filter_map(faults::cluster_effect).collect())?;
+                let effects = self.cluster_effects()?;
+                self.strike(effects).await?;
                 tokio::time::sleep(SAMPLE).await;
             }
-            let mut effects = Vec::new();
-            for request in faults::requests(self.bed, self.last_request).await? {
-                self.last_request = request.seq;
-                effects.extend(faults::server_effect(&request));
-            }
-            self.strike(effects)?;
+            let effects = self.server_effects().await?;
+            self.strike(effects).await?;
         }
     }
 
-    /// Kills if there is an effect among these that it has not killed at.
-    fn strike(&mut self, effects: Vec<(&str, String)>) -> Result<()> {
-        let count = |verb: &str| self.kills.iter().filter(|(v, _)| v == verb).count();
-        let fresh = |kill: &(String, String)| match kill.0.as_str() {
-            "ledger" => count("ledger") < MAX_LEDGER_KILLS,
-            // Two evictions are as good as all of them.
-            "evict" => count("evict") < 2,
-            _ => !self.kills.contains(kill),
+    fn cluster_effects(&mut self) -> Result<Vec<Effect>> {
+        let effect = |event: &Event| {
+            let (verb, target) = faults::cluster_effect(event)?;
+            let what = (verb.to_owned(), target);
+            let answered = event.request_received_timestamp + LATENCY;
+            Some(Effect { what, answered })
         };
-        // Of those that came together, the one that was met least.
-        let fresh = effects
-            .into_iter()
-            .map(|(verb, target)| (verb.to_owned(), target))
-            .filter(fresh)
-            .min_by_key(|(verb, _)| count(verb));
-        if let Some(kill) = fresh {
-            self.kills.push(kill);
-            self.bed.fabrik(0).kill();
-            self.bed.fabrik(0).start()?;
+        Ok(self.audit.completed()?.iter().filter_map(effect).collect())
+    }
+
+    async fn server_effects(&mut self) -> Result<Vec<Effect>> {
+        let mut effects = Vec::new();
+        for request in faults::requests(self.bed, self.last_request).await? {
+            self.last_request = request.seq;
+            if let Some((verb, target)) = faults::server_effect(&request) {
+                let what = (verb.to_owned(), target);
+                let held = match request.fault.as_deref() {
+                    Some("delay") => REPLY_HELD,
+                    _ => Duration::ZERO,
+                };
+                let answered = request.time + held + LATENCY;
+                effects.push(Effect { what, answered });
+            }
         }
-        Ok(())
+        Ok(effects)
+    }
+
+    /// Kills if there is an effect among these that it has not killed at.
+    async fn strike(&mut self, mut effects: Vec<Effect>) -> Result<()> {
+        if !effects.iter().any(|effect| self.is_fresh(&effect.what)) {
+            return Ok(());
+        }
+        self.bed.fabrik(0).kill();
+        let dead = Timestamp::now();
+        effects.extend(self.cluster_effects()?);
+        effects.extend(self.server_effects().await?);
+        // Whoever was told in time had gone on to something else.
+        effects.retain(|effect| dead < effect.answered);
+        self.kills.extend(effects.into_iter().map(|e| e.what));
+        self.bed.fabrik(0).start()
+    }
+
+    fn is_fresh(&self, what: &(String, String)) -> bool {
+        let count = self
+            .kills
+            .iter()
+            .filter(|(verb, _)| *verb == what.0)
+            .count();
+        match what.0.as_str() {
+            "ledger" => count < MAX_LEDGER_KILLS,
+            // Two evictions are as good as all of them.
+            "evict" => count < 2,
+            _ => !self.kills.contains(what),
+        }
     }
 }
 
 /// Waits, killing meanwhile, until exactly `count` workers are there and nothing is under way.
 async fn settled(bed: &Bed, count: usize, killer: Option<&mut Killer<'_>>) -> Result<()> {
     let what = format!("exactly {count} workers, and nothing under way");
+    let kube = bed.kube().await?;
     let settled = bed.wait_until(&what, DEADLINE, async || {
-        let left = left_over(bed, count).await?;
+        let left = left_over(bed, &kube, count).await?;
         ensure!(left.is_empty(), "left over: {left}");
         Ok(Some(()))
     });
@@ -213,8 +267,7 @@ async fn settled(bed: &Bed, count: usize, killer: Option<&mut Killer<'_>>) -> Re
 }
 
 /// What there is that should not be; empty when all is as wanted.
-async fn left_over(bed: &Bed, count: usize) -> Result<String> {
-    let kube = bed.kube().await?;
+async fn left_over(bed: &Bed, kube: &Client, count: usize) -> Result<String> {
     let kind = GroupVersionKind::gvk("fabrik.dev", "v1alpha1", "FabrikLedger");
     let ledgers: Api<DynamicObject> = Api::all_with(kube.clone(), &ApiResource::from_gvk(&kind));
     let ledger = ledgers.get("ledger").await?;
@@ -246,7 +299,7 @@ async fn left_over(bed: &Bed, count: usize) -> Result<String> {
     }) {
         return Ok(format!("{:?} is cordoned", node.metadata.name));
     }
-    let secrets = Api::<Secret>::namespaced(kube, "kube-system")
+    let secrets = Api::<Secret>::namespaced(kube.clone(), "kube-system")
         .list_metadata(&ListParams::default())
         .await?;
     let tokens: Vec<_> = secrets
