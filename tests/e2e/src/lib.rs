@@ -4,6 +4,8 @@
 
 pub mod faults;
 pub mod latency;
+pub mod search;
+pub mod watch;
 
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;

@@ -1,18 +1,22 @@
 //! Planted secret values, a full story with failures, and then a search everywhere: nothing shows one.
+//!
+//! The search proves itself: in each place it must find something that is no secret. And each failure must have happened.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use fabrik_bed::audit::Event;
 use fabrik_bed::emulator::TOKEN;
 use fabrik_bed::{Bed, Options, repository};
-use fabrik_e2e::faults;
-use serde_json::json;
+use fabrik_e2e::faults::{self, APPLIER, AuditTail};
+use fabrik_e2e::search::{find, forms, leaks};
+use fabrik_e2e::watch::{Sample, Seen, Watched, files, unpacked};
+use k8s_openapi::ByteString;
+use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const HETZNER: &str = "planted-hetzner-token-7d1f0c";
@@ -21,6 +25,28 @@ const REFUSED_HETZNER: &str = "planted-refused-token-91ab3e";
 const PASSWORD: &str = "planted\"pass\\word-5e0d77";
 /// Stands where base64 is expected, and is none.
 const MALFORMED: &str = "planted!malformed-c21f88";
+/// No secret: it is part of names, and planted where no name of ours gets to.
+const VISIBLE: &str = "visible-3b9d10";
+/// Every place that is searched, and what must be found there.
+const CONTROLS: [(&str, &str); 17] = [
+    ("log human", VISIBLE),
+    ("log json", VISIBLE),
+    ("status", VISIBLE),
+    ("metrics", "fabrik_"),
+    ("healthz", "ok"),
+    ("readyz", "ok"),
+    ("observed", VISIBLE),
+    ("cmdline", "sops"),
+    ("environ", VISIBLE),
+    ("tmp", VISIBLE),
+    ("home", VISIBLE),
+    ("state", VISIBLE),
+    ("git objects", VISIBLE),
+    ("objects", VISIBLE),
+    ("fabrik-observed", VISIBLE),
+    ("emulator", "demo-workers-"),
+    ("user data", VISIBLE),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_planted_value_shows_anywhere() -> Result<()> {
@@ -32,80 +58,55 @@ async fn no_planted_value_shows_anywhere() -> Result<()> {
     .await?;
     bed.fabrik(0).kill();
     faults::set(&bed, json!({"tokens": [TOKEN, HETZNER]})).await?;
-    let planted = planted(&bed)?;
+    let dir = bed.dir().join("watched");
+    for part in ["tmp", "home"] {
+        fs::create_dir_all(dir.join(part))?;
+        fs::write(dir.join(part).join("control"), VISIBLE)?;
+    }
     let seen = Seen::default();
-
     for format in ["human", "json"] {
-        let mut run = Run::start(&bed, format, &seen)?;
-        story(&bed, format, &run).await?;
+        let run = Watched::start(&bed, &dir, format, ("FABRIK_E2E_CONTROL", VISIBLE), &seen)?;
+        story(&bed, &run).await?;
         run.end()?;
     }
+    fs::write(state_dir(&bed)?.join("control"), VISIBLE)?;
 
-    let mut places: Vec<(String, Vec<u8>)> = seen.texts();
-    for format in ["human", "json"] {
-        let log = bed.dir().join(format!("planted-{format}.log"));
-        places.push((format!("log {format}"), fs::read(log)?));
+    let mut places = seen.samples();
+    places.extend(on_disk(&bed, &dir)?);
+    places.extend(in_the_cluster(&bed)?);
+    let emulator = at_the_emulator(&bed).await?;
+    places.push(("emulator".to_owned(), without_user_data(&emulator)));
+    let user_data = ("user data".to_owned(), emulator.to_string().into_bytes());
+    let tokens = forms(join_tokens(&emulator)?)?;
+    let mut searched = leaks(&places, &tokens);
+    places.push(user_data);
+    for (place, control) in CONTROLS {
+        let shows =
+            |(p, content): &Sample| p == place && find(content, control.as_bytes()).is_some();
+        ensure!(
+            places.iter().any(shows),
+            "the search is blind: no `{control}` in {place}"
+        );
     }
-    for dir in ["tmp", "home"] {
-        read_all(&bed.dir().join(format!("planted-{dir}")), &mut places)?;
-    }
-    read_all(&state_dir(&bed)?, &mut places)?;
-    let kinds = "fabrikclusters,fabrikunits,fabriknodes,fabrikledgers,configmaps,events,leases";
-    let objects = bed.kubectl(&[
-        "get",
-        kinds,
-        "--all-namespaces",
-        "--show-managed-fields",
-        "-o",
-        "json",
-    ])?;
-    places.push(("objects".to_owned(), objects.into_bytes()));
-    let requests =
-        reqwest::get(format!("{}/_emulator/requests?since=0", bed.emulator_url())).await?;
-    places.push(("requests".to_owned(), requests.bytes().await?.to_vec()));
-    let state = faults::state(&bed).await?.to_string();
+    // User data is where join tokens belong, and no other secret.
     ensure!(
-        state.contains("user_data"),
-        "the emulator shows no user data"
+        leaks(&places, &tokens).len() > searched.len(),
+        "no join token in user data"
     );
-    places.push(("emulator".to_owned(), state.into_bytes()));
-
+    searched.extend(leaks(&places, &forms(secrets(&bed)?)?));
     ensure!(
-        seen.count() > 20,
-        "hardly any process was seen: {}",
-        seen.count()
-    );
-    let mut leaks = Vec::new();
-    for (place, content) in &places {
-        for (name, form) in &planted {
-            if let Some(at) = find(content, form) {
-                let around =
-                    &content[at.saturating_sub(120)..(at + form.len() + 20).min(content.len())];
-                leaks.push(format!(
-                    "{name} in {place}: …{}…",
-                    String::from_utf8_lossy(around)
-                ));
-            }
-        }
-    }
-    ensure!(
-        leaks.is_empty(),
+        searched.is_empty(),
         "{} leaks:\n{}",
-        leaks.len(),
-        leaks.join("\n")
+        searched.len(),
+        searched.join("\n")
     );
-    println!(
-        "{} places searched for {} forms",
-        places.len(),
-        planted.len()
-    );
+    println!("{} places searched", places.len());
     bed.shutdown().await;
     Ok(())
 }
 
-/// Success and failure of everything that handles a secret. What `status` and the listener say meanwhile is written to
-/// the folder that is searched.
-async fn story(bed: &Bed, format: &str, run: &Run) -> Result<()> {
+/// Success and failure of everything that handles a secret.
+async fn story(bed: &Bed, run: &Watched) -> Result<()> {
     let git = bed.git();
     let secret = |path: &str, text: &str| -> Result<()> {
         git.write(
@@ -115,108 +116,250 @@ async fn story(bed: &Bed, format: &str, run: &Run) -> Result<()> {
     };
     let value = serde_json::to_string(PASSWORD)?;
     let object = |name: &str, namespace: &str, rest: &str| {
-        format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}}}\n{rest}\n"
-        )
+        let path = format!("manifests/{name}/secret.yaml");
+        let metadata = format!("{{name: {name}, namespace: {namespace}}}");
+        let text = format!("apiVersion: v1\nkind: Secret\nmetadata: {metadata}\n{rest}\n");
+        secret(&path, &text)
     };
     let word = format!("stringData: {{password: {value}}}");
 
     bed.default_repo(1)?;
     secret(repository::TOKEN_FILE, &format!("token: {HETZNER}\n"))?;
-    secret(
-        "manifests/good/secret.yaml",
-        &object("good", "default", &word),
-    )?;
+    let control = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"v": VISIBLE},
+        "metadata": {"name": VISIBLE, "namespace": "default", "labels": {"v": VISIBLE}}});
+    git.write("manifests/control/map.yaml", control.to_string())?;
+    let spec = git.read("cluster.toml")?;
+    let labelled = spec.replace(
+        "count = 1\n",
+        &format!("count = 1\nlabels = {{ control = \"{VISIBLE}\" }}\n"),
+    );
+    git.write("cluster.toml", labelled)?;
+    object("good", "default", &word)?;
     git.commit_and_push("Have a secret")?;
-    bed.wait_until(
-        "the Secret is applied and a worker is there",
-        DEADLINE,
-        async || {
-            run.sample(bed).await;
-            let found = bed
-                .kubectl(&["get", "secret", "good", "-o", "name"])
-                .is_ok();
-            Ok((found && faults::workers(bed).await?.len() == 1).then_some(()))
-        },
-    )
+    let there = "the Secret is applied and a worker is there";
+    bed.wait_until(there, DEADLINE, async || {
+        run.sample(bed).await?;
+        let found = bed
+            .kubectl(&["get", "secret", "good", "-o", "name"])
+            .is_ok();
+        Ok((found && faults::workers(bed).await?.len() == 1).then_some(()))
+    })
     .await?;
 
     // Refused by the API server, each in a way of its own.
-    secret(
-        "manifests/nowhere/secret.yaml",
-        &object("nowhere", "no-such-namespace", &word),
-    )?;
-    secret(
-        "manifests/typed/secret.yaml",
-        &object(
-            "typed",
-            "default",
-            &format!("type: kubernetes.io/tls\n{word}"),
-        ),
-    )?;
-    let malformed = format!("data: {{password: \"{MALFORMED}\"}}");
-    secret(
-        "manifests/malformed/secret.yaml",
-        &object("malformed", "default", &malformed),
-    )?;
+    let refused = ["nowhere", "typed", "malformed", "nested"].map(|n| format!("{n}-{VISIBLE}"));
+    let [nowhere, typed, malformed, nested] = &refused;
+    let untyped = format!("type: kubernetes.io/tls\n{word}");
+    let no_base64 = format!("data: {{password: \"{MALFORMED}\"}}");
+    let deep = format!("stringData: {{password: {{deep: {value}}}}}");
+    object(nowhere, "no-such-namespace", &word)?;
+    object(typed, "default", &untyped)?;
+    object(malformed, "default", &no_base64)?;
+    object(nested, "default", &deep)?;
+    let mut audit = AuditTail::new(bed, 0)?;
     let commit = git.commit_and_push("Have secrets that can't be applied")?;
-    told(bed, run, &commit, format).await?;
-    for unit in ["nowhere", "typed", "malformed"] {
+    let names: Vec<&str> = refused.iter().map(String::as_str).collect();
+    told(bed, run, &commit, &names).await?;
+    refused_by_the_api_server(bed, &mut audit, &refused).await?;
+    for unit in &refused {
         git.remove(&format!("manifests/{unit}"))?;
     }
-    let nested = format!("stringData: {{password: {{deep: {value}}}}}");
-    secret(
-        "manifests/nested/secret.yaml",
-        &object("nested", "default", &nested),
-    )?;
-    let commit = git.commit_and_push("Have a secret of the wrong shape")?;
-    told(bed, run, &commit, format).await?;
-    git.remove("manifests/nested")?;
 
     // A token that Hetzner refuses.
     secret(
         repository::TOKEN_FILE,
         &format!("token: {REFUSED_HETZNER}\n"),
     )?;
+    let since = faults::last_request(bed).await?;
     let commit = git.commit_and_push("Have a token that Hetzner refuses")?;
-    told(bed, run, &commit, format).await?;
+    told(bed, run, &commit, &["does not accept the token"]).await?;
+    let unauthorized = |r: &faults::Request| r.status == 401;
+    let met = faults::requests(bed, since).await?;
+    ensure!(
+        met.iter().any(unauthorized),
+        "Hetzner refused nothing: {met:#?}"
+    );
 
     // Commits that are refused: a damaged secret, and a token file without its key.
-    let good = git.read("manifests/good/secret.yaml")?;
-    git.write(
-        "manifests/good/secret.yaml",
-        good.replace("mac: ENC[AES256_GCM,data:", "mac: ENC[AES256_GCM,data:AAAA"),
-    )?;
+    let path = "manifests/good/secret.yaml";
+    let good = git.read(path)?;
+    let mac = "mac: ENC[AES256_GCM,data:";
+    let damaged = good.replace(mac, &format!("{mac}AAAA"));
+    ensure!(damaged != good, "{path} has no MAC");
+    git.write(path, damaged)?;
     secret(repository::TOKEN_FILE, &format!("other: {HETZNER}\n"))?;
     let commit = git.commit_and_push("Damage the secrets")?;
-    told(bed, run, &commit, format).await?;
-    git.write("manifests/good/secret.yaml", good)?;
+    told(bed, run, &commit, &[path, repository::TOKEN_FILE]).await?;
+    ensure!(
+        status(bed)?["refused"]["commit"] == commit.as_str(),
+        "{commit} is not refused"
+    );
+    git.write(path, good)?;
     secret(repository::TOKEN_FILE, &format!("token: {HETZNER}\n"))?;
     let commit = git.commit_and_push("Mend them")?;
-    told(bed, run, &commit, format).await
+    bed.wait_until("all is well again", DEADLINE, async || {
+        run.sample(bed).await?;
+        Ok((status(bed)?["appliedCommit"] == commit.as_str()).then_some(()))
+    })
+    .await
 }
 
-/// Waits until fabrik has told of a commit, then lets it run into what is wrong with it.
-async fn told(bed: &Bed, run: &Run, commit: &str, format: &str) -> Result<()> {
-    bed.wait_until(
-        &format!("the {format} log tells of {commit}"),
-        DEADLINE,
-        async || {
-            run.sample(bed).await;
-            let objects = bed.kubectl(&["get", "fabrikclusters", "-o", "json"])?;
-            Ok(objects.contains(commit).then_some(()))
-        },
-    )
-    .await?;
-    for _ in 0..15 {
-        run.sample(bed).await;
+/// Waits until the log and the status name all of these for the commit.
+async fn told(bed: &Bed, run: &Watched, commit: &str, names: &[&str]) -> Result<()> {
+    let before = run.log()?.len();
+    let what = format!("fabrik tells {names:?}");
+    let told = bed.wait_until(&what, DEADLINE, async || {
+        run.sample(bed).await?;
+        let (log, status) = (run.log()?, status(bed)?);
+        let units = bed.kubectl(&["get", "fabrikunits", "-o", "json"])?;
+        let (log, text) = (
+            log.get(before..).unwrap_or_default(),
+            format!("{status}{units}"),
+        );
+        ensure!(
+            status["headCommit"] == commit,
+            "{commit} is not seen: {text}"
+        );
+        for name in names {
+            ensure!(text.contains(name), "no {name} in the status {text}");
+            ensure!(log.contains(name), "no {name} in the log");
+        }
+        Ok(Some(()))
+    });
+    told.await.with_context(|| run.log().unwrap_or_default())
+}
+
+async fn refused_by_the_api_server(
+    bed: &Bed,
+    audit: &mut AuditTail,
+    names: &[String],
+) -> Result<()> {
+    let mut refused = BTreeSet::new();
+    // What has not the shape of a Secret is answered by a 500.
+    let refusal = |event: &Event| {
+        let object = event.object_ref.as_ref()?;
+        let code = event.response_status.as_ref()?.code;
+        let applied = event.user.username == APPLIER && object.resource == "secrets";
+        (applied && code >= 400).then(|| object.name.clone())
+    };
+    bed.wait_until(&format!("it refuses {names:?}"), DEADLINE, async || {
+        refused.extend(audit.completed()?.iter().filter_map(refusal));
+        let left: Vec<_> = names
+            .iter()
+            .filter(|name| !refused.contains(*name))
+            .collect();
+        ensure!(left.is_empty(), "not refused: {left:?}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+fn status(bed: &Bed) -> Result<Value> {
+    let text = bed.kubectl(&["get", "fabrikcluster", "demo", "-o", "json"])?;
+    let mut object: Value = serde_json::from_str(&text)?;
+    Ok(object["status"].take())
+}
+
+fn on_disk(bed: &Bed, dir: &Path) -> Result<Vec<Sample>> {
+    let mut places = Vec::new();
+    for format in ["human", "json"] {
+        let log = fs::read(dir.join(format!("{format}.log")))?;
+        places.push((format!("log {format}"), log));
     }
-    Ok(())
+    let state = state_dir(bed)?;
+    for (place, dir) in [
+        ("tmp", dir.join("tmp")),
+        ("home", dir.join("home")),
+        ("state", state.clone()),
+    ] {
+        let contents = files(&dir)?.into_iter();
+        places.extend(contents.map(|(_, content)| (place.to_owned(), content)));
+    }
+    // They are packed in the files.
+    for clone in fs::read_dir(state.join("repository"))? {
+        let clone = clone?.path();
+        if clone.is_dir() {
+            let mut git = Command::new("git");
+            git.arg("--git-dir").arg(clone);
+            let objects = git.args(["cat-file", "--batch", "--batch-all-objects"]);
+            places.push(("git objects".to_owned(), objects.output()?.stdout));
+        }
+    }
+    Ok(places)
 }
 
-/// Every secret that this cluster has, in each form in which it could show.
-fn planted(bed: &Bed) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut values: Vec<(String, Vec<u8>)> = [HETZNER, REFUSED_HETZNER, PASSWORD, MALFORMED]
+fn in_the_cluster(bed: &Bed) -> Result<Vec<Sample>> {
+    let kinds =
+        "fabrikclusters,fabrikunits,fabriknodes,fabrikledgers,configmaps,events,leases,nodes";
+    let objects = bed.kubectl(&[
+        "get",
+        kinds,
+        "--all-namespaces",
+        "--show-managed-fields",
+        "-o",
+        "json",
+    ])?;
+    let published = [
+        "get",
+        "configmap",
+        "--namespace=fabrik-system",
+        "-o",
+        "json",
+    ];
+    let published = bed.kubectl(&[&published[..], &["fabrik-observed"]].concat())?;
+    let published: Value = serde_json::from_str(&published)?;
+    let packed = published["binaryData"]
+        .as_object()
+        .and_then(|data| data.values().next());
+    let packed: ByteString = serde_json::from_value(packed.context("no observation")?.clone())?;
+    Ok(vec![
+        ("objects".to_owned(), objects.into_bytes()),
+        ("fabrik-observed".to_owned(), unpacked(&packed.0)?),
+    ])
+}
+
+/// What it was asked for, and what it has.
+async fn at_the_emulator(bed: &Bed) -> Result<Value> {
+    let url = format!("{}/_emulator/requests?since=0", bed.emulator_url());
+    let requests: Value = reqwest::get(url).await?.json().await?;
+    Ok(json!({"requests": requests, "state": faults::state(bed).await?}))
+}
+
+fn without_user_data(emulator: &Value) -> Vec<u8> {
+    fn strip(value: &mut Value) {
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("user_data");
+            fields.values_mut().for_each(strip);
+        } else if let Some(items) = value.as_array_mut() {
+            items.iter_mut().for_each(strip);
+        }
+    }
+    let mut emulator = emulator.clone();
+    strip(&mut emulator);
+    emulator.to_string().into_bytes()
+}
+
+/// The secret parts of the tokens that new servers got.
+fn join_tokens(emulator: &Value) -> Result<Vec<Sample>> {
+    let mut tokens = Vec::new();
+    let requests = emulator["requests"]["requests"].as_array();
+    for request in requests.context("no requests")? {
+        let Some(text) = request["body"]["user_data"].as_str() else {
+            continue;
+        };
+        let data: Value = serde_json::from_str(text)?;
+        let token = data["token"].as_str().context("no join token")?;
+        let (_, secret) = token.rsplit_once('.').context("a join token")?;
+        ensure!(secret.len() == 16, "no join token: {} long", secret.len());
+        tokens.push(("a join token".to_owned(), secret.as_bytes().to_vec()));
+    }
+    ensure!(!tokens.is_empty(), "no server got a join token");
+    Ok(tokens)
+}
+
+/// Every lasting secret that this cluster has.
+fn secrets(bed: &Bed) -> Result<Vec<Sample>> {
+    let mut values: Vec<Sample> = [HETZNER, REFUSED_HETZNER, PASSWORD, MALFORMED]
         .iter()
         .map(|v| ((*v).to_owned(), v.as_bytes().to_vec()))
         .collect();
@@ -244,203 +387,11 @@ fn planted(bed: &Bed) -> Result<Vec<(String, Vec<u8>)>> {
         );
         values.push((file.to_owned(), line));
     }
-    let mut forms = Vec::new();
-    for (name, value) in values {
-        let text = serde_json::to_string(&String::from_utf8_lossy(&value))?;
-        let escaped = text.trim_matches('"').as_bytes().to_vec();
-        for form in BTreeSet::from([value.clone(), base64(&value)?, escaped]) {
-            forms.push((name.clone(), form));
-        }
-    }
-    Ok(forms)
+    Ok(values)
 }
 
-fn base64(value: &[u8]) -> Result<Vec<u8>> {
-    let encoded = serde_json::to_value(k8s_openapi::ByteString(value.to_vec()))?;
-    let text = encoded.as_str().context("base64")?.trim_end_matches('=');
-    // The last character may differ when more bytes follow.
-    Ok(text.as_bytes()[..text.len() - 1].to_vec())
-}
-
-/// `fabrik run` with a home and a folder for temporary files that are searched, watched while it runs.
-struct Run {
-    child: Child,
-    stop: Arc<AtomicBool>,
-    seen: Seen,
-}
-
-impl Run {
-    fn start(bed: &Bed, format: &str, seen: &Seen) -> Result<Self> {
-        let config = bed.founding()?.config;
-        let config = config.to_str().context("a path in UTF-8")?;
-        let log = fs::File::create(bed.dir().join(format!("planted-{format}.log")))?;
-        let mut command: Command =
-            bed.fabrik_cmd(&["run", "--config", config, "--log-format", format])?;
-        for (variable, dir) in [("TMPDIR", "planted-tmp"), ("HOME", "planted-home")] {
-            let dir = bed.dir().join(dir);
-            fs::create_dir_all(&dir)?;
-            command.env(variable, dir);
-        }
-        command.env_remove("KUBECONFIG").env("RUST_LOG", "debug");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let run = Self {
-            stop: Arc::clone(&stop),
-            seen: seen.clone(),
-            child,
-        };
-        let (pid, seen, tmp) = (run.child.id(), seen.clone(), bed.dir().join("planted-tmp"));
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                seen.processes(pid);
-                let mut files = Vec::new();
-                // Files may go while they are read.
-                let _ = read_all(&tmp, &mut files);
-                for (name, content) in files {
-                    seen.add(&name, content);
-                }
-            }
-        });
-        Ok(run)
-    }
-
-    /// What fabrik says to who asks.
-    async fn sample(&self, bed: &Bed) {
-        for output in ["human", "json"] {
-            let status = bed
-                .fabrik_cmd(&["status", "--output", output])
-                .and_then(|mut c| Ok(c.output()?));
-            if let Ok(output) = status {
-                self.seen
-                    .add("status", [output.stdout, output.stderr].concat());
-            }
-        }
-        let config = bed
-            .founding()
-            .and_then(|f| Ok(fs::read_to_string(f.config)?))
-            .unwrap_or_default();
-        let listen = config
-            .lines()
-            .find_map(|l| l.strip_prefix("listen = "))
-            .unwrap_or_default()
-            .trim_matches('"');
-        for page in ["metrics", "healthz", "readyz", "observed"] {
-            let Ok(answer) = reqwest::get(format!("http://{listen}/{page}")).await else {
-                continue;
-            };
-            let Ok(bytes) = answer.bytes().await else {
-                continue;
-            };
-            self.seen.add(page, unpacked(&bytes));
-        }
-    }
-
-    fn end(&mut self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.end();
-    }
-}
-
-/// By the real gzip; what is not packed is as it is.
-fn unpacked(bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write as _;
-    let packed = bytes.to_vec();
-    let run = || -> Result<Vec<u8>> {
-        let mut gzip = Command::new("gzip")
-            .arg("-dc")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut input = gzip.stdin.take().context("stdin")?;
-        let writer = std::thread::spawn(move || input.write_all(&packed));
-        let output = gzip.wait_with_output()?;
-        let _ = writer.join();
-        ensure!(output.status.success());
-        Ok(output.stdout)
-    };
-    run().unwrap_or_else(|_| bytes.to_vec())
-}
-
-/// Where it was read, and what.
-type Samples = BTreeSet<(String, Vec<u8>)>;
-
-/// Everything that was seen, each thing once.
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Samples>>);
-
-impl Seen {
-    fn add(&self, place: &str, content: Vec<u8>) {
-        if let Ok(mut seen) = self.0.lock() {
-            seen.insert((place.to_owned(), content));
-        }
-    }
-
-    fn texts(&self) -> Vec<(String, Vec<u8>)> {
-        self.0
-            .lock()
-            .map(|seen| seen.iter().cloned().collect())
-            .unwrap_or_default()
-    }
-
-    fn count(&self) -> usize {
-        self.texts().len()
-    }
-
-    /// Command line and environment of a process and its descendants.
-    fn processes(&self, pid: u32) {
-        let proc = Path::new("/proc").join(pid.to_string());
-        for what in ["cmdline", "environ"] {
-            if let Ok(content) = fs::read(proc.join(what)) {
-                self.add(&format!("{what} of a process"), content);
-            }
-        }
-        for task in fs::read_dir(proc.join("task"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            for child in children.split_whitespace().filter_map(|c| c.parse().ok()) {
-                self.processes(child);
-            }
-        }
-    }
-}
-
-fn read_all(dir: &Path, into: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            read_all(&path, into)?;
-        } else if path.is_file() {
-            into.push((path.display().to_string(), fs::read(&path)?));
-        }
-    }
-    Ok(())
-}
-
-fn state_dir(bed: &Bed) -> Result<std::path::PathBuf> {
+fn state_dir(bed: &Bed) -> Result<PathBuf> {
     let config = fs::read_to_string(bed.founding()?.config)?;
     let line = config.lines().find_map(|l| l.strip_prefix("state-dir = "));
     Ok(line.context("no state-dir")?.trim_matches('"').into())
-}
-
-fn find(content: &[u8], form: &[u8]) -> Option<usize> {
-    content
-        .windows(form.len())
-        .position(|window| window == form)
 }
