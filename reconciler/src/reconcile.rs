@@ -3,10 +3,8 @@
 //! Decisions come from `fabrik-core`; what is here fetches, observes, asks the core, carries out and reports, and it
 //! asks for authority before each act.
 
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use fabrik_core::names::RECONCILE_ANNOTATION;
 use futures::FutureExt as _;
@@ -21,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::cluster::lease::{Authority, Candidate, KubeLease, Leadership, Lost};
+use crate::cluster::lease::{Candidate, KubeLease, Leadership};
 use crate::cluster::resources::FabrikCluster;
 use crate::cluster::{Clients, ClusterError, credentials};
 use crate::config::Config;
@@ -156,7 +154,7 @@ async fn lead(
         biased;
         () = authority.lost() => false,
         () = stop => true,
-        () = while_leading(&authority, leader.run()) => false,
+        () = authority.covers(leader.run()) => false,
     };
     if !stopped {
         warn!(epoch = authority.epoch, "leadership was lost");
@@ -166,17 +164,6 @@ async fn lead(
     replica.metrics.set_leader(false);
     leadership.release().await;
     Ok(stopped)
-}
-
-/// Runs `work` until there is no authority. A process that was frozen for longer than its lease wakes up in the middle of
-/// `work`: it must not go on there, not even with an answer that has come meanwhile.
-async fn while_leading(authority: &Authority, work: impl Future<Output = ()>) {
-    let mut work = pin!(work);
-    poll_fn(|context| match authority.check() {
-        Ok(()) => work.as_mut().poll(context),
-        Err(Lost) => Poll::Ready(()),
-    })
-    .await;
 }
 
 fn stand(replica: &Replica) -> Result<Candidate<KubeLease>, RunError> {

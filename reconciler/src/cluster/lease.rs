@@ -4,7 +4,10 @@
 //! last saw the Lease change. A leader trusts itself for `renew-deadline` from the moment it *began* its last renewal,
 //! which is shorter than the `lease-duration` that the others wait. The Lease is changed by compare-and-swap only.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -77,6 +80,18 @@ impl Authority {
         } else {
             Err(Lost)
         }
+    }
+
+    /// Runs `work` until it ends or [`check`](Self::check) fails, which is asked each time before `work` goes on. A process
+    /// that was frozen for longer than its lease wakes up in the middle of `work`: it must not go on there, not even with
+    /// an answer that has come meanwhile.
+    pub async fn covers(&self, work: impl Future<Output = ()>) {
+        let mut work = pin!(work);
+        poll_fn(|context| match self.check() {
+            Ok(()) => work.as_mut().poll(context),
+            Err(Lost) => Poll::Ready(()),
+        })
+        .await;
     }
 
     /// Waits until [`check`](Self::check) fails.

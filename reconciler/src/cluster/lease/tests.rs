@@ -144,6 +144,27 @@ async fn a_killed_leader_is_followed_within_fifteen_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_wakes_up_too_late_does_not_take_its_next_step() {
+    let lease = Memory::default();
+    let leader = candidate("a", &lease).acquire().await;
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let mut went_on = false;
+    let work = async {
+        answered.await.unwrap();
+        went_on = true;
+    };
+    let mut covered = Box::pin(leader.authority.covers(work));
+    assert!(futures::poll!(covered.as_mut()).is_pending());
+
+    // Frozen: nobody polls it, and nobody renews the lease.
+    *lease.cut_off.lock().unwrap() = true;
+    sleep(Duration::from_secs(9)).await;
+    answer.send(()).unwrap();
+    covered.await;
+    assert!(!went_on);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_stops_before_another_one_starts() {
     let lease = Memory::default();
     let far_side = lease.same_lease();
