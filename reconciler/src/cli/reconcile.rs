@@ -35,7 +35,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     match leader::read(&access, now).await? {
         Leader::Leads(node) => say(format_args!("Asked the leader, {node}, to fetch now."))?,
         Leader::None(_) => {
-            say("Asked for a fetch; no replica leads, so it happens when one does.")?
+            say("Asked for a fetch; no replica leads, so it happens when one does.")?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -109,7 +109,7 @@ fn repaint(view: &StatusView, output: Output) -> Result<(), Failure> {
     match output {
         Output::Json => say(serde_json::to_string(view)?)?,
         Output::Human if stdout().is_terminal() => {
-            say(format_args!("{REPAINT}{}", render::render(view)))?
+            say(format_args!("{REPAINT}{}", render::render(view)))?;
         }
         Output::Human => say(render::render(view))?,
     }

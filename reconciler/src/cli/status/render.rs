@@ -87,16 +87,15 @@ impl Page {
                 standing(view, head)
             ));
         }
-        match &status.leader {
-            Some(leader) => self.line(format!("leader     {leader}")),
-            None => {
-                let heard = view.cluster.leaderless_since;
-                let heard = heard.map(|at| format!("; the last was heard of {}", ago(at, view.at)));
-                self.line(format!(
-                    "leader     NONE: no replica of fabrik leads, so nothing happens{}",
-                    heard.unwrap_or_default()
-                ));
-            }
+        if let Some(leader) = &status.leader {
+            self.line(format!("leader     {leader}"))
+        } else {
+            let heard = view.cluster.leaderless_since;
+            let heard = heard.map(|at| format!("; the last was heard of {}", ago(at, view.at)));
+            self.line(format!(
+                "leader     NONE: no replica of fabrik leads, so nothing happens{}",
+                heard.unwrap_or_default()
+            ));
         }
         // A refusal is told whole further down.
         let told_below = |_: &&str| status.refused.is_none();
