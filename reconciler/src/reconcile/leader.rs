@@ -259,6 +259,8 @@ impl Leader {
         let name = self.replica.config.cluster.name.as_str();
         let wishes = wishes::read(client, name).await;
         self.wishes = wishes.map_err(|e| e.to_string())?;
+        let paused = self.wishes.paused.is_some();
+        self.replica.metrics.set_paused(paused);
         if let Some(in_force) = self.in_force.clone() {
             self.send_to_engine(&in_force);
         }

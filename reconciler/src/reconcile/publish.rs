@@ -70,7 +70,6 @@ pub async fn cluster(
     let units = leader.units();
     let metrics = &leader.replica.metrics;
     metrics.set_holds(&holds);
-    metrics.set_paused(leader.wishes.paused.is_some());
     metrics.set_units(&status::units(&units));
     if let (Some(in_force), Some(observed)) = (&leader.in_force, observed) {
         metrics.set_pools(&status::pools(&in_force.desired, observed));

@@ -197,6 +197,17 @@ impl World {
             .await
     }
 
+    /// Waits until the first server's replica knows that it is paused.
+    pub async fn paused(&self) -> Result<()> {
+        let url = page_url(&self.bed, "metrics")?;
+        self.bed
+            .wait_until("the leader has heard of the pause", SOON, async || {
+                let text = client()?.get(&url).send().await?.text().await?;
+                Ok(text.lines().any(|l| l == "fabrik_paused 1").then_some(()))
+            })
+            .await
+    }
+
     pub fn status(&self) -> Result<Value> {
         let cluster = self.bed.options().cluster.clone();
         let object = self.get(&["fabrikcluster", &cluster])?;
@@ -279,6 +290,14 @@ pub async fn settled(bed: &Bed, count: usize) -> Result<()> {
         Ok(Some(()))
     })
     .await
+}
+
+/// A page of the first server's replica.
+pub fn page_url(bed: &Bed, page: &str) -> Result<String> {
+    let config = std::fs::read_to_string(bed.founding()?.config)?;
+    let listen = config.lines().find_map(|l| l.strip_prefix("listen = "));
+    let listen = listen.context("no listen address")?.trim_matches('"');
+    Ok(format!("http://{listen}/{page}"))
 }
 
 /// A list in a document; a missing one is empty.

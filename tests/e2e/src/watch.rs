@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, Result, ensure};
 use fabrik_bed::Bed;
 
+use crate::page_url;
+
 /// Where something was read, and what.
 pub type Sample = (String, Vec<u8>);
 
@@ -71,11 +73,8 @@ impl Watched {
             self.seen
                 .add("status", [output.stdout, output.stderr].concat());
         }
-        let config = fs::read_to_string(bed.founding()?.config)?;
-        let listen = config.lines().find_map(|l| l.strip_prefix("listen = "));
-        let listen = listen.context("no listen address")?.trim_matches('"');
         for page in ["metrics", "healthz", "readyz", "observed"] {
-            let Ok(answer) = reqwest::get(format!("http://{listen}/{page}")).await else {
+            let Ok(answer) = reqwest::get(page_url(bed, page)?).await else {
                 continue;
             };
             let Ok(bytes) = answer.bytes().await else {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use fabrik_bed::Options;
+use fabrik_bed::emulator::TOKEN;
 use fabrik_e2e::{SOON, World, config_map};
 
 /// Goal: put back within a second or two.
@@ -33,6 +34,7 @@ async fn the_cluster_has_what_the_manifests_say() -> Result<()> {
 
     put_back(&world).await?;
     pruned(&world).await?;
+    hetzner_is_away(&world).await?;
     ensure!(
         !world.bed.fabrik(0).log().contains("correct-horse"),
         "the secret is in the log"
@@ -67,6 +69,42 @@ async fn put_back(world: &World) -> Result<()> {
         ensure!(took < AT_ONCE, "{by_hand:?} was put back after {took:?}");
     }
     Ok(())
+}
+
+/// Neither new manifests nor a pause wait for Hetzner.
+async fn hetzner_is_away(world: &World) -> Result<()> {
+    world.set_tokens(&["another-project's"]).await?;
+    world
+        .status_says("Hetzner refuses", |status| {
+            status["message"].to_string().contains("Hetzner")
+        })
+        .await?;
+    let git = world.bed.git();
+    git.write("manifests/shop/kept.yaml", config_map("kept", "three"))?;
+    git.commit_and_push("Change a manifest while Hetzner is away")?;
+    let has = |value: &str| -> Result<bool> {
+        let there = world.exists(&["configmap", "kept"])?;
+        Ok(there && world.get(&["configmap", "kept"])?["data"]["value"] == value)
+    };
+    let applied = async || Ok(has("three")?.then_some(()));
+    world.bed.wait_until("it is applied", SOON, applied).await?;
+
+    world.fabrik(&["pause", "--reason", "looking"])?.ok()?;
+    world.paused().await?;
+    world.bed.kubectl(&["delete", "configmap", "kept"])?;
+    let until = Instant::now() + AT_ONCE * 2;
+    while Instant::now() < until {
+        ensure!(
+            !world.exists(&["configmap", "kept"])?,
+            "applied while paused"
+        );
+    }
+    world.fabrik(&["resume"])?.ok()?;
+    world
+        .bed
+        .wait_until("it is put back", SOON, applied)
+        .await?;
+    world.set_tokens(&[TOKEN]).await
 }
 
 async fn pruned(world: &World) -> Result<()> {

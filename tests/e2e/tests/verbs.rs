@@ -33,7 +33,24 @@ async fn each_verb_does_what_it_says() -> Result<()> {
     shows_status(&world, &first).await?;
     pauses_and_resumes(&world).await?;
     rotates_the_token(&world).await?;
+    misses_the_leader(&world).await?;
     world.bed.shutdown().await;
+    Ok(())
+}
+
+/// The dead leader's own words stay in the cluster, and nobody is to believe them.
+async fn misses_the_leader(world: &World) -> Result<()> {
+    world.bed.fabrik(0).kill();
+    let says = async || {
+        let status = world.fabrik(&["status"])?.ok()?;
+        Ok(status.contains("leader     NONE").then_some(()))
+    };
+    world
+        .bed
+        .wait_until("status misses the leader", SOON, says)
+        .await?;
+    let asked = world.fabrik(&["reconcile"])?.ok()?;
+    ensure!(asked.contains("no replica leads"), "{asked}");
     Ok(())
 }
 
