@@ -4,25 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fabrik_core::apply::{Stage, stage};
+use fabrik_core::apply::Stage;
 use fabrik_core::desired::ObjectKey;
 use fabrik_core::id::UnitName;
-use fabrik_core::manifest::Object;
-use futures::stream::{FuturesUnordered, StreamExt};
 use kube::Client;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::discovery::{Discovery, Kind};
-use super::failure::Failure;
 use super::inventory::{InventoryError, InventoryStore, Stored};
-use super::object::{self, Sent};
 use super::prune::{Pruner, Prunes};
 use super::track::Track;
-use super::watch::{Sight, Watches};
+use super::watch::Watches;
 use super::{Authority, Engine, Lost, PruneGrant, UnitsReport, Wanted};
 
 mod books;
 mod definitions;
+mod report;
+mod sending;
+mod sights;
 
 /// More do not make an API server faster.
 pub(super) const CONCURRENT_REQUESTS: usize = 16;
@@ -175,96 +174,6 @@ impl Run {
         self.watch_kinds();
     }
 
-    /// Sends what is due of one stage. A failing object does not stop the others.
-    async fn apply(&mut self, wanted_stage: Stage, commands: &watch::Receiver<Arc<Wanted>>) {
-        let wanted = Arc::clone(&self.wanted);
-        let due = self.due(&wanted, wanted_stage);
-        let kinds = self.resolve(&due).await;
-        let (client, authority) = (self.client.clone(), self.authority.clone());
-        let mut queue = due.into_iter();
-        let mut running = FuturesUnordered::new();
-        loop {
-            while running.len() < CONCURRENT_REQUESTS && !self.stops(commands) {
-                let Some((unit, object)) = queue.next() else {
-                    break;
-                };
-                let kind = kinds.get(&(object.api_version.as_str(), object.key.kind.as_str()));
-                let (client, authority) = (&client, &authority);
-                running.push(async move {
-                    let outcome = match kind {
-                        Some(Ok(kind)) => {
-                            object::apply(client, kind, unit, object, authority).await
-                        }
-                        Some(Err(failure)) => Err(failure.clone()),
-                        None => Ok(None),
-                    };
-                    (object, outcome)
-                });
-            }
-            let Some((object, outcome)) = running.next().await else {
-                return;
-            };
-            self.record(object, outcome);
-        }
-    }
-
-    fn due<'a>(&self, wanted: &'a Wanted, wanted_stage: Stage) -> Vec<(&'a UnitName, &'a Object)> {
-        let now = Instant::now();
-        let objects = wanted
-            .units
-            .iter()
-            .flat_map(|(unit, objects)| objects.iter().map(move |object| (unit, object)));
-        objects
-            .filter(|(unit, object)| {
-                stage(&object.key) == wanted_stage
-                    && self.is_announced(unit, &object.key)
-                    && self
-                        .tracks
-                        .get(&object.key)
-                        .is_some_and(|t| t.unit == **unit && t.is_due(&object.digest, now))
-            })
-            .collect()
-    }
-
-    /// Each kind is asked for once, however many objects there are of it.
-    async fn resolve<'a>(
-        &mut self,
-        due: &[(&UnitName, &'a Object)],
-    ) -> BTreeMap<(&'a str, &'a str), Result<Kind, Failure>> {
-        let mut kinds = BTreeMap::new();
-        for (_, object) in due {
-            let name = (object.api_version.as_str(), object.key.kind.as_str());
-            if kinds.contains_key(&name) {
-                continue;
-            }
-            let kind = self.discovery.kind(name.0, name.1).await;
-            if let Ok(kind) = &kind {
-                self.kinds.insert(kind_name(&object.key), kind.clone());
-            }
-            kinds.insert(name, kind);
-        }
-        self.watch_kinds();
-        kinds
-    }
-
-    fn record(&mut self, object: &Object, outcome: Result<Option<Sent>, Failure>) {
-        let Some(track) = self.tracks.get_mut(&object.key) else {
-            return;
-        };
-        match outcome {
-            Ok(Some(sent)) => {
-                tracing::info!(object = %object.key, unit = %track.unit, "applied");
-                track.sent(&object.digest, sent);
-                self.stale.remove(&object.key);
-            }
-            Ok(None) => {}
-            Err(failure) => {
-                tracing::warn!(object = %object.key, unit = %track.unit, place = %object.place, %failure, "not applied");
-                track.fail(failure, Instant::now());
-            }
-        }
-    }
-
     async fn prune(&mut self, commands: &watch::Receiver<Arc<Wanted>>) {
         let wanted = Arc::clone(&self.wanted);
         let names: Vec<UnitName> = self.units.keys().cloned().collect();
@@ -296,99 +205,6 @@ impl Run {
             }
             let gone = unit.prunes.round(&name, candidates, &mut pruner).await;
             unit.gone.extend(gone);
-        }
-    }
-
-    async fn ask_health(&mut self, commands: &watch::Receiver<Arc<Wanted>>) {
-        let client = self.client.clone();
-        let stale: Vec<ObjectKey> = std::mem::take(&mut self.stale).into_iter().collect();
-        let known = stale.into_iter().filter_map(|key| {
-            let kind = self.kinds.get(&kind_name(&key)).cloned()?;
-            let client = &client;
-            Some(async move {
-                let health = object::look(client, &kind, &key).await;
-                (key, health)
-            })
-        });
-        let known: Vec<_> = known.collect();
-        let mut answers = futures::stream::iter(known).buffer_unordered(CONCURRENT_REQUESTS);
-        while let Some((key, health)) = answers.next().await {
-            match health {
-                Ok(Some(health)) => {
-                    if let Some(track) = self.tracks.get_mut(&key) {
-                        track.health = health;
-                    }
-                }
-                // Its deletion is a sight of its own.
-                Ok(None) => {}
-                Err(failure) => {
-                    tracing::debug!(object = %key, %failure, "health not known");
-                    self.stale.insert(key);
-                }
-            }
-            if self.stops(commands) {
-                return;
-            }
-        }
-    }
-
-    /// Watches the kinds of what is wanted or may be pruned.
-    fn watch_kinds(&mut self) {
-        let wanted = self.tracks.keys();
-        let stored = self.units.values().flat_map(|u| u.stored.inventory.keys());
-        let used: BTreeSet<KindName> = wanted.chain(stored).map(kind_name).collect();
-        self.kinds.retain(|name, _| used.contains(name));
-        self.watches.keep(&self.kinds);
-    }
-
-    /// Takes in one sight and all others that wait behind it.
-    fn see(&mut self, first: Sight, more: &mut mpsc::Receiver<Sight>) {
-        self.see_one(first);
-        while let Ok(sight) = more.try_recv() {
-            self.see_one(sight);
-        }
-    }
-
-    fn see_one(&mut self, sight: Sight) {
-        let now = Instant::now();
-        match sight {
-            Sight::Seen(key, live) => match self.tracks.get_mut(&key) {
-                Some(track) => {
-                    if track.seen(live, now) && fabrik_core::apply::has_health(&key) {
-                        self.stale.insert(key);
-                    }
-                }
-                None => self.look_at_candidate(&key),
-            },
-            Sight::Gone(key, version) => match self.tracks.get_mut(&key) {
-                Some(track) => track.gone(version, now),
-                None => self.look_at_candidate(&key),
-            },
-            Sight::Listed {
-                group,
-                kind,
-                keys,
-                since,
-            } => {
-                let of_kind = |key: &ObjectKey| key.group == group && key.kind == kind;
-                for (key, track) in &mut self.tracks {
-                    if of_kind(key) && !keys.contains(key) {
-                        track.unlisted(since, now);
-                    }
-                }
-            }
-            Sight::Definition { group } => {
-                self.discovery.forget(&group);
-                self.retry_kinds_of(&group);
-            }
-        }
-    }
-
-    fn look_at_candidate(&mut self, key: &ObjectKey) {
-        for unit in self.units.values_mut() {
-            if unit.stored.inventory.contains_key(key) {
-                unit.prunes.wait_until = None;
-            }
         }
     }
 

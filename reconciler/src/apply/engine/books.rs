@@ -1,19 +1,16 @@
 //! What is written down: inventories before objects, statuses after, reports for the others in this process.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use fabrik_core::apply::PENDING;
 use fabrik_core::desired::{Inventory, ObjectKey};
-use fabrik_core::diagnostic::Place;
-use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::UnitName;
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::super::inventory::{InventoryError, Stored, Written};
-use super::super::{UnitReport, UnitsReport, status};
+use super::super::{UnitsReport, status};
 use super::{CONCURRENT_REQUESTS, RELOAD_AFTER, Run, note};
 
 impl Run {
@@ -257,50 +254,5 @@ impl Run {
             return false;
         };
         track.unit != *from && self.is_announced(&track.unit, key)
-    }
-
-    fn report(&self, name: &UnitName) -> UnitReport {
-        let Some(unit) = self.units.get(name) else {
-            return UnitReport::default();
-        };
-        let mut report = UnitReport {
-            commit: unit.stored.commit.clone(),
-            inventory: unit.stored.inventory.clone(),
-            ..UnitReport::default()
-        };
-        let mut seen = BTreeSet::new();
-        for object in self.wanted.units.get(name).into_iter().flatten() {
-            let track = self.tracks.get(&object.key).filter(|t| t.unit == *name);
-            let Some(track) = track.filter(|_| seen.insert(&object.key)) else {
-                continue;
-            };
-            report.objects += 1;
-            if let Some(failed) = &track.failed {
-                let diagnostic = failed.failure.diagnostic(&object.key, track.place.clone());
-                status::tell(&failed.failure, &object.key, diagnostic, &mut report);
-            } else if track.is_applied(&object.digest) {
-                match status::unhealthy(&track.health, &object.key) {
-                    Some(hold) => report.holds.push(hold),
-                    None => report.ready += 1,
-                }
-            }
-        }
-        for (key, failure) in &unit.prunes.failures {
-            let place = Place::file(format!("manifests/{name}"));
-            report.errors.push(failure.diagnostic(key, place));
-        }
-        report.holds.extend(unit.prunes.holds.iter().cloned());
-        if let Some(reason) = &self.wanted.paused {
-            report.holds.push(paused(name, reason));
-        }
-        report
-    }
-}
-
-fn paused(name: &UnitName, reason: &str) -> Hold {
-    Hold {
-        about: format!("unit {name}"),
-        reason: HoldReason::Paused,
-        message: format!("nothing is applied or pruned: {reason}. `fabrik resume` goes on"),
     }
 }
