@@ -13,6 +13,10 @@ use self::world::{Leader, SOON, api, config, definition, found, namespace, units
 
 #[path = "apply/api_server.rs"]
 mod api_server;
+#[path = "apply/faults.rs"]
+mod faults;
+#[path = "apply/proxy.rs"]
+mod proxy;
 #[path = "apply/world.rs"]
 mod world;
 

@@ -18,10 +18,12 @@ pub(super) struct Kind {
     pub namespaced: bool,
 }
 
-/// Kinds by group, then name; several versions of one group may be in use.
 pub(super) struct Discovery {
     client: Client,
+    /// By API version, each holding this version alone: what manifests name.
     versions: BTreeMap<String, ApiGroup>,
+    /// By name, each with all versions: what an inventory's keys are found in.
+    groups: BTreeMap<String, ApiGroup>,
 }
 
 impl Discovery {
@@ -29,6 +31,7 @@ impl Discovery {
         Self {
             client,
             versions: BTreeMap::new(),
+            groups: BTreeMap::new(),
         }
     }
 
@@ -59,12 +62,17 @@ impl Discovery {
 
     /// The kind of an object whose version is not known, or `None` if the cluster no longer has such a kind.
     pub async fn of_key(&mut self, key: &ObjectKey) -> Result<Option<Kind>, Failure> {
-        let known = self.versions.values().filter(|g| g.name() == key.group);
-        if let Some(found) = known.into_iter().find_map(|g| recommended(g, &key.kind)) {
+        let known = self.versions.values().chain(self.groups.values());
+        let mut known = known.filter(|g| g.name() == key.group);
+        if let Some(found) = known.find_map(|g| in_any_version(g, &key.kind)) {
             return Ok(Some(found));
         }
         match oneshot::group(&self.client, &key.group).await {
-            Ok(group) => Ok(recommended(&group, &key.kind)),
+            Ok(group) => {
+                let found = in_any_version(&group, &key.kind);
+                self.groups.insert(key.group.clone(), group);
+                Ok(found)
+            }
             Err(kube::Error::Discovery(
                 DiscoveryError::MissingApiGroup(_) | DiscoveryError::EmptyApiGroup(_),
             )) => Ok(None),
@@ -77,6 +85,7 @@ impl Discovery {
     /// Forgets a group whose definitions have changed.
     pub fn forget(&mut self, group: &str) {
         self.versions.retain(|_, known| known.name() != group);
+        self.groups.remove(group);
     }
 }
 
@@ -105,10 +114,9 @@ fn find(group: &ApiGroup, version: &str, kind: &str) -> Option<Kind> {
     })
 }
 
-fn recommended(group: &ApiGroup, kind: &str) -> Option<Kind> {
-    let (resource, capabilities) = group.recommended_kind(kind)?;
-    Some(Kind {
-        resource,
-        namespaced: capabilities.scope == Scope::Namespaced,
-    })
+/// In the group's preferred version, or in another: a young kind is often served in none but its own alpha version.
+fn in_any_version(group: &ApiGroup, kind: &str) -> Option<Kind> {
+    let preferred = group.preferred_version().into_iter();
+    let mut versions = preferred.chain(group.versions());
+    versions.find_map(|version| find(group, version, kind))
 }

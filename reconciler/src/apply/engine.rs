@@ -198,13 +198,12 @@ impl Run {
                 grant: &self.grant,
                 authority: &self.authority,
             };
-            for key in &candidates {
-                if let Ok(Some(kind)) = pruner.discovery.of_key(key).await {
-                    self.kinds.entry(kind_name(key)).or_insert(kind);
-                }
+            let round = unit.prunes.round(&name, candidates, &mut pruner).await;
+            unit.gone.extend(round.gone);
+            for kind in round.kinds {
+                let name = (kind.resource.group.clone(), kind.resource.kind.clone());
+                self.kinds.entry(name).or_insert(kind);
             }
-            let gone = unit.prunes.round(&name, candidates, &mut pruner).await;
-            unit.gone.extend(gone);
         }
     }
 

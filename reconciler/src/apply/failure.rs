@@ -9,6 +9,8 @@ use kube::core::Status;
 pub enum Failure {
     #[error("the cluster knows no kind {kind} in {api_version}")]
     UnknownKind { api_version: String, kind: String },
+    #[error("the cluster no longer serves {api_version}")]
+    NotServed { api_version: String },
     #[error("namespace {namespace} does not exist")]
     NamespaceMissing { namespace: String },
     #[error("is of a namespaced kind and names no namespace")]
@@ -57,6 +59,7 @@ impl Failure {
             Self::UnknownKind { .. } => {
                 "add the CustomResourceDefinition, or correct apiVersion and kind; it is tried again when a definition appears"
             }
+            Self::NotServed { .. } => "nothing: its kind is asked for anew",
             Self::NamespaceMissing { .. } => {
                 "add the Namespace to the repository; it is tried again soon"
             }

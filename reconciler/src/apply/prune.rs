@@ -12,7 +12,7 @@ use fabrik_core::spec::Limits;
 use futures::stream::{self, StreamExt};
 use kube::Client;
 use kube::api::{DeleteParams, Preconditions, PropagationPolicy};
-use kube::core::ObjectMeta;
+use kube::core::{ObjectMeta, Status};
 
 use super::discovery::{Discovery, Kind};
 use super::engine::CONCURRENT_REQUESTS;
@@ -41,6 +41,15 @@ pub(super) struct Pruner<'a> {
     pub limits: &'a Limits,
     pub grant: &'a PruneGrant,
     pub authority: &'a Authority,
+}
+
+/// What a round has found out.
+#[derive(Default)]
+pub(super) struct Round {
+    /// Candidates that need no more care.
+    pub gone: BTreeSet<ObjectKey>,
+    /// The kinds of the others, to be watched.
+    pub kinds: Vec<Kind>,
 }
 
 /// What was found where a candidate should be.
@@ -73,30 +82,31 @@ impl Prunes {
         self.wait_until.is_none_or(|until| until <= now)
     }
 
-    /// One round over the unit's candidates; returns those that need no more care. Objects of a later stage go first,
-    /// and an earlier stage waits until they are gone.
+    /// One round over the unit's candidates. Objects of a later stage go first, and an earlier stage waits until they
+    /// are gone.
     pub async fn round(
         &mut self,
         unit: &UnitName,
         candidates: Vec<ObjectKey>,
         pruner: &mut Pruner<'_>,
-    ) -> BTreeSet<ObjectKey> {
+    ) -> Round {
         self.holds
             .retain(|hold| hold.reason == HoldReason::Conflict);
         self.failures.clear();
-        let mut gone = BTreeSet::new();
+        let mut round = Round::default();
         let mut live = Vec::new();
         let mut leaving = Vec::new();
         let mut known = BTreeMap::new();
         for (key, kind, found) in pruner.look(unit, candidates).await {
+            round.kinds.extend(kind.clone());
             match (found, kind) {
                 (Found::Nothing, _) => {
-                    gone.insert(key);
+                    round.gone.insert(key);
                 }
                 (Found::NotOurs, _) => {
                     tracing::warn!(%unit, object = %key, "not pruned: it no longer bears the unit's label");
                     self.holds.push(not_ours(unit, &key));
-                    gone.insert(key);
+                    round.gone.insert(key);
                 }
                 (Found::Leaving, _) => leaving.push(key),
                 (Found::Live { uid, confirmed }, Some(kind)) => {
@@ -125,7 +135,7 @@ impl Prunes {
             {
                 match pruner.delete(&key, &known).await {
                     Ok(true) => {
-                        gone.insert(key);
+                        round.gone.insert(key);
                     }
                     Ok(false) => leaving.push(key),
                     Err(failure) => {
@@ -134,9 +144,9 @@ impl Prunes {
                 }
             }
         }
-        self.granted.retain(|key| !gone.contains(key));
-        self.wait_until = self.pause(!gone.is_empty(), !leaving.is_empty());
-        gone
+        self.granted.retain(|key| !round.gone.contains(key));
+        self.wait_until = self.pause(!round.gone.is_empty(), !leaving.is_empty());
+        round
     }
 
     /// Records the prunes before they happen; keeps those that the hour has room for.
@@ -203,6 +213,7 @@ impl Pruner<'_> {
             }
         }
         let client = self.client;
+        let mut stale = BTreeSet::new();
         let looks = known.into_iter().map(|(key, kind)| async move {
             let found = look(client, &kind, &key, unit).await;
             (key, Some(kind), found)
@@ -211,6 +222,14 @@ impl Pruner<'_> {
             .buffered(CONCURRENT_REQUESTS)
             .collect()
             .await;
+        for (key, _, found) in &found {
+            if matches!(found, Found::Unknown(Failure::NotServed { .. })) {
+                stale.insert(key.group.as_str());
+            }
+        }
+        for group in stale {
+            self.discovery.forget(group);
+        }
         done.append(&mut found);
         done
     }
@@ -242,11 +261,21 @@ async fn look(client: &Client, kind: &Kind, key: &ObjectKey, unit: &UnitName) ->
         Ok(api) => api,
         Err(failure) => return Found::Unknown(failure),
     };
-    match api.get_metadata_opt(&key.name).await {
-        Ok(None) => Found::Nothing,
-        Ok(Some(live)) => judge(live.metadata, unit),
+    match api.get_metadata(&key.name).await {
+        Ok(live) => judge(live.metadata, unit),
+        Err(kube::Error::Api(status)) if is_absent(&status, key) => Found::Nothing,
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let api_version = kind.resource.api_version.clone();
+            Found::Unknown(Failure::NotServed { api_version })
+        }
         Err(error) => Found::Unknown(Failure::of(error, key)),
     }
+}
+
+/// The object is not there. Any other 404 means that what we know of its kind is out of date, and tells nothing of it.
+fn is_absent(status: &Status, key: &ObjectKey) -> bool {
+    let named = status.details.as_ref().is_some_and(|d| d.name == key.name);
+    status.code == 404 && named
 }
 
 fn judge(meta: ObjectMeta, unit: &UnitName) -> Found {

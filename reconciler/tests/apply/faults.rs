@@ -1,0 +1,98 @@
+//! The engine when somebody made a mistake, or the API server is not well.
+
+use fabrik::apply::UnitsReport;
+use fabrik_core::hold::{Hold, HoldReason};
+use http::{Method, StatusCode};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+
+use crate::api_server::ApiServer;
+use crate::proxy::Proxy;
+use crate::world::{Leader, SOON, api, config, definition, namespace, units, wanted};
+use crate::{configs, eventually, start, value_of};
+
+const DEFINITION: (&str, &str, &str, &str) = (
+    "apiextensions.k8s.io",
+    "v1",
+    "CustomResourceDefinition",
+    "customresourcedefinitions",
+);
+
+fn custom(kind: &str, namespace: Option<&str>) -> Value {
+    let mut object = json!({"apiVersion": "example.org/v1alpha1", "kind": kind,
+        "metadata": {"name": "x"}});
+    if let Some(namespace) = namespace {
+        object["metadata"]["namespace"] = json!(namespace);
+    }
+    object
+}
+
+/// Somebody else's definition: the commits know nothing of it.
+async fn define(server: &ApiServer, kind: &str, plural: &str, scope: &str) {
+    let (group, version, definition_kind, definitions) = DEFINITION;
+    let definitions = api(&server.client, group, version, definition_kind, definitions);
+    let value = definition("example.org", kind, plural, scope);
+    let name = format!("{plural}.example.org");
+    let params = PatchParams::apply("somebody");
+    definitions
+        .patch(&name, &params, &Patch::Apply(value))
+        .await
+        .unwrap();
+    let objects = databases(server, kind, plural);
+    eventually("the kind is served", SOON, async || {
+        objects.list(&Default::default()).await.is_ok()
+    })
+    .await;
+}
+
+fn databases(server: &ApiServer, kind: &str, plural: &str) -> Api<DynamicObject> {
+    api(&server.client, "example.org", "v1alpha1", kind, plural)
+}
+
+fn holds(report: &UnitsReport) -> impl Iterator<Item = &Hold> {
+    report.units.values().flat_map(|unit| &unit.holds)
+}
+
+#[tokio::test]
+async fn an_object_of_a_kind_that_the_group_s_preferred_version_lacks_is_pruned() {
+    let server = start().await;
+    let mut stable = definition("example.org", "Gateway", "gateways", "Namespaced");
+    stable["spec"]["versions"][0]["name"] = json!("v1");
+    let young = definition("example.org", "Route", "routes", "Namespaced");
+    let all = [namespace("web"), stable, young, custom("Route", Some("web"))];
+    let mut leader = Leader::start(&server.client, wanted('1', &[("web", &all)]));
+    leader.until_applied('1').await;
+    assert!(leader.lose().await.is_err());
+
+    let proxy = Proxy::default();
+    let client = proxy.client(&server.client);
+    let mut next = Leader::start(&client, wanted('2', &[("web", &all[..3])]));
+    next.until_applied('2').await;
+    let routes = databases(&server, "Route", "routes");
+    let left = routes.list(&Default::default()).await.unwrap().items;
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_group_is_asked_for_once_however_many_of_its_objects_are_to_be_pruned() {
+    let server = start().await;
+    let crd = definition("example.org", "Database", "databases", "Namespaced");
+    let mut all = vec![namespace("web"), crd];
+    for n in 0..8 {
+        let mut object = custom("Database", Some("web"));
+        object["metadata"]["name"] = json!(format!("x{n}"));
+        all.push(object);
+    }
+    let mut leader = Leader::start(&server.client, wanted('1', &[("web", &all)]));
+    leader.until_applied('1').await;
+    assert!(leader.lose().await.is_err());
+
+    let proxy = Proxy::default();
+    let client = proxy.client(&server.client);
+    let mut next = Leader::start(&client, wanted('2', &[("web", &all[..2])]));
+    next.until_applied('2').await;
+    // Once for the prunes, and once more at most because the watch of definitions began meanwhile.
+    let asked = proxy.count("/apis/example.org/v1alpha1");
+    assert!(asked <= 2, "asked {asked} times");
+}
