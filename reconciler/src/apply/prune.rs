@@ -259,6 +259,8 @@ impl Pruner<'_> {
 async fn look(client: &Client, kind: &Kind, key: &ObjectKey, unit: &UnitName) -> Found {
     let api = match kind.api(client, key) {
         Ok(api) => api,
+        // It was announced before its kind was known, and could never be made.
+        Err(Failure::NeedsNamespace | Failure::NeedsNoNamespace) => return Found::Nothing,
         Err(failure) => return Found::Unknown(failure),
     };
     match api.get_metadata(&key.name).await {

@@ -55,6 +55,33 @@ fn holds(report: &UnitsReport) -> impl Iterator<Item = &Hold> {
 }
 
 #[tokio::test]
+async fn a_namespace_that_was_forgotten_or_too_much_can_be_corrected() {
+    let server = start().await;
+    define(&server, "Database", "databases", "Namespaced").await;
+    define(&server, "Region", "regions", "Cluster").await;
+    let wrong = [
+        namespace("web"),
+        custom("Database", None),
+        custom("Region", Some("web")),
+    ];
+    let mut leader = Leader::start(&server.client, wanted('1', &[("web", &wrong)]));
+    leader
+        .until("both are told", |r| {
+            r.units.values().any(|u| u.errors.len() == 2)
+        })
+        .await;
+    let right = [
+        namespace("web"),
+        custom("Database", Some("web")),
+        custom("Region", None),
+    ];
+    leader.push(wanted('2', &[("web", &right)]));
+    let report = leader.until_applied('2').await;
+    let web = &report.units[&"web".parse().unwrap()];
+    assert_eq!((web.inventory.len(), &web.errors), (3, &vec![]), "{web:#?}");
+}
+
+#[tokio::test]
 async fn an_object_of_a_kind_that_the_group_s_preferred_version_lacks_is_pruned() {
     let server = start().await;
     let mut stable = definition("example.org", "Gateway", "gateways", "Namespaced");
