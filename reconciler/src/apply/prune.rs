@@ -122,7 +122,8 @@ impl Prunes {
                 (Found::Live { .. }, None) => {}
             }
         }
-        let verdict = prune(unit, &live, pruner.limits);
+        let unseen = self.failures.len();
+        let verdict = prune(unit, &live, unseen, pruner.limits);
         self.holds.extend(verdict.holds);
         let last = verdict.allowed.iter().chain(&leaving).map(stage).max();
         let mut next: Vec<ObjectKey> = verdict.allowed;

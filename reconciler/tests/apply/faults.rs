@@ -123,3 +123,30 @@ async fn a_group_is_asked_for_once_however_many_of_its_objects_are_to_be_pruned(
     let asked = proxy.count("/apis/example.org/v1alpha1");
     assert!(asked <= 2, "asked {asked} times");
 }
+
+#[tokio::test]
+async fn what_can_not_be_looked_at_counts_against_max_prune() {
+    let server = start().await;
+    let all: Vec<Value> = (0..4).map(|n| config(&format!("c{n}"), "1")).collect();
+    let all = [vec![namespace("web")], all].concat();
+    let proxy = Proxy::default();
+    let client = proxy.client(&server.client);
+    let mut leader = Leader::start(&client, wanted('1', &[("web", &all)]));
+    leader.until_applied('1').await;
+
+    proxy.fail(|method, path| {
+        let hidden = path.ends_with("/configmaps/c0") || path.ends_with("/configmaps/c1");
+        (method == Method::GET && hidden).then_some(StatusCode::SERVICE_UNAVAILABLE)
+    });
+    let mut few = wanted('2', &[("web", &all[..1])]);
+    few.limits.max_prune = 2;
+    leader.push(few);
+    leader
+        .until("the prune is held", |r| {
+            holds(r).any(|h| h.reason == HoldReason::PruneGuard)
+        })
+        .await;
+    let live = configs(&server).list(&Default::default()).await.unwrap();
+    let ours = live.items.iter().filter(|c| c.metadata.labels.is_some());
+    assert_eq!(ours.count(), 4);
+}

@@ -24,13 +24,14 @@ pub struct Pruning {
     pub holds: Vec<Hold>,
 }
 
-/// Sorts the candidates of one unit into what may go and what is held.
-pub fn prune(unit: &UnitName, candidates: &[Candidate], limits: &Limits) -> Pruning {
+/// Sorts the candidates of one unit into what may go and what is held. `unseen` others could not be looked at: they may
+/// be live, so they count, or a commit that removes too much would go through piece by piece.
+pub fn prune(unit: &UnitName, candidates: &[Candidate], unseen: usize, limits: &Limits) -> Pruning {
     let max = usize::try_from(limits.max_prune).unwrap_or(usize::MAX);
-    if candidates.len() > max {
+    if candidates.len() + unseen > max {
         return Pruning {
             allowed: Vec::new(),
-            holds: vec![too_many(unit, candidates.len(), max)],
+            holds: vec![too_many(unit, candidates.len(), unseen, max)],
         };
     }
     let (kept, allowed): (Vec<_>, Vec<_>) = candidates
@@ -59,12 +60,17 @@ pub fn is_protected(object: &ObjectKey) -> bool {
     )
 }
 
-fn too_many(unit: &UnitName, count: usize, max: usize) -> Hold {
+fn too_many(unit: &UnitName, live: usize, unseen: usize, max: usize) -> Hold {
+    let count = live + unseen;
+    let unseen = match unseen {
+        0 => String::new(),
+        unseen => format!(" ({unseen} of them could not be looked at)"),
+    };
     Hold {
         about: format!("unit {unit}"),
         reason: HoldReason::PruneGuard,
         message: format!(
-            "{count} objects would be pruned, and `max-prune` allows {max}; nothing of the unit is pruned. \
+            "{count} objects would be pruned{unseen}, and `max-prune` allows {max}; nothing of the unit is pruned. \
              Put them back, remove them in smaller steps, or raise `max-prune` in cluster.toml"
         ),
     }
@@ -108,7 +114,7 @@ mod tests {
             candidate("CustomResourceDefinition.apiextensions.k8s.io//a.b", false),
             candidate("PersistentVolume//data", false),
         ];
-        let verdict = prune(&unit, &live, &limits(25));
+        let verdict = prune(&unit, &live, 0, &limits(25));
         let allowed: Vec<_> = verdict.allowed.iter().map(ToString::to_string).collect();
         assert_eq!(allowed, ["Service/web/a", "PersistentVolumeClaim/web/data"]);
         assert_eq!(verdict.holds.len(), 3);
@@ -132,8 +138,8 @@ mod tests {
             candidate("Service/web/a", false),
             candidate("Service/web/b", false),
         ];
-        assert_eq!(prune(&unit, &live, &limits(2)).allowed.len(), 2);
-        let verdict = prune(&unit, &live, &limits(1));
+        assert_eq!(prune(&unit, &live, 0, &limits(2)).allowed.len(), 2);
+        let verdict = prune(&unit, &live, 0, &limits(1));
         assert!(verdict.allowed.is_empty());
         assert_eq!(verdict.holds.len(), 1);
         assert_eq!(verdict.holds[0].about, "unit web");
@@ -141,6 +147,21 @@ mod tests {
             verdict.holds[0]
                 .message
                 .contains("2 objects would be pruned")
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_looked_at_counts_as_live() {
+        let unit = "web".parse().unwrap();
+        let live = [candidate("Service/web/a", false)];
+        assert_eq!(prune(&unit, &live, 1, &limits(2)).allowed.len(), 1);
+        let verdict = prune(&unit, &live, 2, &limits(2));
+        assert!(verdict.allowed.is_empty());
+        let said = "3 objects would be pruned (2 of them could not be looked at)";
+        assert!(
+            verdict.holds[0].message.contains(said),
+            "{:?}",
+            verdict.holds
         );
     }
 
