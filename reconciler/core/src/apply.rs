@@ -12,4 +12,4 @@ pub use changes::{PENDING, changes, moved_or_wanted};
 pub use conflict::{Conflict, Owner, Verdict, verdict};
 pub use health::{Health, has_health, health};
 pub use order::{Stage, stage};
-pub use prune::{Candidate, Pruning, allowance, is_protected, prune};
+pub use prune::{Candidate, Pruning, allowance, is_protected, prune, waiting, waits_for};

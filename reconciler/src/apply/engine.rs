@@ -181,14 +181,14 @@ impl Run {
             if self.stops(commands) {
                 return;
             }
-            let candidates = self.candidates(&name);
-            if candidates.is_empty() || !self.all_applied(&name) {
+            let (candidates, waiting) = self.prunable(&name);
+            if candidates.is_empty() {
                 continue;
             }
             let Some(unit) = self.units.get_mut(&name) else {
                 continue;
             };
-            if !unit.prunes.is_due(Instant::now()) {
+            if !unit.prunes.is_due(waiting, Instant::now()) {
                 continue;
             }
             let mut pruner = Pruner {
@@ -198,7 +198,8 @@ impl Run {
                 grant: &self.grant,
                 authority: &self.authority,
             };
-            let round = unit.prunes.round(&name, candidates, &mut pruner).await;
+            let prunes = &mut unit.prunes;
+            let round = prunes.round(&name, candidates, waiting, &mut pruner).await;
             unit.gone.extend(round.gone);
             for kind in round.kinds {
                 let name = (kind.resource.group.clone(), kind.resource.kind.clone());
@@ -215,7 +216,8 @@ impl Run {
             .tracks
             .values()
             .filter_map(|t| Some(t.failed.as_ref()?.retry_at));
-        let prunes = self.units.iter().filter(|(name, _)| self.may_prune(name));
+        let prunable = |name: &UnitName| !self.prunable(name).0.is_empty();
+        let prunes = self.units.iter().filter(|(name, _)| prunable(name));
         let prunes = prunes.map(|(_, unit)| unit.prunes.wait_until.unwrap_or(now));
         let work = retries.chain(prunes).filter(|_| !paused);
         let next = work.chain(self.reload).min();

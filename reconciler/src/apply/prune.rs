@@ -33,6 +33,8 @@ pub(super) struct Prunes {
     granted: BTreeSet<ObjectKey>,
     /// Not looked at before this.
     pub wait_until: Option<Instant>,
+    /// How many were left alone in the last round.
+    waiting: usize,
 }
 
 pub(super) struct Pruner<'a> {
@@ -48,7 +50,7 @@ pub(super) struct Pruner<'a> {
 pub(super) struct Round {
     /// Candidates that need no more care.
     pub gone: BTreeSet<ObjectKey>,
-    /// The kinds of the others, to be watched.
+    /// Kinds of the candidates, to be watched.
     pub kinds: Vec<Kind>,
 }
 
@@ -78,21 +80,23 @@ impl Prunes {
         self.wait_until = None;
     }
 
-    pub fn is_due(&self, now: Instant) -> bool {
-        self.wait_until.is_none_or(|until| until <= now)
+    pub fn is_due(&self, waiting: usize, now: Instant) -> bool {
+        self.waiting != waiting || self.wait_until.is_none_or(|until| until <= now)
     }
 
-    /// One round over the unit's candidates. Objects of a later stage go first, and an earlier stage waits until they
+    /// One round over the unit's candidates; `waiting` more are left alone at present. Objects of a later stage go first, and an earlier stage waits until they
     /// are gone.
     pub async fn round(
         &mut self,
         unit: &UnitName,
         candidates: Vec<ObjectKey>,
+        waiting: usize,
         pruner: &mut Pruner<'_>,
     ) -> Round {
         self.holds
             .retain(|hold| hold.reason == HoldReason::Conflict);
         self.failures.clear();
+        self.waiting = waiting;
         let mut round = Round::default();
         let mut live = Vec::new();
         let mut leaving = Vec::new();
@@ -122,7 +126,7 @@ impl Prunes {
                 (Found::Live { .. }, None) => {}
             }
         }
-        let unseen = self.failures.len();
+        let unseen = self.failures.len() + waiting;
         let verdict = prune(unit, &live, unseen, pruner.limits);
         self.holds.extend(verdict.holds);
         let last = verdict.allowed.iter().chain(&leaving).map(stage).max();

@@ -73,8 +73,13 @@ impl Track {
 
     /// The live object is as its file says, as far as we know.
     pub fn is_applied(&self, digest: &str) -> bool {
+        !self.drifted && self.was_applied(digest)
+    }
+
+    /// The API server took this version of it from us once, whatever became of it since.
+    pub fn was_applied(&self, digest: &str) -> bool {
         let same = |a: &Applied| a.digest == digest && a.unit == self.unit;
-        !self.drifted && self.applied.as_ref().is_some_and(same)
+        self.applied.as_ref().is_some_and(same)
     }
 
     pub fn is_due(&self, digest: &str, now: Instant) -> bool {

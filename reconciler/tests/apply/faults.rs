@@ -150,3 +150,73 @@ async fn what_can_not_be_looked_at_counts_against_max_prune() {
     let ours = live.items.iter().filter(|c| c.metadata.labels.is_some());
     assert_eq!(ours.count(), 4);
 }
+
+#[tokio::test]
+async fn a_webhook_that_refuses_everything_can_be_removed() {
+    let server = start().await;
+    let webhook = json!({"apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "dead"},
+        "webhooks": [{"name": "dead.example.org", "failurePolicy": "Fail", "sideEffects": "None",
+            "timeoutSeconds": 1, "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://127.0.0.1:1/"},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"],
+                "operations": ["CREATE", "UPDATE", "DELETE"], "scope": "*"}]}]});
+    let first = [namespace("web"), config("a", "1"), config("old", "1"), webhook];
+    let mut leader = Leader::start(&server.client, wanted('1', &[("web", &first)]));
+    leader.until_applied('1').await;
+    let refused = async || {
+        let mut probe: ConfigMap = serde_json::from_value(config("probe", "1")).unwrap();
+        probe.metadata.namespace = None;
+        let dry_run = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        configs(&server).create(&dry_run, &probe).await.is_err()
+    };
+    eventually("the webhook is in force", SOON, refused).await;
+    let second = [namespace("web"), config("a", "2")];
+    leader.push(wanted('2', &[("web", &second)]));
+    leader.until_applied('2').await;
+    assert_eq!(value_of(&configs(&server), "a").await.as_deref(), Some("2"));
+    assert!(value_of(&configs(&server), "old").await.is_none());
+}
+
+#[tokio::test]
+async fn prunes_wait_for_what_was_never_applied_and_say_so_but_not_for_a_conflict() {
+    let server = start().await;
+    let configs = configs(&server);
+    let first = [namespace("web"), config("a", "1"), config("b", "1")];
+    let mut leader = Leader::start(&server.client, wanted('1', &[("web", &first)]));
+    leader.until_applied('1').await;
+
+    let typo = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "new", "namespace": "web"}, "dta": {"key": "1"}});
+    let renamed = [namespace("web"), config("a", "1"), typo];
+    leader.push(wanted('2', &[("web", &renamed)]));
+    let report = leader
+        .until("the wait is told", |r| {
+            holds(r).any(|h| h.reason == HoldReason::PruneGuard)
+        })
+        .await;
+    let hold = holds(&report).find(|h| h.reason == HoldReason::PruneGuard);
+    let message = &hold.unwrap().message;
+    assert!(message.contains("ConfigMap/web/new"), "{message}");
+    assert!(value_of(&configs, "b").await.is_some());
+
+    let operator = PatchParams {
+        force: true,
+        ..PatchParams::apply("settings-operator")
+    };
+    let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"},
+        "data": {"key": "theirs"}});
+    configs
+        .patch("a", &operator, &Patch::Apply(theirs))
+        .await
+        .unwrap();
+    leader.push(wanted('3', &[("web", &first[..2])]));
+    eventually("b is pruned beside the conflict", SOON, async || {
+        value_of(&configs, "b").await.is_none()
+    })
+    .await;
+    assert_eq!(value_of(&configs, "a").await.as_deref(), Some("theirs"));
+}

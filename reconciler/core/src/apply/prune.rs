@@ -9,6 +9,8 @@ use crate::ledger::{EventKind, Ledger};
 use crate::names::PRUNE_ANNOTATION;
 use crate::spec::Limits;
 
+use super::order::{Stage, stage};
+
 /// An object that is live, bears its unit's label, and is no longer wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
@@ -24,8 +26,8 @@ pub struct Pruning {
     pub holds: Vec<Hold>,
 }
 
-/// Sorts the candidates of one unit into what may go and what is held. `unseen` others could not be looked at: they may
-/// be live, so they count, or a commit that removes too much would go through piece by piece.
+/// Sorts the candidates of one unit into what may go and what is held. `unseen` others were not looked at: they may be
+/// live, so they count, or a commit that removes too much would go through piece by piece.
 pub fn prune(unit: &UnitName, candidates: &[Candidate], unseen: usize, limits: &Limits) -> Pruning {
     let max = usize::try_from(limits.max_prune).unwrap_or(usize::MAX);
     if candidates.len() + unseen > max {
@@ -40,6 +42,25 @@ pub fn prune(unit: &UnitName, candidates: &[Candidate], unseen: usize, limits: &
     Pruning {
         allowed: allowed.into_iter().map(|c| c.object.clone()).collect(),
         holds: kept.into_iter().map(|c| protected(&c.object)).collect(),
+    }
+}
+
+/// Whether pruning `candidate` waits for `missing`, an object of its unit that was never applied as it is wanted now: what
+/// replaces an object should be there before the object goes. A webhook waits for webhooks alone, because it may itself
+/// be what refuses all others.
+pub fn waits_for(candidate: &ObjectKey, missing: &ObjectKey) -> bool {
+    stage(candidate) != Stage::Webhooks || stage(missing) == Stage::Webhooks
+}
+
+/// Says that `waiting` prunes wait until `missing` is applied.
+pub fn waiting(unit: &UnitName, waiting: usize, missing: &ObjectKey) -> Hold {
+    Hold {
+        about: format!("unit {unit}"),
+        reason: HoldReason::PruneGuard,
+        message: format!(
+            "{waiting} objects wait to be pruned until {missing} is applied, which may replace them. If they are what \
+             keeps it from being applied, take it out of the repository until they are gone"
+        ),
     }
 }
 
@@ -64,7 +85,7 @@ fn too_many(unit: &UnitName, live: usize, unseen: usize, max: usize) -> Hold {
     let count = live + unseen;
     let unseen = match unseen {
         0 => String::new(),
-        unseen => format!(" ({unseen} of them could not be looked at)"),
+        unseen => format!(" ({unseen} of them not seen yet)"),
     };
     Hold {
         about: format!("unit {unit}"),
@@ -151,18 +172,34 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_looked_at_counts_as_live() {
+    fn what_was_not_looked_at_counts_as_live() {
         let unit = "web".parse().unwrap();
         let live = [candidate("Service/web/a", false)];
         assert_eq!(prune(&unit, &live, 1, &limits(2)).allowed.len(), 1);
         let verdict = prune(&unit, &live, 2, &limits(2));
         assert!(verdict.allowed.is_empty());
-        let said = "3 objects would be pruned (2 of them could not be looked at)";
+        let said = "3 objects would be pruned (2 of them not seen yet)";
         assert!(
             verdict.holds[0].message.contains(said),
             "{:?}",
             verdict.holds
         );
+    }
+
+    #[test]
+    fn prunes_wait_for_what_may_replace_them_but_a_webhook_for_webhooks_alone() {
+        let webhook = "ValidatingWebhookConfiguration.admissionregistration.k8s.io//w";
+        let table = [
+            ("Service/web/a", "Service/web/b", true),
+            ("Service/web/a", webhook, true),
+            (webhook, "Service/web/b", false),
+            (webhook, webhook, true),
+        ];
+        for (pruned, missing, expected) in table {
+            let key = |text: &str| ObjectKey::try_from(text.to_owned()).unwrap();
+            let waits = waits_for(&key(pruned), &key(missing));
+            assert_eq!(waits, expected, "{pruned} for {missing}");
+        }
     }
 
     #[test]

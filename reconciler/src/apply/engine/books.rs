@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use fabrik_core::apply::PENDING;
+use fabrik_core::apply::{PENDING, waits_for};
 use fabrik_core::desired::{Inventory, ObjectKey};
 use fabrik_core::id::UnitName;
+use fabrik_core::manifest::Object;
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -87,13 +88,28 @@ impl Run {
             .collect()
     }
 
-    /// Prunes wait for it: what replaces an object should be there before the object goes.
-    pub(super) fn all_applied(&self, name: &UnitName) -> bool {
-        self.unapplied(name) == 0
+    /// Candidates that may be looked at now, and how many wait for an object of the unit that is missing.
+    pub(super) fn prunable(&self, name: &UnitName) -> (Vec<ObjectKey>, usize) {
+        let mut candidates = self.candidates(name);
+        if candidates.is_empty() {
+            return (candidates, 0);
+        }
+        let all = candidates.len();
+        let missing: Vec<&ObjectKey> = self.missing(name).map(|object| &object.key).collect();
+        candidates.retain(|candidate| !missing.iter().any(|m| waits_for(candidate, m)));
+        let waiting = all - candidates.len();
+        (candidates, waiting)
     }
 
-    pub(super) fn may_prune(&self, name: &UnitName) -> bool {
-        self.all_applied(name) && !self.candidates(name).is_empty()
+    /// Wanted objects of the unit that were never applied as they are wanted now, by this leader or one before it.
+    pub(super) fn missing(&self, name: &UnitName) -> impl Iterator<Item = &Object> {
+        let stored = self.units.get(name).map(|unit| &unit.stored.inventory);
+        let wanted = self.wanted.units.get(name).into_iter().flatten();
+        wanted.filter(move |object| {
+            let track = self.tracks.get(&object.key);
+            let before = stored.and_then(|inventory| inventory.get(&object.key));
+            !track.is_some_and(|t| t.was_applied(&object.digest)) && before != Some(&object.digest)
+        })
     }
 
     fn unapplied(&self, name: &UnitName) -> usize {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fabrik_core::desired::ObjectKey;
 use fabrik_core::diagnostic::Place;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::UnitName;
@@ -41,10 +42,22 @@ impl Run {
             report.errors.push(failure.diagnostic(key, place));
         }
         report.holds.extend(unit.prunes.holds.iter().cloned());
+        report.holds.extend(self.waiting(name));
         if let Some(reason) = &self.wanted.paused {
             report.holds.push(paused(name, reason));
         }
         report
+    }
+
+    /// What keeps prunes waiting, once it has been tried.
+    fn waiting(&self, name: &UnitName) -> Option<Hold> {
+        let (_, waiting) = self.prunable(name);
+        if waiting == 0 {
+            return None;
+        }
+        let tried = |key: &ObjectKey| self.tracks.get(key).is_some_and(|t| t.failed.is_some());
+        let missing = self.missing(name).find(|object| tried(&object.key))?;
+        Some(fabrik_core::apply::waiting(name, waiting, &missing.key))
     }
 }
 
