@@ -44,11 +44,13 @@ pub struct Wanted {
 /// How far the units are.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct UnitsReport {
-    /// The commit that this is about; `None` before the first pass.
+    /// The commit that this is about; `None` before the inventories have been read.
     pub commit: Option<CommitId>,
     /// Every object of the commit was applied, and nothing is left to prune. Health is another matter.
     pub applied: bool,
     pub units: BTreeMap<UnitName, UnitReport>,
+    /// What is wrong and concerns no unit alone.
+    pub holds: Vec<Hold>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

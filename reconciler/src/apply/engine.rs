@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use fabrik_core::apply::Stage;
 use fabrik_core::desired::ObjectKey;
+use fabrik_core::hold::Hold;
 use fabrik_core::id::UnitName;
 use kube::Client;
 use tokio::sync::watch;
 
 use super::discovery::{Discovery, Kind};
-use super::inventory::{InventoryError, InventoryStore, Stored};
+use super::inventory::{InventoryStore, Stored};
 use super::prune::{Pruner, Prunes};
 use super::track::Track;
 use super::watch::Watches;
@@ -19,16 +20,17 @@ use super::{Authority, Engine, Lost, PruneGrant, UnitsReport, Wanted};
 
 mod books;
 mod definitions;
+mod faults;
 mod report;
 mod sending;
 mod sights;
+
+use self::faults::Fault;
 
 /// More do not make an API server faster.
 pub(super) const CONCURRENT_REQUESTS: usize = 16;
 /// How often leadership is checked while there is nothing to do.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
-/// After inventories could not be read or written.
-const RELOAD_AFTER: Duration = Duration::from_secs(1);
 
 type KindName = (String, String);
 
@@ -93,6 +95,10 @@ struct Run {
     kinds: BTreeMap<KindName, Kind>,
     /// The inventories must be read, at this time.
     reload: Option<Instant>,
+    /// They were read at least once.
+    read: bool,
+    /// What is wrong with them and concerns no unit alone.
+    troubles: Vec<Hold>,
 }
 
 /// A unit that is wanted, or that has objects left.
@@ -102,6 +108,7 @@ struct Unit {
     prunes: Prunes,
     /// Candidates that need no more care, still in the stored inventory.
     gone: BTreeSet<ObjectKey>,
+    fault: Option<Fault>,
 }
 
 impl Run {
@@ -119,6 +126,8 @@ impl Run {
             units: BTreeMap::new(),
             kinds: BTreeMap::new(),
             reload: Some(Instant::now()),
+            read: false,
+            troubles: Vec::new(),
         };
         run.take(wanted);
         run
@@ -212,14 +221,15 @@ impl Run {
     fn idle(&self) -> Duration {
         let now = Instant::now();
         let paused = self.wanted.paused.is_some();
-        let retries = self
-            .tracks
-            .values()
-            .filter_map(|t| Some(t.failed.as_ref()?.retry_at));
+        let retries = self.tracks.iter().filter_map(|(key, track)| {
+            let failed = track.failed.as_ref()?;
+            self.is_announced(&track.unit, key)
+                .then_some(failed.retry_at)
+        });
         let prunable = |name: &UnitName| !self.prunable(name).0.is_empty();
         let prunes = self.units.iter().filter(|(name, _)| prunable(name));
         let prunes = prunes.map(|(_, unit)| unit.prunes.wait_until.unwrap_or(now));
-        let work = retries.chain(prunes).filter(|_| !paused);
+        let work = retries.chain(prunes).filter(|_| self.read && !paused);
         let next = work.chain(self.reload).min();
         next.map_or(IDLE_CHECK, |at| at.saturating_duration_since(now))
             .min(IDLE_CHECK)
@@ -230,7 +240,5 @@ fn kind_name(key: &ObjectKey) -> KindName {
     (key.group.clone(), key.kind.clone())
 }
 
-/// Logs why the books can't be kept; they are read again soon.
-fn note(error: &InventoryError) {
-    tracing::warn!(%error, "inventories");
-}
+#[cfg(test)]
+mod tests;

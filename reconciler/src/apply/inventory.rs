@@ -1,7 +1,5 @@
 //! `FabrikUnit` objects: what each unit may have in the cluster, and how it is.
 
-use std::collections::BTreeMap;
-
 use fabrik_core::desired::{Inventory, ObjectKey};
 use fabrik_core::id::{CommitId, InvalidId, UnitName};
 use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams, Preconditions};
@@ -41,6 +39,8 @@ pub enum InventoryError {
     Api(#[source] Box<kube::Error>),
 }
 
+pub(super) type Listed = Vec<Result<(UnitName, Stored), InventoryError>>;
+
 /// Reads and writes `FabrikUnit` objects. A write replaces exactly what was read (by resource version), so a leader
 /// that was replaced meanwhile can't overwrite its successor's inventory.
 #[derive(Clone)]
@@ -59,9 +59,10 @@ impl InventoryStore {
         }
     }
 
-    pub async fn load(&self) -> Result<BTreeMap<UnitName, Stored>, InventoryError> {
+    /// All that there are, each read or with what is wrong in it.
+    pub async fn load(&self) -> Result<Listed, InventoryError> {
         let list: ObjectList<DynamicObject> = self.api.list(&ListParams::default()).await?;
-        list.items.into_iter().map(parse).collect()
+        Ok(list.items.into_iter().map(parse).collect())
     }
 
     /// Stores inventory and status, creates the object if it is not there, and returns what is stored now.

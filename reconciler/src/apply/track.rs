@@ -173,14 +173,18 @@ impl Track {
     }
 }
 
-/// 1 s, doubling to 5 min.
 fn backoff(attempts: u32, failure: &Failure) -> Duration {
-    let doubled = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(attempts));
     let longest = match failure {
         Failure::NamespaceMissing { .. } => NAMESPACE_RETRY,
         _ => LAST_RETRY,
     };
-    doubled.min(longest)
+    doubling(attempts).min(longest)
+}
+
+/// 1 s, doubling to 5 min.
+pub(super) fn doubling(attempts: u32) -> Duration {
+    let doubled = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(attempts));
+    doubled.min(LAST_RETRY)
 }
 
 #[cfg(test)]

@@ -346,10 +346,9 @@ impl Leader {
     }
 
     pub(super) fn holds_of_units(&self) -> Vec<Hold> {
-        self.units()
-            .units
-            .into_values()
-            .flat_map(|unit| unit.holds)
-            .collect()
+        let report = self.units();
+        let units = report.units.into_values();
+        let of_units = units.flat_map(|unit| unit.holds);
+        of_units.chain(report.holds).collect()
     }
 }

@@ -87,7 +87,12 @@ async fn an_object_of_a_kind_that_the_group_s_preferred_version_lacks_is_pruned(
     let mut stable = definition("example.org", "Gateway", "gateways", "Namespaced");
     stable["spec"]["versions"][0]["name"] = json!("v1");
     let young = definition("example.org", "Route", "routes", "Namespaced");
-    let all = [namespace("web"), stable, young, custom("Route", Some("web"))];
+    let all = [
+        namespace("web"),
+        stable,
+        young,
+        custom("Route", Some("web")),
+    ];
     let mut leader = Leader::start(&server.client, wanted('1', &[("web", &all)]));
     leader.until_applied('1').await;
     assert!(leader.lose().await.is_err());
@@ -161,7 +166,12 @@ async fn a_webhook_that_refuses_everything_can_be_removed() {
             "clientConfig": {"url": "https://127.0.0.1:1/"},
             "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"],
                 "operations": ["CREATE", "UPDATE", "DELETE"], "scope": "*"}]}]});
-    let first = [namespace("web"), config("a", "1"), config("old", "1"), webhook];
+    let first = [
+        namespace("web"),
+        config("a", "1"),
+        config("old", "1"),
+        webhook,
+    ];
     let mut leader = Leader::start(&server.client, wanted('1', &[("web", &first)]));
     leader.until_applied('1').await;
     let refused = async || {
@@ -219,4 +229,79 @@ async fn prunes_wait_for_what_was_never_applied_and_say_so_but_not_for_a_conflic
     })
     .await;
     assert_eq!(value_of(&configs, "a").await.as_deref(), Some("theirs"));
+}
+
+#[tokio::test]
+async fn units_that_can_not_be_read_stop_no_other_and_are_told() {
+    let server = start().await;
+    let fabrik_units = units(&server.client);
+    for name in ["a.b", "torn"] {
+        let unit = json!({"apiVersion": "fabrik.dev/v1alpha1", "kind": "FabrikUnit",
+            "metadata": {"name": name}, "spec": {}});
+        let unit = serde_json::from_value(unit).unwrap();
+        fabrik_units
+            .create(&PostParams::default(), &unit)
+            .await
+            .unwrap();
+    }
+    let status = |inventory: Value| Patch::Merge(json!({"status": {"inventory": inventory}}));
+    let params = PatchParams::default();
+    fabrik_units
+        .patch_status("torn", &params, &status(json!({"nonsense": "1"})))
+        .await
+        .unwrap();
+    let objects = [namespace("web"), config("a", "1")];
+    let mut leader = Leader::start(&server.client, wanted('1', &[("web", &objects)]));
+    let report = leader
+        .until("the other unit is ready, and both are told", |r| {
+            let web = r.units.get(&"web".parse().unwrap());
+            let told = format!("{r:?}");
+            web.is_some_and(|u| u.ready == 2) && told.contains("`a.b`") && told.contains("nonsense")
+        })
+        .await;
+    assert!(!report.applied, "what is left of `torn` is not known");
+    eventually("the status of the other is written", SOON, async || {
+        let web = fabrik_units.get("web").await.unwrap();
+        web.data["status"]["conditions"][0]["status"] == "True"
+    })
+    .await;
+    let torn = fabrik_units.get("torn").await.unwrap();
+    assert_eq!(torn.data["status"]["inventory"]["nonsense"], "1");
+
+    fabrik_units
+        .patch_status("torn", &params, &status(json!({"nonsense": null})))
+        .await
+        .unwrap();
+    leader.until_applied('1').await;
+    assert!(fabrik_units.get_opt("torn").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_unit_whose_inventory_can_not_be_written_stops_no_other() {
+    let server = start().await;
+    let proxy = Proxy::default();
+    proxy.fail(|method, path| {
+        let big = path.ends_with("/fabrikunits/big/status");
+        (method == Method::PUT && big).then_some(StatusCode::PAYLOAD_TOO_LARGE)
+    });
+    let client = proxy.client(&server.client);
+    let (big, web) = ([config("b", "1")], [namespace("web"), config("a", "1")]);
+    let mut leader = Leader::start(&client, wanted('1', &[("big", &big), ("web", &web)]));
+    let big: fabrik_core::id::UnitName = "big".parse().unwrap();
+    leader
+        .until("it is told", |r| {
+            let told = r.units.get(&big).map(|u| format!("{:?}", u.holds));
+            told.is_some_and(|t| t.contains("planted"))
+        })
+        .await;
+    let fabrik_units = units(&server.client);
+    eventually("the status of the other is written", SOON, async || {
+        let web = fabrik_units.get_opt("web").await.unwrap();
+        web.is_some_and(|u| u.data["status"]["conditions"][0]["status"] == "True")
+    })
+    .await;
+    assert!(value_of(&configs(&server), "b").await.is_none());
+    proxy.mend();
+    leader.until_applied('1').await;
+    assert!(value_of(&configs(&server), "b").await.is_some());
 }

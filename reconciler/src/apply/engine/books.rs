@@ -1,7 +1,5 @@
 //! What is written down: inventories before objects, statuses after, reports for the others in this process.
 
-use std::time::Instant;
-
 use fabrik_core::apply::{PENDING, waits_for};
 use fabrik_core::desired::{Inventory, ObjectKey};
 use fabrik_core::id::UnitName;
@@ -10,42 +8,18 @@ use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::super::inventory::{InventoryError, Stored, Written};
+use super::super::inventory::{Stored, Written};
 use super::super::{UnitsReport, status};
-use super::{CONCURRENT_REQUESTS, RELOAD_AFTER, Run, note};
+use super::{CONCURRENT_REQUESTS, Run};
 
 impl Run {
-    /// Reads the inventories if they must be read. False if they can't be: nothing may be done then.
-    pub(super) async fn load(&mut self) -> bool {
-        let Some(at) = self.reload else { return true };
-        if at > Instant::now() {
-            return false;
-        }
-        match self.store.load().await {
-            Ok(stored) => {
-                for unit in self.units.values_mut() {
-                    unit.stored = Stored::default();
-                }
-                for (name, stored) in stored {
-                    self.units.entry(name).or_default().stored = stored;
-                }
-                self.reload = None;
-                true
-            }
-            Err(error) => {
-                note(&error);
-                self.reload = Some(Instant::now() + RELOAD_AFTER);
-                false
-            }
-        }
-    }
-
     /// Writes ahead: every object that may be sent is in its unit's inventory first. What could not be written is not
     /// sent.
     pub(super) async fn announce(&mut self) {
         let mut writes = Vec::new();
         for (name, objects) in &self.wanted.units {
-            let Some(unit) = self.units.get(name) else {
+            let unit = self.units.get(name);
+            let Some(unit) = unit.filter(|_| !self.rests(name)) else {
                 continue;
             };
             let stored = &unit.stored;
@@ -72,9 +46,9 @@ impl Run {
         self.write(writes).await;
     }
 
-    pub(super) fn is_announced(&self, unit: &UnitName, key: &ObjectKey) -> bool {
-        let unit = self.units.get(unit);
-        unit.is_some_and(|u| u.stored.inventory.contains_key(key))
+    pub(super) fn is_announced(&self, name: &UnitName, key: &ObjectKey) -> bool {
+        let unit = self.units.get(name);
+        unit.is_some_and(|u| u.stored.inventory.contains_key(key)) && !self.rests(name)
     }
 
     /// In the unit's inventory, and wanted by no unit at all.
@@ -91,8 +65,8 @@ impl Run {
     /// Candidates that may be looked at now, and how many wait for an object of the unit that is missing.
     pub(super) fn prunable(&self, name: &UnitName) -> (Vec<ObjectKey>, usize) {
         let mut candidates = self.candidates(name);
-        if candidates.is_empty() {
-            return (candidates, 0);
+        if candidates.is_empty() || self.rests(name) {
+            return (Vec::new(), 0);
         }
         let all = candidates.len();
         let missing: Vec<&ObjectKey> = self.missing(name).map(|object| &object.key).collect();
@@ -124,18 +98,19 @@ impl Run {
 
     /// Brings what is stored up to date, and tells the rest of the process.
     pub(super) async fn publish(&mut self, reports: &watch::Sender<UnitsReport>) {
-        if self.reload.is_none() {
+        if self.read {
             self.settle().await;
         }
         let units: Vec<&UnitName> = self.units.keys().collect();
         let pending = |name: &&UnitName| self.pending(name) > 0;
         let report = UnitsReport {
-            commit: Some(self.wanted.commit.clone()),
-            applied: self.reload.is_none() && !units.iter().copied().any(|u| pending(&u)),
+            commit: self.read.then(|| self.wanted.commit.clone()),
+            applied: self.read && !units.iter().copied().any(|u| pending(&u)),
             units: units
                 .into_iter()
                 .map(|u| (u.clone(), self.report(u)))
                 .collect(),
+            holds: self.troubles.clone(),
         };
         reports.send_if_modified(|old| {
             let changed = *old != report;
@@ -147,13 +122,18 @@ impl Run {
     }
 
     fn pending(&self, name: &UnitName) -> usize {
-        self.unapplied(name) + self.candidates(name).len()
+        let unknown = usize::from(self.rests(name));
+        self.unapplied(name) + self.candidates(name).len() + unknown
     }
 
     async fn settle(&mut self) {
         let mut writes = Vec::new();
         let mut finished = Vec::new();
+        let mut same_as_stored = Vec::new();
         for (name, unit) in &self.units {
+            if self.rests(name) {
+                continue;
+            }
             let inventory = self.inventory(name);
             if inventory.is_empty() && !self.wanted.units.contains_key(name) {
                 finished.push(name.clone());
@@ -176,6 +156,13 @@ impl Run {
                     status,
                 };
                 writes.push((name.clone(), stored.clone(), written));
+            } else {
+                same_as_stored.push(name.clone());
+            }
+        }
+        for name in same_as_stored {
+            if let Some(unit) = self.units.get_mut(&name) {
+                unit.fault = None;
             }
         }
         self.write(writes).await;
@@ -194,7 +181,7 @@ impl Run {
                 return;
             }
             if let Err(error) = self.store.delete(name, &unit.stored).await {
-                self.fault(&error);
+                self.fault(name, &error);
                 return;
             }
         }
@@ -222,17 +209,13 @@ impl Run {
                     if let Some(unit) = self.units.get_mut(&name) {
                         unit.gone.retain(|key| stored.inventory.contains_key(key));
                         unit.stored = stored;
+                        unit.fault = None;
                     }
                 }
-                Some((_, Err(error))) => self.fault(&error),
+                Some((name, Err(error))) => self.fault(&name, &error),
                 None => {}
             }
         }
-    }
-
-    fn fault(&mut self, error: &InventoryError) {
-        note(error);
-        self.reload = Some(Instant::now() + RELOAD_AFTER);
     }
 
     /// What is or may be in the cluster of this unit: the wanted objects, each at the digest that was applied last, and

@@ -41,6 +41,7 @@ impl Run {
             let place = Place::file(format!("manifests/{name}"));
             report.errors.push(failure.diagnostic(key, place));
         }
+        report.holds.extend(self.resting(name).cloned());
         report.holds.extend(unit.prunes.holds.iter().cloned());
         report.holds.extend(self.waiting(name));
         if let Some(reason) = &self.wanted.paused {
