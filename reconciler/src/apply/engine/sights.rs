@@ -73,12 +73,13 @@ impl Run {
         }
     }
 
+    /// Asks until a newer commit comes; what has no answer by then is asked again.
     pub(super) async fn ask_health(&mut self, commands: &watch::Receiver<Arc<Wanted>>) {
         let client = self.client.clone();
-        let stale: Vec<ObjectKey> = std::mem::take(&mut self.stale).into_iter().collect();
-        let known = stale.into_iter().filter_map(|key| {
-            let kind = self.kinds.get(&kind_name(&key)).cloned()?;
-            let client = &client;
+        self.stale.retain(|key| self.tracks.contains_key(key));
+        let known = self.stale.iter().filter_map(|key| {
+            let kind = self.kinds.get(&kind_name(key)).cloned()?;
+            let (client, key) = (&client, key.clone());
             Some(async move {
                 let health = object::look(client, &kind, &key).await;
                 (key, health)
@@ -89,16 +90,16 @@ impl Run {
         while let Some((key, health)) = answers.next().await {
             match health {
                 Ok(Some(health)) => {
+                    self.stale.remove(&key);
                     if let Some(track) = self.tracks.get_mut(&key) {
                         track.health = health;
                     }
                 }
                 // Its deletion is a sight of its own.
-                Ok(None) => {}
-                Err(failure) => {
-                    tracing::debug!(object = %key, %failure, "health not known");
-                    self.stale.insert(key);
+                Ok(None) => {
+                    self.stale.remove(&key);
                 }
+                Err(failure) => tracing::debug!(object = %key, %failure, "health not known"),
             }
             if self.stops(commands) {
                 return;

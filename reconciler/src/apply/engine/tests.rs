@@ -3,6 +3,7 @@ use fabrik_core::manifest::Object;
 use fabrik_core::spec::Limits;
 use http::{Request, Response, StatusCode};
 use kube::client::Body;
+use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::json;
 
 use super::super::failure::Failure;
@@ -43,6 +44,27 @@ fn run(status: StatusCode, wanted: &Arc<Wanted>) -> Run {
     let grant: PruneGrant = Arc::new(|_| Box::pin(async { Ok(0) }));
     let engine = Engine::new(client, grant);
     Run::new(engine, Arc::clone(wanted), watches, Arc::new(|| Ok(())))
+}
+
+#[tokio::test]
+async fn a_question_that_a_new_commit_cuts_short_is_asked_again() {
+    let wanted = wanted(&["a", "b", "c"]);
+    let mut run = run(StatusCode::NOT_FOUND, &wanted);
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "ConfigMap"));
+    let kind = Kind {
+        resource,
+        namespaced: true,
+    };
+    run.kinds.insert((String::new(), "ConfigMap".into()), kind);
+    run.stale = run.tracks.keys().cloned().collect();
+    let (sender, commands) = watch::channel(Arc::clone(&wanted));
+    sender.send_replace(Arc::clone(&wanted));
+    run.ask_health(&commands).await;
+    assert_eq!(run.stale.len(), 2, "one has its answer");
+    let mut commands = commands;
+    commands.mark_unchanged();
+    run.ask_health(&commands).await;
+    assert!(run.stale.is_empty());
 }
 
 #[tokio::test]
