@@ -27,9 +27,6 @@ mod status;
 mod track;
 mod watch;
 
-pub use failure::Failure;
-pub use inventory::{InventoryError, InventoryStore, Stored};
-
 /// What an admitted commit wants of the manifests. A newer one replaces an older one at once: a request that has
 /// begun ends, and no other follows it.
 #[derive(Debug, Clone, PartialEq)]

@@ -31,6 +31,8 @@ pub struct Object {
     pub place: Place,
     /// SHA-256 of the document's bytes in git (before decryption), in hex, shortened to 16 digits.
     pub digest: String,
+    /// It is from a SOPS file: any value in it may be a secret, whatever its kind.
+    pub encrypted: bool,
 }
 
 /// One file of manifests.
@@ -262,9 +264,10 @@ mod tests {
                 text: CONFIG,
                 encrypted: Some(bytes),
             };
-            parse(&source).0.pop().unwrap().digest
+            parse(&source).0.pop().unwrap()
         };
-        assert_ne!(encrypted(b"1"), encrypted(b"2"));
+        assert_ne!(encrypted(b"1").digest, encrypted(b"2").digest);
+        assert!(encrypted(b"1").encrypted);
     }
 
     #[test]

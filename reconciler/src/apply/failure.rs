@@ -2,11 +2,12 @@
 
 use fabrik_core::desired::ObjectKey;
 use fabrik_core::diagnostic::{Diagnostic, Place};
+use fabrik_core::manifest::Object;
 use kube::core::Status;
 
 /// One object's failure. Others go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub(super) enum Failure {
     #[error("the cluster knows no kind {kind} in {api_version}")]
     UnknownKind { api_version: String, kind: String },
     #[error("the cluster no longer serves {api_version}")]
@@ -29,11 +30,42 @@ pub enum Failure {
     Unreachable { message: String },
 }
 
+/// Whether what the API server says about an object may be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
+    Told,
+    /// They may quote a secret.
+    Hidden,
+}
+
+impl Words {
+    /// Of a Secret, and of what a SOPS file holds, any value may be secret.
+    pub fn about(object: &Object) -> Self {
+        if object.encrypted || is_secret(&object.key) {
+            Self::Hidden
+        } else {
+            Self::Told
+        }
+    }
+
+    /// Fields as they may be named: a path quotes the values that it finds the items of a list by.
+    pub fn fields(self, text: &str) -> String {
+        match self {
+            Self::Told => text.to_owned(),
+            Self::Hidden => without_quotes(text),
+        }
+    }
+}
+
 impl Failure {
-    /// `what` is only looked at to know whether the API server's words could quote a secret.
-    pub(super) fn of(error: kube::Error, what: &ObjectKey) -> Self {
+    pub(super) fn of(error: kube::Error, what: &ObjectKey, words: Words) -> Self {
         let status = match error {
             kube::Error::Api(status) => status,
+            kube::Error::SerdeError(_) => {
+                return Self::Unreachable {
+                    message: "its answer can't be read".to_owned(),
+                };
+            }
             // The text of a transport error names the server and the fault, never a body.
             other => {
                 return Self::Unreachable {
@@ -46,8 +78,13 @@ impl Failure {
                 namespace: what.namespace.clone(),
             };
         }
-        let message = words(&status, is_secret(what));
-        if status.code >= 500 || status.code == 429 {
+        let message = match words {
+            Words::Told => without_values(&status.message),
+            Words::Hidden => outline(&status),
+        };
+        // The file's fault, though it comes with a 500 (apiserver, `handlers/patch.go`).
+        let mistyped = status.message.starts_with("failed to create typed patch");
+        if !mistyped && (status.code >= 500 || status.code == 429) {
             Self::Unreachable { message }
         } else {
             Self::Refused { message }
@@ -96,30 +133,51 @@ fn detail_kind(status: &Status) -> &str {
     status.details.as_ref().map_or("", |d| d.kind.as_str())
 }
 
-/// For a Secret, the reason and the fields; for others, the whole message without the values that it quotes: any
-/// manifest may have been encrypted.
-fn words(status: &Status, secret: bool) -> String {
-    if !secret {
-        return without_values(&status.message);
-    }
+/// The reason, the fields, and who refused: enough to find the cause by, and nothing that the object holds.
+fn outline(status: &Status) -> String {
     let causes = status.details.iter().flat_map(|d| &d.causes);
-    let fields: Vec<&str> = causes
-        .map(|c| c.field.as_str())
-        .filter(|f| !f.is_empty())
+    let fields: Vec<String> = causes
+        .filter(|c| !c.field.is_empty())
+        .map(|c| Words::Hidden.fields(&c.field))
         .collect();
+    let by = refuser(&status.message).map_or(String::new(), |by| format!(" by {by}"));
+    let reason = format!("{} ({}){by}", status.reason, status.code);
     if fields.is_empty() {
-        format!(
-            "{} ({}); its words are not shown, they may quote the Secret",
-            status.reason, status.code
-        )
+        format!("{reason}; its words are not shown, they may quote a secret")
     } else {
-        format!(
-            "{} ({}) in {}",
-            status.reason,
-            status.code,
-            fields.join(", ")
-        )
+        format!("{reason} in {}", fields.join(", "))
     }
+}
+
+/// The webhook or policy that the API server says it asked. It names it before anything of the object.
+fn refuser(message: &str) -> Option<String> {
+    let said = [
+        ("admission webhook \"", "webhook"),
+        ("failed calling webhook \"", "webhook"),
+        ("ValidatingAdmissionPolicy '", "policy"),
+    ];
+    said.iter().find_map(|(before, what)| {
+        let (_, rest) = message.split_once(before)?;
+        let (name, _) = rest.split_once(['"', '\''])?;
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:/".contains(c);
+        name.chars()
+            .all(is_name)
+            .then(|| format!("the {what} {name}"))
+    })
+}
+
+/// `a[name="x"]` becomes `a[name=…]`.
+fn without_quotes(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('"') {
+        let (before, quoted) = rest.split_at(at);
+        out.push_str(before);
+        out.push('…');
+        rest = quoted.get(value_len(quoted)..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
 }
 
 /// `spec.a: Invalid value: "x": must be b` becomes `spec.a: Invalid value: …: must be b`. The API server quotes a value
@@ -184,14 +242,14 @@ mod tests {
         let error = json!({"code": 422, "reason": "Invalid",
             "message": "Secret \"a\" is invalid: data[password]: Invalid value: \"hunter2\": bad",
             "details": {"causes": [{"field": "data[password]", "message": "Invalid value: \"hunter2\""}]}});
-        let failure = Failure::of(api(error), &key("Secret/web/a"));
+        let failure = Failure::of(api(error), &key("Secret/web/a"), Words::Hidden);
         assert_eq!(
             failure.to_string(),
             "the API server refuses it: Invalid (422) in data[password]"
         );
         let error =
             json!({"code": 400, "reason": "BadRequest", "message": "illegal base64 near hunter2"});
-        let failure = Failure::of(api(error), &key("Secret/web/a"));
+        let failure = Failure::of(api(error), &key("Secret/web/a"), Words::Hidden);
         assert!(!failure.to_string().contains("hunter2"), "{failure}");
     }
 
@@ -229,20 +287,64 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_namespace_is_told_from_other_refusals() {
+    fn what_a_file_can_mend_is_told_from_what_time_mends() {
         let error = json!({"code": 404, "reason": "NotFound", "message": "namespaces \"web\" not found",
             "details": {"name": "web", "kind": "namespaces"}});
-        let failure = Failure::of(api(error), &key("ConfigMap/web/a"));
+        let failure = Failure::of(api(error), &key("ConfigMap/web/a"), Words::Told);
         assert_eq!(
             failure,
             Failure::NamespaceMissing {
                 namespace: "web".into()
             }
         );
+        let typo = json!({"code": 500, "reason": "InternalError",
+            "message": "failed to create typed patch object (web/t; /v1, Kind=ConfigMap): .dta: field not declared in schema"});
+        let failure = Failure::of(api(typo), &key("ConfigMap/web/t"), Words::Told);
+        assert!(matches!(failure, Failure::Refused { .. }), "{failure}");
         let busy = json!({"code": 503, "message": "etcd is slow"});
         assert!(matches!(
-            Failure::of(api(busy), &key("ConfigMap/web/a")),
+            Failure::of(api(busy), &key("ConfigMap/web/a"), Words::Told),
             Failure::Unreachable { .. }
         ));
+    }
+
+    #[test]
+    fn of_what_a_sops_file_holds_no_word_is_repeated_that_may_be_a_value() {
+        let object = |encrypted| Object {
+            key: key("Database.example.org/web/a"),
+            api_version: "example.org/v1".into(),
+            value: json!({}),
+            place: Place::file("a.yaml"),
+            digest: "1".into(),
+            encrypted,
+        };
+        assert_eq!(Words::about(&object(false)), Words::Told);
+        let words = Words::about(&object(true));
+        let table = [
+            (
+                "admission webhook \"w.example.org\" denied the request: hunter2 is weak",
+                "Forbidden (403) by the webhook w.example.org; ",
+            ),
+            (
+                "databases \"a\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: hunter2",
+                "Forbidden (403) by the policy p; ",
+            ),
+            ("time: invalid duration \"hunter2\"", "Forbidden (403); "),
+            (
+                "admission webhook \"HUNTER2 hunter2\" is unknown",
+                "Forbidden (403); ",
+            ),
+        ];
+        for (message, expected) in table {
+            let error = json!({"code": 403, "reason": "Forbidden", "message": message});
+            let told = Failure::of(api(error), &object(true).key, words).to_string();
+            assert!(told.contains(expected), "{told}");
+            assert!(!told.contains("hunter2"), "{told}");
+        }
+        let owners = "x-operator (.spec.tokens[v=\"hun\\\"ter2\"], .spec.a)";
+        assert_eq!(
+            words.fields(owners),
+            "x-operator (.spec.tokens[v=…], .spec.a)"
+        );
     }
 }

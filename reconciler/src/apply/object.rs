@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Authority;
 use super::discovery::Kind;
-use super::failure::Failure;
+use super::failure::{Failure, Words};
 use super::live::Live;
 
 /// The object as it was when our request ended.
@@ -37,6 +37,7 @@ pub(super) async fn apply(
         ..PatchParams::default()
     };
     let name = &object.key.name;
+    let words = Words::about(object);
     if authority().is_err() {
         return Ok(None);
     }
@@ -47,6 +48,7 @@ pub(super) async fn apply(
         && !conflicts.is_empty()
     {
         if let Verdict::Refuse(owners) = verdict(&conflicts) {
+            let owners = words.fields(&owners);
             return Err(Failure::Conflict { owners });
         }
         if authority().is_err() {
@@ -55,7 +57,7 @@ pub(super) async fn apply(
         params.force = true;
         answer = api.patch(name, &params, &patch).await;
     }
-    let live = answer.map_err(|error| Failure::of(error, &object.key))?;
+    let live = answer.map_err(|error| Failure::of(error, &object.key, words))?;
     Ok(Some(Sent {
         live: Live::of(&live.metadata),
         health: judge(&object.key, &live),
@@ -70,7 +72,7 @@ pub(super) async fn look(
 ) -> Result<Option<Health>, Failure> {
     let api = kind.api(client, key)?;
     let live = api.get_opt(&key.name).await;
-    let live = live.map_err(|error| Failure::of(error, key))?;
+    let live = live.map_err(|error| Failure::of(error, key, Words::Hidden))?;
     Ok(live.map(|live| judge(key, &live)))
 }
 

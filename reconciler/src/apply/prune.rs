@@ -16,13 +16,16 @@ use kube::core::{ObjectMeta, Status};
 
 use super::discovery::{Discovery, Kind};
 use super::engine::CONCURRENT_REQUESTS;
-use super::failure::Failure;
+use super::failure::{Failure, Words};
 use super::{Authority, PruneGrant};
 
 /// A deletion that has begun, or a refused one, is looked at again after this, if no watch says so earlier.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// What is held waits for a commit, a person or the clock.
 const LOOK_AT_HELD: Duration = Duration::from_secs(60);
+
+/// An inventory does not say whether the file was encrypted that an object came from.
+const WORDS: Words = Words::Hidden;
 
 /// How far a unit's prunes are.
 #[derive(Debug, Default)]
@@ -256,7 +259,7 @@ impl Pruner<'_> {
                 Ok(answer.is_right())
             }
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
-            Err(error) => Err(Failure::of(error, key)),
+            Err(error) => Err(Failure::of(error, key, WORDS)),
         }
     }
 }
@@ -275,7 +278,7 @@ async fn look(client: &Client, kind: &Kind, key: &ObjectKey, unit: &UnitName) ->
             let api_version = kind.resource.api_version.clone();
             Found::Unknown(Failure::NotServed { api_version })
         }
-        Err(error) => Found::Unknown(Failure::of(error, key)),
+        Err(error) => Found::Unknown(Failure::of(error, key, WORDS)),
     }
 }
 

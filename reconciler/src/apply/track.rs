@@ -202,6 +202,7 @@ mod tests {
             value: json!({}),
             place: Place::file("a.yaml"),
             digest: "1".into(),
+            encrypted: false,
         };
         Track::new(&"web".parse().unwrap(), &object)
     }

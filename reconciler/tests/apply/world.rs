@@ -134,6 +134,7 @@ fn object(unit: &str, value: &Value) -> Object {
         place: Place::at(format!("manifests/{unit}/all.yaml"), 1, 1),
         // Any text that changes with the document does.
         digest: value.to_string(),
+        encrypted: false,
         api_version,
     }
 }

@@ -114,6 +114,7 @@ pub fn check(
                 value: Value::Object(object),
                 place: document.place(source),
                 digest,
+                encrypted: source.encrypted.is_some(),
             })
         }
         _ => Err(faults.found),

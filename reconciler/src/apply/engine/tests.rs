@@ -28,6 +28,7 @@ fn wanted(names: &[&str]) -> Arc<Wanted> {
         value: json!({}),
         place: Place::file("manifests/web/a.yaml"),
         digest: "1".into(),
+        encrypted: false,
     };
     let objects = names.iter().map(object).collect();
     Arc::new(Wanted {
