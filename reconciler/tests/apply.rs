@@ -81,11 +81,9 @@ async fn a_unit_with_its_own_namespace_and_kinds_is_applied_at_once_and_then_lef
         unit.data["status"]["inventory"].as_object().unwrap().len(),
         5
     );
-    assert_eq!(
-        unit.data["status"]["conditions"][0]["status"], "True",
-        "{:#}",
-        unit.data
-    );
+    let ready = &unit.data["status"]["conditions"][0];
+    assert_eq!(ready["status"], "True", "{:#}", unit.data);
+    assert_eq!(ready["observedGeneration"], 1);
 
     let before = server.applies().await;
     let mut next = objects.clone();

@@ -5,11 +5,11 @@ use fabrik_core::id::{CommitId, InvalidId, UnitName};
 use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind, ObjectList};
 use kube::{Api, Client};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// A unit as it is stored.
 #[derive(Debug, Clone, Default)]
-pub struct Stored {
+pub(super) struct Stored {
     pub inventory: Inventory,
     /// The last commit that changed something in it.
     pub commit: Option<CommitId>,
@@ -21,7 +21,7 @@ pub struct Stored {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum InventoryError {
+pub(super) enum InventoryError {
     /// Somebody else wrote since we read: another leader, or a person.
     #[error("FabrikUnit {0} was changed by somebody else; it is read again")]
     Changed(UnitName),
@@ -44,7 +44,7 @@ pub(super) type Listed = Vec<Result<(UnitName, Stored), InventoryError>>;
 /// Reads and writes `FabrikUnit` objects. A write replaces exactly what was read (by resource version), so a leader
 /// that was replaced meanwhile can't overwrite its successor's inventory.
 #[derive(Clone)]
-pub struct InventoryStore {
+pub(super) struct InventoryStore {
     api: Api<DynamicObject>,
     resource: ApiResource,
 }
@@ -79,7 +79,7 @@ impl InventoryStore {
         };
         object.metadata.resource_version.clone_from(&version);
         let mut status = after.status.clone();
-        status["observedGeneration"] = json!(generation);
+        stamp(&mut status, generation);
         status["inventory"] = json!(after.inventory);
         if let Some(commit) = &after.commit {
             status["commit"] = json!(commit);
@@ -155,6 +155,22 @@ fn changed(error: kube::Error, unit: &UnitName) -> InventoryError {
     }
 }
 
+/// Writes which generation a status is about, into it and into each of its conditions.
+fn stamp(status: &mut Value, generation: i64) {
+    let Some(fields) = status.as_object_mut() else {
+        return;
+    };
+    for condition in conditions(fields) {
+        condition.insert("observedGeneration".to_owned(), json!(generation));
+    }
+    fields.insert("observedGeneration".to_owned(), json!(generation));
+}
+
+fn conditions(fields: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String, Value>> {
+    let list = fields.get_mut("conditions").and_then(Value::as_array_mut);
+    list.into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
 fn parse(object: DynamicObject) -> Result<(UnitName, Stored), InventoryError> {
     let unit: UnitName = object.metadata.name.unwrap_or_default().parse()?;
     let mut status = object.data.get("status").cloned().unwrap_or(Value::Null);
@@ -162,6 +178,9 @@ fn parse(object: DynamicObject) -> Result<(UnitName, Stored), InventoryError> {
     let mut commit = None;
     if let Some(fields) = status.as_object_mut() {
         fields.remove("observedGeneration");
+        for condition in conditions(fields) {
+            condition.remove("observedGeneration");
+        }
         let text = fields.remove("commit");
         commit = text.and_then(|c| c.as_str().and_then(|c| c.parse().ok()));
         let entries = fields.remove("inventory").unwrap_or(Value::Null);

@@ -62,8 +62,8 @@ pub(super) fn render(report: &UnitReport, pending: usize, before: &Value, now: T
     })
 }
 
-/// What a failing or unhealthy object is for the report: a hold where somebody else must act, an error where a file is
-/// wrong.
+/// What a failing or unhealthy object is for the report: a hold where somebody else must act or time may help, an error
+/// where a file is wrong.
 pub(super) fn tell(
     failure: &Failure,
     object: &ObjectKey,
@@ -75,6 +75,11 @@ pub(super) fn tell(
             about: object.to_string(),
             reason: HoldReason::Conflict,
             message: format!("{}. {}", failure, failure.remedy()),
+        }),
+        Failure::Unreachable { .. } | Failure::NotServed { .. } => report.holds.push(Hold {
+            about: object.to_string(),
+            reason: HoldReason::Unhealthy,
+            message: format!("{failure}. It is tried again, less and less often"),
         }),
         _ => report.errors.push(diagnostic),
     }
@@ -175,6 +180,25 @@ mod tests {
             assert_eq!(held.len(), 1, "{status}");
             assert_eq!(held[0]["type"], expected);
             assert_eq!(held[0]["message"], message);
+        }
+    }
+
+    #[test]
+    fn an_api_server_that_is_busy_does_not_stall_a_unit() {
+        let object = ObjectKey::try_from("Service/web/a".to_owned()).unwrap();
+        let message = || "etcd is slow".to_owned();
+        let table = [
+            (
+                Failure::Unreachable { message: message() },
+                Standing::Reconciling,
+            ),
+            (Failure::Refused { message: message() }, Standing::Stalled),
+        ];
+        for (failure, expected) in table {
+            let mut told = report(1, 0);
+            let diagnostic = failure.diagnostic(&object, Place::file("manifests/web/a.yaml"));
+            tell(&failure, &object, diagnostic, &mut told);
+            assert_eq!(standing(&told, 1), expected, "{failure}");
         }
     }
 

@@ -9,7 +9,7 @@ use fabrik_core::hold::Hold;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, CustomResourceExt as _};
+use kube::{CustomResource, CustomResourceExt as _, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,7 @@ pub struct Paused {
 #[serde(rename_all = "camelCase", default)]
 pub struct FabrikClusterStatus {
     /// `Ready`, `Reconciling` and `Stalled`, by the kstatus conventions.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -121,7 +122,7 @@ pub struct Units {
 }
 
 /// A unit: a folder under `manifests/`, and what of it is in the cluster.
-#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "fabrik.dev",
     version = "v1alpha1",
@@ -130,6 +131,7 @@ pub struct Units {
     category = "fabrik",
     status = "FabrikUnitStatus",
     derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$')").message("the name must be that of a folder under manifests/: at most 63 of a-z, 0-9 and -, beginning with a letter and not ending with -"),
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Objects","type":"integer","jsonPath":".status.objects"}"#,
     printcolumn = r#"{"name":"Healthy","type":"integer","jsonPath":".status.ready"}"#,
@@ -143,6 +145,7 @@ pub struct FabrikUnitSpec {}
 #[serde(rename_all = "camelCase", default)]
 pub struct FabrikUnitStatus {
     /// `Ready`, `Reconciling` and `Stalled`, by the kstatus conventions.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,

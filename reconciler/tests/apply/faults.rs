@@ -4,12 +4,14 @@ use fabrik::apply::UnitsReport;
 use fabrik_core::hold::{Hold, HoldReason};
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::api_server::ApiServer;
 use crate::proxy::Proxy;
-use crate::world::{Leader, SOON, api, config, definition, namespace, units, wanted};
+use crate::world::{
+    Leader, SOON, api, config, definition, found, found_as, namespace, units, wanted,
+};
 use crate::{configs, eventually, start, value_of};
 
 const DEFINITION: (&str, &str, &str, &str) = (
@@ -41,7 +43,7 @@ async fn define(server: &ApiServer, kind: &str, plural: &str, scope: &str) {
         .unwrap();
     let objects = databases(server, kind, plural);
     eventually("the kind is served", SOON, async || {
-        objects.list(&Default::default()).await.is_ok()
+        objects.list(&ListParams::default()).await.is_ok()
     })
     .await;
 }
@@ -102,7 +104,7 @@ async fn an_object_of_a_kind_that_the_group_s_preferred_version_lacks_is_pruned(
     let mut next = Leader::start(&client, wanted('2', &[("web", &all[..3])]));
     next.until_applied('2').await;
     let routes = databases(&server, "Route", "routes");
-    let left = routes.list(&Default::default()).await.unwrap().items;
+    let left = routes.list(&ListParams::default()).await.unwrap().items;
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -151,7 +153,7 @@ async fn what_can_not_be_looked_at_counts_against_max_prune() {
             holds(r).any(|h| h.reason == HoldReason::PruneGuard)
         })
         .await;
-    let live = configs(&server).list(&Default::default()).await.unwrap();
+    let live = configs(&server).list(&ListParams::default()).await.unwrap();
     let ours = live.items.iter().filter(|c| c.metadata.labels.is_some());
     assert_eq!(ours.count(), 4);
 }
@@ -233,17 +235,29 @@ async fn prunes_wait_for_what_was_never_applied_and_say_so_but_not_for_a_conflic
 
 #[tokio::test]
 async fn units_that_can_not_be_read_stop_no_other_and_are_told() {
-    let server = start().await;
+    let server = ApiServer::start().await;
+    let loose = definition("fabrik.dev", "FabrikUnit", "fabrikunits", "Cluster");
+    found_as(&server.client, loose).await;
     let fabrik_units = units(&server.client);
-    for name in ["a.b", "torn"] {
+    let create = async |name: &str| {
         let unit = json!({"apiVersion": "fabrik.dev/v1alpha1", "kind": "FabrikUnit",
             "metadata": {"name": name}, "spec": {}});
-        let unit = serde_json::from_value(unit).unwrap();
-        fabrik_units
-            .create(&PostParams::default(), &unit)
-            .await
-            .unwrap();
+        let unit: DynamicObject = serde_json::from_value(unit).unwrap();
+        fabrik_units.create(&PostParams::default(), &unit).await
+    };
+    for name in ["a.b", "torn"] {
+        create(name).await.unwrap();
     }
+    found(&server.client).await;
+    eventually("no other such name is let in", SOON, async || {
+        let answer = create("c.d").await;
+        fabrik_units
+            .delete("c.d", &DeleteParams::default())
+            .await
+            .ok();
+        answer.is_err_and(|e| e.to_string().contains("a folder under manifests/"))
+    })
+    .await;
     let status = |inventory: Value| Patch::Merge(json!({"status": {"inventory": inventory}}));
     let params = PatchParams::default();
     fabrik_units

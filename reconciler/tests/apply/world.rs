@@ -183,6 +183,14 @@ pub fn units(client: &Client) -> Api<DynamicObject> {
 
 /// Makes the definition of `FabrikUnit`, as founding does.
 pub async fn found(client: &Client) {
+    let definitions = fabrik::cluster::resources::definitions();
+    let mut definitions = definitions.into_iter().map(|(_, definition)| definition);
+    let units = definitions.find(|d| d.spec.names.kind == "FabrikUnit");
+    found_as(client, serde_json::to_value(units).unwrap()).await;
+}
+
+/// Makes it as an earlier version may have had it.
+pub async fn found_as(client: &Client, value: Value) {
     let definitions = api(
         client,
         "apiextensions.k8s.io",
@@ -190,7 +198,6 @@ pub async fn found(client: &Client) {
         "CustomResourceDefinition",
         "customresourcedefinitions",
     );
-    let value = definition("fabrik.dev", "FabrikUnit", "fabrikunits", "Cluster");
     let params = PatchParams::apply("founding");
     let name = "fabrikunits.fabrik.dev";
     definitions

@@ -39,7 +39,8 @@ impl Run {
         }
         for (key, failure) in &unit.prunes.failures {
             let place = Place::file(format!("manifests/{name}"));
-            report.errors.push(failure.diagnostic(key, place));
+            let diagnostic = failure.diagnostic(key, place);
+            status::tell(failure, key, diagnostic, &mut report);
         }
         report.holds.extend(self.resting(name).cloned());
         report.holds.extend(unit.prunes.holds.iter().cloned());
