@@ -8,7 +8,7 @@ mod health;
 mod order;
 mod prune;
 
-pub use changes::{PENDING, changes, moved_or_wanted};
+pub use changes::{PENDING, changes};
 pub use conflict::{Conflict, Owner, Verdict, verdict};
 pub use health::{Health, has_health, health};
 pub use order::{Stage, stage};

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use fabrik_core::desired::ObjectKey;
-use fabrik_core::names::{APPLIER_MANAGER, UNIT_LABEL};
+use fabrik_core::names::APPLIER_MANAGER;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::core::{ApiResource, ObjectMeta};
 
@@ -15,7 +15,6 @@ pub(super) struct Live {
     pub version: u64,
     /// Of the fields that are ours; `None` if none is.
     pub fingerprint: Option<u64>,
-    pub unit: Option<String>,
     /// The last manager that is not us.
     pub other: Option<String>,
 }
@@ -24,12 +23,10 @@ impl Live {
     pub fn of(meta: &ObjectMeta) -> Self {
         let entries = meta.managed_fields.as_deref().unwrap_or_default();
         let others = entries.iter().filter(|e| !is_ours(e));
-        let label = meta.labels.as_ref().and_then(|l| l.get(UNIT_LABEL));
         Self {
             uid: meta.uid.clone().unwrap_or_default(),
             version: version(meta),
             fingerprint: entries.iter().find(|e| is_ours(e)).map(fingerprint),
-            unit: label.cloned(),
             other: others
                 .max_by_key(|e| e.time.as_ref().map(|t| t.0))
                 .and_then(|e| e.manager.clone()),

@@ -212,7 +212,6 @@ mod tests {
             uid: "u".into(),
             version,
             fingerprint: Some(fingerprint),
-            unit: Some("web".into()),
             other: Some("kubectl-edit".into()),
         }
     }

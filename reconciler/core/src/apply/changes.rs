@@ -35,7 +35,7 @@ pub fn changes(desired: &Units, observed: &Units) -> Vec<ManifestChange> {
 }
 
 /// Every object that any unit wants: none of them is pruned from another.
-pub fn moved_or_wanted(desired: &Units) -> BTreeSet<&ObjectKey> {
+fn moved_or_wanted(desired: &Units) -> BTreeSet<&ObjectKey> {
     desired.values().flat_map(BTreeMap::keys).collect()
 }
 
