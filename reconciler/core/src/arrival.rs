@@ -41,7 +41,13 @@ pub fn step(
     };
     match observed.nodes.get(&intent.name) {
         Some(node) if is_joined(node, server) => join(id, node, observed),
-        _ if intent.cancelled.is_some() => leave(id, intent, server, observed, now),
+        // A Node that was never taken for its own may have been given a volume all the same.
+        _ if intent.cancelled.is_some() => {
+            match guard::keeps_local_data(&intent.name, observed, pool) {
+                Ok(()) => leave(id, intent, server, observed, now),
+                Err(hold) => Step::hold(hold),
+            }
+        }
         Some(node) => Step::hold(not_joined(node, server)),
         None => wait_for_join(intent, server, now),
     }

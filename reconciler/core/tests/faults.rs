@@ -219,6 +219,24 @@ fn a_server_whose_node_has_no_provider_id_goes_when_nobody_wants_it() {
 }
 
 #[test]
+fn a_server_that_never_joined_keeps_its_local_data_too() {
+    let mut model = with_one_server_coming();
+    model.join_all();
+    for node in model.observed.nodes.values_mut() {
+        node.provider_id = None;
+        model.observed.pinned.insert(node.name.clone());
+    }
+    model.pool().count = 0;
+    model.settle();
+    assert_eq!(model.servers(), 1);
+    let step = model.step();
+    assert_eq!(held(&step, HoldReason::LocalData).len(), 1, "{step:?}");
+    model.observed.pinned.clear();
+    model.settle();
+    assert_eq!(model.servers(), 0);
+}
+
+#[test]
 fn a_node_that_is_being_deleted_before_it_joined_is_called_that() {
     let mut model = with_one_server_coming();
     model.join_all();

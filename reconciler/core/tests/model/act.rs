@@ -7,6 +7,7 @@ use fabrik_core::id::ServerId;
 use fabrik_core::observed::{
     FirewallResource, PlacementGroup, Pod, PodKind, Power, Resource, Role, Server, SshKeyResource,
 };
+use fabrik_core::spec::LocalData;
 use jiff::SignedDuration;
 
 use super::Model;
@@ -24,6 +25,16 @@ impl Model {
             !matches!(effect, Effect::Evict { .. } | Effect::RevokeToken { .. });
         if on_servers_or_nodes {
             self.done.push((effect.verb().to_owned(), effect.target()));
+        }
+        if let Effect::PowerOff { server } | Effect::DeleteServer { server } = effect {
+            let pinned = self.observed.pinned.contains(&server.name);
+            let kept = self
+                .desired
+                .spec
+                .pools
+                .values()
+                .any(|p| p.local_data == LocalData::Keep);
+            assert!(!pinned || !kept, "S5: {} holds local data", server.name);
         }
         match effect {
             Effect::CreateNetwork { name, .. } => {
@@ -58,6 +69,9 @@ impl Model {
                 };
                 there.placement_groups.insert(name.clone(), group);
             }
+            // Hetzner refuses a name that is in use, listed or not.
+            Effect::CreateServer(new)
+                if self.away.values().any(|s| s.name == new.name.as_str()) => {}
             Effect::CreateServer(new) => {
                 self.observed.tokens.insert(new.intent.clone());
                 let taken = there.servers.values().any(|s| s.name == new.name.as_str());
@@ -94,6 +108,7 @@ impl Model {
             }
             Effect::Cordon { node, ticket } => {
                 if let Some(node) = self.observed.nodes.get_mut(&node.name) {
+                    assert!(!node.unschedulable, "S6: {} is cordoned already", node.name);
                     node.unschedulable = true;
                     node.cordoned_under = Some(ticket.to_string());
                 }
@@ -101,7 +116,8 @@ impl Model {
             Effect::Uncordon { node, .. } => {
                 if let Some(node) = self.observed.nodes.get_mut(&node.name) {
                     assert!(
-                        node.cordoned_under.is_some(),
+                        node.cordoned_under.is_some()
+                            && !self.cordoned_by_others.contains(&node.name),
                         "S6: {} was cordoned by somebody else",
                         node.name
                     );

@@ -24,6 +24,10 @@ pub struct Model {
     next_id: u64,
     /// Effects on servers and Nodes that were carried out, as (verb, target).
     pub done: Vec<(String, String)>,
+    /// Nodes that a person cordoned: never uncordoned by us.
+    pub cordoned_by_others: BTreeSet<NodeName>,
+    /// Servers that exist and that the lists lack.
+    pub away: BTreeMap<ServerId, Server>,
 }
 
 pub fn pool(count: u32) -> Pool {
@@ -94,6 +98,8 @@ impl Model {
             now,
             next_id: 100,
             done: Vec::new(),
+            cordoned_by_others: BTreeSet::new(),
+            away: BTreeMap::new(),
         }
     }
 
@@ -199,6 +205,11 @@ impl Model {
             .into_iter()
             .filter(|id| !there.contains_key(id) && !self.observed.hetzner.missing.contains(id))
             .collect();
+    }
+
+    pub fn lists_are_whole(&mut self) {
+        self.observed.hetzner.servers.append(&mut self.away);
+        self.observed.hetzner.missing.clear();
     }
 
     /// Machines that run and have no Node yet join. Returns how many did.
