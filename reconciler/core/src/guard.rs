@@ -6,13 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use crate::hold::{Hold, HoldReason};
 use crate::id::{ClusterName, IntentId, NodeName, PoolName, ServerId, Uid};
 use crate::ledger::Member;
-use crate::names::{CLUSTER_LABEL, INTENT_LABEL, POOL_LABEL, ROLE_LABEL};
+use crate::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION, INTENT_LABEL, POOL_LABEL, ROLE_LABEL};
 use crate::observed::{Node, Observed};
 use crate::spec::{LocalData, Pool};
 
-/// On `FabrikCluster`: ids of servers, with commas between, that a person has seen to be gone. They count as gone
-/// although Hetzner's lists lack more than a few.
-pub const CONFIRM_GONE_ANNOTATION: &str = "fabrik.dev/confirm-gone";
 /// After this a machine that is neither on nor off is reported.
 const STOP_DEADLINE_SECS: i64 = 600;
 /// More members than this without a Node is no accident of one machine: nothing is deleted for it.
