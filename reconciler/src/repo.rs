@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fabrik_core::id::CommitId;
-use jiff::Timestamp;
 
 mod clone;
 mod config;
@@ -41,17 +40,6 @@ struct Inner {
     clones: clone::Clones,
     /// Held while objects or refs of the clone change, on a blocking thread only.
     writing: Mutex<()>,
-}
-
-/// What people want to know of a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommitFacts {
-    /// `Name <address>`, as the commit says; nobody verified it.
-    pub author: String,
-    /// The first paragraph of the message, in one line.
-    pub subject: String,
-    /// When it was committed, by the committer's clock.
-    pub time: Timestamp,
 }
 
 impl Repository {
@@ -140,14 +128,6 @@ impl Repository {
     /// The clone has not got the commit, or it holds more than [`MAX_FILES`].
     pub fn tree(&self, commit: &CommitId) -> Result<Tree, RepoError> {
         Tree::of_commit(self.0.clones.open_current()?, commit)
-    }
-
-    /// Author, subject and time of a commit.
-    ///
-    /// # Errors
-    /// The clone has not got the commit.
-    pub fn describe(&self, commit: &CommitId) -> Result<CommitFacts, RepoError> {
-        clone::facts(&self.0.clones.open_current()?, commit)
     }
 
     /// Hints that the branch may have moved. Only a repository at a local path gives any; they are no substitute for

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use fabrik_core::id::CommitId;
 use gix::refs::transaction::PreviousValue;
-use jiff::Timestamp;
 
-use super::{CommitFacts, RepoError};
+use super::RepoError;
 
 /// The branch upstream, wherever it went.
 pub(super) const UPSTREAM_REF: &str = "refs/fabrik/upstream";
@@ -170,19 +169,6 @@ pub(super) fn commit<'repo>(
         Ok(None) => Err(unknown()),
         Err(error) => Err(damaged(repo, &error)),
     }
-}
-
-pub(super) fn facts(repo: &gix::Repository, id: &CommitId) -> Result<CommitFacts, RepoError> {
-    let commit = commit(repo, id)?;
-    let broken = |error: gix::Error| damaged(repo, &error);
-    let author = commit.author().map_err(broken)?;
-    let subject = commit.message().map_err(broken)?.summary().to_string();
-    let seconds = commit.time().map_err(broken)?.seconds;
-    Ok(CommitFacts {
-        author: format!("{} <{}>", author.name, author.email),
-        subject,
-        time: Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH),
-    })
 }
 
 pub(super) fn pin(repo: &gix::Repository, id: &CommitId) -> Result<(), RepoError> {

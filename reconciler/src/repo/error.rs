@@ -169,35 +169,6 @@ impl RepoError {
             remedy: remedy.to_owned(),
         })
     }
-
-    /// The variant's name, for the label of a metric.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Config { .. } => "Config",
-            Self::CredentialFile { .. } => "CredentialFile",
-            Self::InUse { .. } => "InUse",
-            Self::Disk { .. } => "Disk",
-            Self::Unreachable { .. } => "Unreachable",
-            Self::HostKeyUnknown { .. } => "HostKeyUnknown",
-            Self::HostKeyChanged { .. } => "HostKeyChanged",
-            Self::NotAccepted { .. } => "NotAccepted",
-            Self::NotARepository { .. } => "NotARepository",
-            Self::BranchMissing { .. } => "BranchMissing",
-            Self::Timeout { .. } => "Timeout",
-            Self::Program { .. } => "Program",
-            Self::NotFetched { .. } => "NotFetched",
-            Self::UnknownCommit { .. } => "UnknownCommit",
-            Self::UnknownRevision { .. } => "UnknownRevision",
-            Self::Damaged { .. } => "Damaged",
-            Self::TooManyFiles { .. } => "TooManyFiles",
-            Self::NoSuchFile { .. } => "NoSuchFile",
-            Self::FileTooBig { .. } => "FileTooBig",
-            Self::NotAFile { .. } => "NotAFile",
-            Self::SymlinkLeaves { .. } => "SymlinkLeaves",
-            Self::PathNotUtf8 { .. } => "PathNotUtf8",
-            Self::Internal { .. } => "Internal",
-        }
-    }
 }
 
 fn after_colon(text: &str) -> String {

@@ -230,32 +230,6 @@ impl SecretsError {
         }
     }
 
-    /// The variant's name, for the label of a metric.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::SopsMissing { .. } => "SopsMissing",
-            Self::SopsUnusable { .. } => "SopsUnusable",
-            Self::KeyFileMissing { .. } => "KeyFileMissing",
-            Self::KeyFileInvalid { .. } => "KeyFileInvalid",
-            Self::WrongRecipient { .. } => "WrongRecipient",
-            Self::MacMismatch { .. } => "MacMismatch",
-            Self::ValueBroken { .. } => "ValueBroken",
-            Self::NotSops { .. } => "NotSops",
-            Self::Malformed { .. } => "Malformed",
-            Self::MacOnlyEncrypted { .. } => "MacOnlyEncrypted",
-            Self::Timeout { .. } => "Timeout",
-            Self::TooBig { .. } => "TooBig",
-            Self::Sops { .. } => "Sops",
-            Self::NotATree { .. } => "NotATree",
-            Self::NoSuchField { .. } => "NoSuchField",
-            Self::Rules { .. } => "Rules",
-            Self::Disk { .. } => "Disk",
-            Self::ForeignKey { .. } => "ForeignKey",
-            Self::NoRandomness => "NoRandomness",
-            Self::Files(error) => error.label(),
-        }
-    }
-
     /// Whether the fault is in the commit, so that the commit is to be refused; else it is in this machine's set-up, or
     /// passing, and the commit may be tried again.
     pub fn is_fault_of_commit(&self) -> bool {

@@ -86,6 +86,12 @@ async fn open(sops: &Sops, path: &str, content: &str) -> Result<String, SecretsE
     Ok(secret.expose_str().unwrap().to_owned())
 }
 
+fn variant(error: &SecretsError) -> String {
+    let shown = format!("{error:?}");
+    let name = shown.split(|c: char| !c.is_alphanumeric()).next();
+    name.unwrap_or_default().to_owned()
+}
+
 #[tokio::test]
 async fn each_format_is_opened_as_sops_opens_it_and_has_a_shape() {
     let keys = Keys::new();
@@ -183,7 +189,7 @@ async fn tampering_is_refused_and_no_error_quotes_a_value() {
         ("never encrypted", SECRET_YAML.to_owned(), "NotSops"),
     ] {
         let error = open(&sops, "a.yaml", &content).await.unwrap_err();
-        assert_eq!(error.label(), expected, "{what}: {error}");
+        assert_eq!(variant(&error), expected, "{what}: {error}");
         assert!(error.is_fault_of_commit(), "{what}");
         assert!(
             !format!("{error} {error:?}").contains(SECRET),
@@ -201,7 +207,7 @@ async fn tampering_is_refused_and_no_error_quotes_a_value() {
         "    mac_only_encrypted: true\n    lastmodified:",
     );
     let error = open(&sops, "a.yaml", &mac_only).await.unwrap_err();
-    assert_eq!(error.label(), "MacOnlyEncrypted");
+    assert_eq!(variant(&error), "MacOnlyEncrypted");
 }
 
 #[tokio::test]
@@ -215,7 +221,7 @@ async fn a_wrong_recipient_is_told_with_the_file_s_and_ours() {
             .await
             .unwrap_err(),
     ] {
-        assert_eq!(error.label(), "WrongRecipient");
+        assert_eq!(variant(&error), "WrongRecipient");
         let text = error.to_string();
         assert!(
             text.contains(&keys.ours) && text.contains(&keys.stranger),
@@ -240,7 +246,7 @@ async fn a_machine_that_is_not_set_up_is_no_fault_of_the_commit() {
         let error = open(&Sops::new(key, Some(program)), "a.yaml", &content)
             .await
             .unwrap_err();
-        assert_eq!(error.label(), expected, "{error}");
+        assert_eq!(variant(&error), expected, "{error}");
         assert!(!error.is_fault_of_commit());
     }
 }
@@ -266,7 +272,7 @@ async fn what_was_opened_is_kept_until_no_commit_uses_it() {
     );
     sops.retain(&BTreeSet::new());
     assert_eq!(
-        open(&sops, "a.yaml", &content).await.unwrap_err().label(),
+        variant(&open(&sops, "a.yaml", &content).await.unwrap_err()),
         "SopsMissing"
     );
 }
