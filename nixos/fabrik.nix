@@ -101,6 +101,8 @@ in
         StateDirectory = "fabrik";
         StateDirectoryMode = "0700";
         UMask = "0077";
+        # etcd lives beside it, and what is pushed is read here.
+        MemoryMax = "1536M";
         # It reads the admin's kubeconfig and key files that are root's, and nothing else as root.
         CapabilityBoundingSet = "";
         LockPersonality = true;

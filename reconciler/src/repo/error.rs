@@ -108,7 +108,9 @@ pub enum RepoError {
     #[error("the git repository in {} is damaged: {reason}. If it is fabrik's clone, it is made anew at the next fetch", dir.display())]
     Damaged { dir: PathBuf, reason: String },
     /// A commit or directory with too many files.
-    #[error("{place} holds more than {max} files. Keep only what belongs to the cluster in it")]
+    #[error(
+        "{place} holds more than {max} files and folders. Keep only what belongs to the cluster in it"
+    )]
     TooManyFiles { place: String, max: usize },
     /// No such file.
     #[error("{path} is not in the repository. Add it, or correct what refers to it")]
@@ -124,6 +126,9 @@ pub enum RepoError {
     /// A symlink in a directory that leads out of it.
     #[error("{path} is a symlink to {target}, out of the directory. Replace it by the file itself")]
     SymlinkLeaves { path: String, target: String },
+    /// A path that no file system takes.
+    #[error("the path {path} has more than {max} bytes. Shorten it")]
+    PathTooLong { path: String, max: usize },
     /// A path that is not UTF-8.
     #[error("the path {path} is not UTF-8. Rename it")]
     PathNotUtf8 { path: String },
@@ -141,7 +146,7 @@ impl RepoError {
         let (file, problem, remedy) = match self {
             Self::TooManyFiles { max, .. } => (
                 ".".to_owned(),
-                format!("there are more than {max} files"),
+                format!("there are more than {max} files and folders"),
                 "keep only what belongs to the cluster in the repository",
             ),
             Self::FileTooBig { path, bytes, max } => (
@@ -158,6 +163,11 @@ impl RepoError {
                 path,
                 format!("is a symlink to {target}, out of the repository"),
                 "replace it by the file itself",
+            ),
+            Self::PathTooLong { path, max } => (
+                path,
+                format!("its path has more than {max} bytes"),
+                "shorten it",
             ),
             Self::PathNotUtf8 { path } => (path, "its path is not UTF-8".to_owned(), "rename it"),
             other => return Err(other),

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::*;
 
+mod bombs;
 mod http;
 mod ssh;
 
@@ -318,4 +319,35 @@ fn a_symlink_out_of_the_directory_and_a_big_file_are_refused() {
         );
         fs::remove_file(link).unwrap();
     }
+}
+
+#[test]
+fn a_submodule_is_one_entry_in_a_commit_and_in_a_directory_checked_out_or_not() {
+    let world = World::new();
+    world.push("a", "x");
+    let inner = world.work().join("deep/module");
+    fs::create_dir_all(&inner).unwrap();
+    git(&inner, &["init", "-q"]);
+    fs::write(inner.join("b.yaml"), "x").unwrap();
+    git(&inner, &["add", "-A"]);
+    git(&inner, &["commit", "-q", "-m", "a"]);
+    world.push("c", "x");
+    let expected = [
+        ("a", FileKind::Plain),
+        ("c", FileKind::Plain),
+        ("deep/module", FileKind::Submodule),
+    ];
+    let kinds = |tree: &Tree| -> Vec<_> {
+        let files = tree.files().map(|file| (file.path.clone(), file.kind));
+        files.collect()
+    };
+    let expected = expected.map(|(path, kind)| (path.to_owned(), kind));
+    let (_, committed) = Tree::of_checkout_revision(&world.work(), "HEAD").unwrap();
+    assert_eq!(kinds(&committed), expected);
+    assert_eq!(kinds(&Tree::of_directory(&world.work()).unwrap()), expected);
+    fs::remove_dir_all(&inner).unwrap();
+    fs::create_dir(&inner).unwrap();
+    assert_eq!(kinds(&Tree::of_directory(&world.work()).unwrap()), expected);
+    let below = Tree::of_directory(&world.work().join("deep")).unwrap();
+    assert_eq!(kinds(&below), [("module".to_owned(), FileKind::Submodule)]);
 }

@@ -4,20 +4,23 @@
 use std::fmt;
 use std::fs;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fabrik_core::id::CommitId;
-use gix::objs::tree::EntryKind;
 
 use super::{RepoError, clone};
 
+mod directory;
+mod listing;
+
 /// A bigger file is listed, but not read.
 pub const MAX_BLOB_BYTES: u64 = 5 * 1024 * 1024;
-/// A tree with more entries is refused.
+/// A tree with more files and folders is refused.
 pub const MAX_FILES: usize = 20_000;
+/// Linux's own limit (`PATH_MAX`): what is longer can't be checked out.
+const MAX_PATH_BYTES: usize = 4096;
+const SHOWN_PATH_BYTES: usize = 60;
 
 /// The id that git gives to a file's content (SHA-1 over `blob LENGTH\0CONTENT`). Equal ids mean equal bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +93,20 @@ pub struct File {
     pub kind: FileKind,
 }
 
+impl File {
+    /// # Errors
+    /// It is a symlink or a submodule, which nothing reads.
+    pub fn must_be_plain(&self) -> Result<(), RepoError> {
+        match self.kind {
+            FileKind::Plain | FileKind::Executable => Ok(()),
+            FileKind::Symlink | FileKind::Submodule => Err(RepoError::NotAFile {
+                path: self.path.clone(),
+                kind: self.kind.as_str(),
+            }),
+        }
+    }
+}
+
 /// The files of one commit, or of one directory at one moment. Cheap to clone.
 #[derive(Clone)]
 pub struct Tree {
@@ -132,60 +149,18 @@ impl Tree {
         Ok((id, tree))
     }
 
-    /// The files of a directory as they are now, but for `.git`.
+    /// The files of a directory as they are now, but for `.git`. What git takes for a submodule there is one entry, as in a
+    /// commit.
     ///
     /// # Errors
     /// Something can't be read, is not UTF-8, leads out of the directory, or is too much.
     pub fn of_directory(dir: &Path) -> Result<Self, RepoError> {
-        let root = dir
-            .canonicalize()
-            .map_err(|error| disk("open", dir, &error))?;
-        let mut files = Vec::new();
-        let mut dirs = vec![root.clone()];
-        while let Some(dir) = dirs.pop() {
-            for entry in fs::read_dir(&dir).map_err(|error| disk("list", &dir, &error))? {
-                let entry = entry.map_err(|error| disk("list", &dir, &error))?;
-                let path = entry.path();
-                if entry.file_name() == ".git" {
-                    continue;
-                }
-                let kind = entry
-                    .file_type()
-                    .map_err(|error| disk("read", &path, &error))?;
-                if kind.is_dir() {
-                    dirs.push(path);
-                } else if kind.is_file() || kind.is_symlink() {
-                    files.push(file_in(&root, &path)?);
-                    check_count(files.len(), || root.display().to_string())?;
-                }
-            }
-        }
+        let (root, files) = directory::list(dir)?;
         Ok(Self::new(files, Source::Directory(root)))
     }
 
     pub(super) fn of_commit(repo: gix::Repository, id: &CommitId) -> Result<Self, RepoError> {
-        let entries = {
-            let broken = |error: gix::Error| clone::damaged(&repo, &error);
-            let tree = clone::commit(&repo, id)?.tree().map_err(broken)?;
-            tree.traverse().breadthfirst.files().map_err(broken)?
-        };
-        let mut files = Vec::new();
-        for entry in entries {
-            let kind = match entry.mode.kind() {
-                EntryKind::Tree => continue,
-                EntryKind::Blob => FileKind::Plain,
-                EntryKind::BlobExecutable => FileKind::Executable,
-                EntryKind::Link => FileKind::Symlink,
-                EntryKind::Commit => FileKind::Submodule,
-            };
-            let path = utf8(entry.filepath.as_ref())?;
-            files.push(File {
-                path,
-                blob: BlobId(entry.oid),
-                kind,
-            });
-            check_count(files.len(), || format!("commit {id}"))?;
-        }
+        let files = listing::files(&repo, id)?;
         Ok(Self::new(
             files,
             Source::Objects(Box::new(repo.into_sync())),
@@ -222,12 +197,7 @@ impl Tree {
         let file = self.file(path).ok_or_else(|| RepoError::NoSuchFile {
             path: path.to_owned(),
         })?;
-        if !matches!(file.kind, FileKind::Plain | FileKind::Executable) {
-            return Err(RepoError::NotAFile {
-                path: path.to_owned(),
-                kind: file.kind.as_str(),
-            });
-        }
+        file.must_be_plain()?;
         match self.source.as_ref() {
             Source::Objects(repo) => read_blob(&repo.to_thread_local(), file),
             Source::Directory(root) => read_file(&root.join(path), path),
@@ -271,65 +241,39 @@ fn check_size(path: &str, bytes: u64) -> Result<(), RepoError> {
     Ok(())
 }
 
-fn check_count(count: usize, place: impl Fn() -> String) -> Result<(), RepoError> {
-    if count > MAX_FILES {
-        return Err(RepoError::TooManyFiles {
-            place: place(),
-            max: MAX_FILES,
-        });
-    }
-    Ok(())
+/// Refuses what is too much while it is counted: the little that a push sends may be a tree without end.
+struct Count {
+    entries: usize,
+    /// What is listed, for errors.
+    place: String,
 }
 
-fn file_in(root: &Path, on_disk: &Path) -> Result<File, RepoError> {
-    let relative = on_disk.strip_prefix(root).unwrap_or(on_disk);
-    let path = utf8(relative.as_os_str().as_bytes())?;
-    let failed = |error: std::io::Error| disk("read", on_disk, &error);
-    let metadata = fs::symlink_metadata(on_disk).map_err(failed)?;
-    if metadata.is_symlink() {
-        let target = fs::read_link(on_disk).map_err(failed)?;
-        let end = on_disk
-            .canonicalize()
-            .unwrap_or_else(|_| lexical(root, relative, &target));
-        if !end.starts_with(root) {
-            return Err(RepoError::SymlinkLeaves {
-                path,
-                target: target.display().to_string(),
+impl Count {
+    fn of(place: String) -> Self {
+        Self { entries: 0, place }
+    }
+
+    fn one_more(&mut self, path: &[u8]) -> Result<(), RepoError> {
+        self.entries += 1;
+        if self.entries > MAX_FILES {
+            return Err(self.too_many());
+        }
+        if path.len() > MAX_PATH_BYTES {
+            let begin = path.get(..SHOWN_PATH_BYTES).unwrap_or(path);
+            return Err(RepoError::PathTooLong {
+                path: format!("{}…", begin.escape_ascii()),
+                max: MAX_PATH_BYTES,
             });
         }
-        let blob = BlobId::of(target.as_os_str().as_bytes());
-        return Ok(File {
-            path,
-            blob,
-            kind: FileKind::Symlink,
-        });
+        Ok(())
     }
-    let blob = fs::File::open(on_disk)
-        .and_then(|file| BlobId::of_reader(metadata.len(), file))
-        .map_err(failed)?;
-    let executable = metadata.permissions().mode() & 0o100 != 0;
-    let kind = if executable {
-        FileKind::Executable
-    } else {
-        FileKind::Plain
-    };
-    Ok(File { path, blob, kind })
-}
 
-/// Where a dangling link leads, by its text alone.
-fn lexical(root: &Path, link: &Path, target: &Path) -> PathBuf {
-    let mut end = root.join(link);
-    end.pop();
-    for part in target.components() {
-        match part {
-            std::path::Component::ParentDir => {
-                end.pop();
-            }
-            std::path::Component::CurDir => {}
-            other => end.push(other),
+    fn too_many(&self) -> RepoError {
+        RepoError::TooManyFiles {
+            place: self.place.clone(),
+            max: MAX_FILES,
         }
     }
-    end
 }
 
 fn utf8(path: &[u8]) -> Result<String, RepoError> {
