@@ -45,6 +45,11 @@ pub struct Source<'a> {
     pub encrypted: Option<&'a [u8]>,
 }
 
+/// Whether this entry of the repository is the folder of the manifests, or in it.
+pub fn is_inside(path: &str) -> bool {
+    path.starts_with(FOLDER) || FOLDER.strip_suffix('/') == Some(path)
+}
+
 /// Whether fabrik reads this file of the repository as a manifest.
 pub fn is_manifest(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);

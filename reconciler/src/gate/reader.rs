@@ -99,7 +99,16 @@ impl<'a> Reader<'a> {
     pub async fn units(&mut self) -> Result<Units, SecretsError> {
         let mut objects = Vec::new();
         let tree = self.tree;
-        for file in tree.files().filter(|f| manifest::is_manifest(&f.path)) {
+        for file in tree.files().filter(|f| manifest::is_inside(&f.path)) {
+            // Whatever it is called: a link or a submodule may stand for a whole unit, and nobody looks behind it.
+            if let Err(error) = file.must_be_plain() {
+                self.faults.push(error.into_diagnostic()?);
+                self.judged.insert(file.path.clone());
+                continue;
+            }
+            if !manifest::is_manifest(&file.path) {
+                continue;
+            }
             objects.extend(self.manifest(file).await?);
         }
         let (units, faults) = manifest::units(objects);

@@ -157,7 +157,7 @@ impl RepoError {
             Self::NotAFile { path, kind } => (
                 path,
                 format!("is a {kind}, which fabrik does not follow"),
-                "replace it by the file itself",
+                "replace it by what it stands for",
             ),
             Self::SymlinkLeaves { path, target } => (
                 path,

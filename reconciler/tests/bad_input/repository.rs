@@ -149,7 +149,8 @@ impl Repository {
 
     /// A copy with changes. Each is a line:
     /// * `~ PATH: OLD => NEW` an edit of the file as it lies there; `\n` is a line break;
-    /// * `- PATH` removes, `@ PATH -> TARGET` links, `cut PATH: TEXT` ends a file before a text;
+    /// * `- PATH` removes a file or a folder, `@ PATH -> TARGET` links, `cut PATH: TEXT` ends a file before a text;
+    /// * `submodule PATH` with a manifest in it, checked out;
     /// * `bytes PATH: HEX`, `big PATH` (above the limit), `name HEX` (an empty file), `many` (files);
     /// * `! rewind` and `! directory` (read as it lies there, and not as a commit);
     /// * `>>> PATH` the file that follows, `>>> PATH sops ARGS` encrypted to us, or to `stranger`.
@@ -189,20 +190,7 @@ impl Repository {
 
     /// The directory as a commit, by the real git.
     pub fn committed(&self) -> Result<(CommitId, Tree), RepoError> {
-        let git = |args: &[&str]| {
-            let output = Command::new("git")
-                .args(["-c", "user.name=a", "-c", "user.email=a@example.com"])
-                .args(args)
-                .current_dir(self.dir())
-                .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                .env("GIT_CONFIG_SYSTEM", "/dev/null")
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{output:?}");
-        };
-        git(&["init", "--quiet"]);
-        git(&["add", "--all"]);
-        git(&["commit", "--quiet", "--allow-empty", "-m", "a"]);
+        commit_all(self.dir());
         Tree::of_checkout_revision(self.dir(), "HEAD")
     }
 
@@ -225,7 +213,14 @@ impl Repository {
                 assert!(text.contains(&old), "`{old}` is not in {path}");
                 self.write(path, text.replacen(&old, &new, 1));
             }
+            "-" if self.dir().join(path).is_dir() => {
+                fs::remove_dir_all(self.dir().join(path)).unwrap();
+            }
             "-" => fs::remove_file(self.dir().join(path)).unwrap(),
+            "submodule" => {
+                self.write(format!("{path}/a.yaml"), GOOD_MANIFEST);
+                commit_all(&self.dir().join(path));
+            }
             "@" => {
                 let (path, target) = rest.split_once(" -> ").unwrap();
                 self.write(path, "");
@@ -254,6 +249,24 @@ impl Repository {
         let path = self.dir().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
+    }
+}
+
+fn commit_all(dir: &Path) {
+    for args in [
+        ["init", "--quiet"].as_slice(),
+        &["add", "--all"],
+        &["commit", "--quiet", "--allow-empty", "-m", "a"],
+    ] {
+        let output = Command::new("git")
+            .args(["-c", "user.name=a", "-c", "user.email=a@example.com"])
+            .args(args)
+            .current_dir(dir)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 }
 
