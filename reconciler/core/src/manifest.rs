@@ -2,6 +2,7 @@
 
 mod document;
 mod metadata;
+mod own;
 mod scope;
 mod units;
 

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::scope::{Scope, Scopes};
-use super::{FOLDER, Object};
+use super::{FOLDER, Object, own};
 use crate::desired::ObjectKey;
 use crate::diagnostic::{Diagnostic, Place};
 use crate::id::UnitName;
 
-const OWN_GROUP: &str = "fabrik.dev";
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// Objects in the order of their places.
@@ -48,12 +47,8 @@ pub fn units(objects: Vec<Object>) -> (Units, Vec<Diagnostic>) {
     let mut bad_files: BTreeMap<String, Diagnostic> = BTreeMap::new();
     for mut object in objects {
         complete_namespace(&mut object, &scopes);
-        if is_own(&object.key.group) {
-            faults.push(fault(
-                &object,
-                "is of the group `fabrik.dev`, which fabrik alone writes".to_owned(),
-                "remove it from the repository",
-            ));
+        if let Some((problem, remedy)) = own::objection(&object.key) {
+            faults.push(fault(&object, problem.to_owned(), remedy));
         }
         if let Some(other) = first.get(&object.key) {
             faults.push(fault(
@@ -95,13 +90,6 @@ fn fault(object: &Object, problem: String, remedy: &str) -> Diagnostic {
         problem,
         remedy: remedy.to_owned(),
     }
-}
-
-fn is_own(group: &str) -> bool {
-    group == OWN_GROUP
-        || group
-            .strip_suffix(OWN_GROUP)
-            .is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// As kubectl does: what lives in no namespace loses one that it was given, what lives in one and names none is in
@@ -171,7 +159,7 @@ metadata: {name: unsaid}
             definition("Inside", "Namespaced"),
             definition("Outside", "Cluster")
         );
-        let (objects, faults) = parse(&Source {
+        let source = Source {
             file: "manifests/web/deep/a.yaml",
             text: &text,
             encrypted: None,
