@@ -1,5 +1,6 @@
 //! Kubernetes manifests: from the bytes of a file to objects with a place, or to every fault in them.
 
+mod budget;
 mod document;
 mod metadata;
 mod own;
@@ -14,6 +15,7 @@ use crate::desired::ObjectKey;
 use crate::diagnostic::{Diagnostic, Place};
 use crate::merge;
 
+pub use self::budget::Budget;
 pub use self::scope::Scopes;
 pub use self::units::{Units, unit_of, units};
 
@@ -62,36 +64,84 @@ pub fn is_manifest(path: &str) -> bool {
             .any(|end| name.ends_with(end))
 }
 
-/// All objects of a file that are right in themselves, and all faults of the others. Namespaces are as written;
-/// `units` completes them.
-pub fn parse(source: &Source<'_>) -> (Vec<Object>, Vec<Diagnostic>) {
+/// All objects of a file that are right in themselves, and all faults of the others, as far as the budget goes. Namespaces
+/// are as written; `units` completes them.
+pub fn parse(source: &Source<'_>, budget: &mut Budget) -> (Vec<Object>, Vec<Diagnostic>) {
+    if budget.is_spent() {
+        return (Vec::new(), Vec::new());
+    }
     if let Some(conflict) = merge::conflict(source.file, source.text) {
         return (Vec::new(), vec![conflict]);
     }
-    let mut objects = Vec::new();
-    let mut faults = Vec::new();
+    let mut read = Read {
+        objects: Vec::new(),
+        faults: Vec::new(),
+    };
     for (index, document) in document::split(source.text).into_iter().enumerate() {
-        match document::read(source, &document) {
-            Ok(values) => {
-                for (item, (part, value)) in values.into_iter().enumerate() {
-                    let digest = digest(source, &document, index, item);
-                    match metadata::check(source, &part, value, digest) {
-                        Ok(object) => objects.push(object),
-                        Err(more) => faults.extend(more),
-                    }
-                }
-            }
-            Err(fault) => faults.push(fault),
+        read.document(source, &document, index, budget);
+        if budget.is_spent() {
+            read.faults.push(too_much(source, &document));
+            break;
         }
     }
     if source.encrypted.is_some() {
-        for fault in &mut faults {
+        for fault in &mut read.faults {
             fault
                 .remedy
                 .push_str(" (with `sops edit`; the place is that in the decrypted text)");
         }
     }
-    (objects, faults)
+    (read.objects, read.faults)
+}
+
+/// What was found in a file so far.
+struct Read {
+    objects: Vec<Object>,
+    faults: Vec<Diagnostic>,
+}
+
+impl Read {
+    fn document(
+        &mut self,
+        source: &Source<'_>,
+        document: &document::Document<'_>,
+        index: usize,
+        budget: &mut Budget,
+    ) {
+        let values = match document::read(source, document) {
+            Ok(values) => values,
+            Err(fault) => {
+                budget.spend_on_faults(std::slice::from_ref(&fault));
+                self.faults.push(fault);
+                return;
+            }
+        };
+        for (item, (part, value)) in values.into_iter().enumerate() {
+            budget.spend_on_value(&value);
+            if budget.is_spent() {
+                return;
+            }
+            let digest = digest(source, document, index, item);
+            match metadata::check(source, &part, value, digest) {
+                Ok(object) => self.objects.push(object),
+                Err(more) => {
+                    budget.spend_on_faults(&more);
+                    self.faults.extend(more);
+                }
+            }
+        }
+    }
+}
+
+fn too_much(source: &Source<'_>, document: &document::Document<'_>) -> Diagnostic {
+    Diagnostic {
+        place: document.place(source),
+        object: source.file.to_owned(),
+        problem:
+            "from here on, the manifests of this commit take more memory than fabrik gives them"
+                .to_owned(),
+        remedy: "write aliases out, and keep only what belongs to the cluster".to_owned(),
+    }
 }
 
 fn digest(
@@ -139,11 +189,12 @@ mod tests {
 
     fn parsed(file: &str, text: &str) -> Vec<Object> {
         let encrypted = None;
-        let (objects, faults) = parse(&Source {
+        let source = Source {
             file,
             text,
             encrypted,
-        });
+        };
+        let (objects, faults) = parse(&source, &mut Budget::default());
         assert_eq!(faults, []);
         objects
     }
@@ -270,7 +321,10 @@ mod tests {
                 text: CONFIG,
                 encrypted: Some(bytes),
             };
-            parse(&source).0.pop().unwrap()
+            parse(&source, &mut Budget::default())
+                .0
+                .pop()
+                .unwrap()
         };
         assert_ne!(encrypted(b"1").digest, encrypted(b"2").digest);
         assert!(encrypted(b"1").encrypted);
@@ -299,7 +353,7 @@ mod tests {
                 text,
                 encrypted: Some(b"ENC"),
             };
-            let (_, faults) = parse(&source);
+            let (_, faults) = parse(&source, &mut Budget::default());
             assert!(!faults.is_empty());
             assert!(!format!("{faults:?}").contains("hunter"), "{faults:?}");
         }

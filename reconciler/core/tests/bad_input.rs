@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use fabrik_core::diagnostic::Diagnostic;
-use fabrik_core::manifest::{self, Source};
+use fabrik_core::manifest::{self, Budget, Source};
 use fabrik_core::spec;
 use proptest::prelude::*;
 
@@ -168,17 +168,19 @@ fn files(input: &str) -> Vec<(String, String)> {
 fn report(files: &[(String, String)]) -> String {
     let mut faults: Vec<Diagnostic> = Vec::new();
     let mut objects = Vec::new();
+    let mut budget = Budget::default();
     for (path, text) in files {
         if path == "cluster.toml" {
             faults.extend(spec::parse(path, text).err().unwrap_or_default());
         } else if manifest::is_manifest(path) {
             // A file that stands for what a SOPS file decrypts to.
             let encrypted = path.contains(".sops.").then_some(b"ENC".as_slice());
-            let (more, found) = manifest::parse(&Source {
+            let source = Source {
                 file: path,
                 text,
                 encrypted,
-            });
+            };
+            let (more, found) = manifest::parse(&source, &mut budget);
             objects.extend(more);
             faults.extend(found);
         }

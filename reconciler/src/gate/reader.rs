@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fabrik_core::diagnostic::{Diagnostic, Place};
-use fabrik_core::manifest::{self, Object, Source, Units};
+use fabrik_core::manifest::{self, Budget, Object, Source, Units};
 use fabrik_core::spec::{self, SecretRef, Spec};
 
 use super::{Access, SPEC_FILE};
@@ -22,6 +22,7 @@ pub struct Reader<'a> {
     /// Blobs whose plaintext is worth keeping.
     used: BTreeSet<BlobId>,
     unplanned: Vec<String>,
+    budget: Budget,
 }
 
 impl<'a> Reader<'a> {
@@ -34,6 +35,7 @@ impl<'a> Reader<'a> {
             opened: BTreeSet::new(),
             used: BTreeSet::new(),
             unplanned: Vec::new(),
+            budget: Budget::default(),
         }
     }
 
@@ -176,7 +178,7 @@ impl<'a> Reader<'a> {
             text,
             encrypted: encrypted.then_some(content.as_slice()),
         };
-        let (objects, faults) = manifest::parse(&source);
+        let (objects, faults) = manifest::parse(&source, &mut self.budget);
         self.faults.extend(faults);
         Ok(objects)
     }
@@ -185,11 +187,12 @@ impl<'a> Reader<'a> {
     /// Their values are encrypted, and nobody applies them.
     fn outside_of(&mut self, file: &File, content: &[u8]) -> Vec<Object> {
         let text = String::from_utf8_lossy(content);
-        let (objects, faults) = manifest::parse(&Source {
+        let source = Source {
             file: &file.path,
             text: &text,
             encrypted: Some(content),
-        });
+        };
+        let (objects, faults) = manifest::parse(&source, &mut self.budget);
         let hidden = |o: &Object| o.key.kind.starts_with("ENC[") || o.key.name.starts_with("ENC[");
         if faults.is_empty() && !objects.iter().any(hidden) {
             return objects;

@@ -4,10 +4,17 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use serde_saphyr::{DuplicateKeyPolicy, budget, options};
+use serde_saphyr::{DuplicateKeyPolicy, alias_limits, budget, options};
 
 use super::Source;
 use crate::diagnostic::{Diagnostic, Place};
+
+/// The parsers' words for what is too deep or too much.
+const TOO_MUCH: [&str; 3] = [
+    "budget breached",
+    "alias replay limit exceeded",
+    "recursion limit exceeded",
+];
 
 /// A document with its `---` line, so that the parser's line numbers need only be moved.
 #[derive(Clone)]
@@ -223,6 +230,8 @@ fn yaml(source: &Source<'_>, document: &Document<'_>) -> Result<Value, Diagnosti
         duplicate_keys: DuplicateKeyPolicy::Error,
         with_snippet: false,
         budget: budget! { max_events: 1_000_000, max_nodes: 1_000_000, max_depth: 128 },
+        // Published manifests have next to no aliases.
+        alias_limits: alias_limits! { max_total_replayed_events: 50_000 },
     };
     serde_saphyr::from_str_with_options(document.text, options).map_err(|error| {
         let place = error.location().map_or_else(
@@ -259,7 +268,7 @@ fn broken(source: &Source<'_>, place: Place, format: &str, error: &dyn fmt::Disp
             format!("what it decrypts to is not valid {format}"),
             "correct it",
         )
-    } else if told.contains("budget breached") || told == "recursion limit exceeded" {
+    } else if TOO_MUCH.iter().any(|words| told.contains(words)) {
         (
             "is nested too deeply, or its aliases make it grow beyond all measure".to_owned(),
             "write it without aliases, or split it",

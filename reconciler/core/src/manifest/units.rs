@@ -117,7 +117,7 @@ fn complete_namespace(object: &mut Object, scopes: &Scopes) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Source, parse};
+    use crate::manifest::{Budget, Source, parse};
 
     const KINDS: &str = "apiVersion: v1
 kind: ConfigMap
@@ -163,7 +163,8 @@ metadata: {name: unsaid}
             file: "manifests/web/deep/a.yaml",
             text: &text,
             encrypted: None,
-        });
+        };
+        let (objects, faults) = parse(&source, &mut Budget::default());
         assert_eq!(faults, []);
         let (units, faults) = units(objects);
         assert_eq!(faults, []);
