@@ -108,14 +108,18 @@ impl Repository {
         }
     }
 
-    /// Whether `new` is `from` or has it among its ancestors. Blocks on the disk for some milliseconds.
+    /// Whether `new` is `from` or has it among its ancestors. What is not in the clone at all is no ancestor, because
+    /// ancestors are fetched with a commit. Blocks on the disk for some milliseconds.
     ///
     /// # Errors
-    /// The clone has not got one of the commits.
+    /// The clone has not got `new`.
     pub fn descends(&self, new: &CommitId, from: &CommitId) -> Result<bool, RepoError> {
         let repo = self.0.clones.open_current()?;
         let new = clone::commit(&repo, new)?;
-        let from = clone::commit(&repo, from)?;
+        let from = match clone::commit(&repo, from) {
+            Err(RepoError::UnknownCommit { .. }) => return Ok(false),
+            from => from?,
+        };
         match repo.merge_base(new.id, from.id) {
             Ok(base) => Ok(base.is_some_and(|base| base.detach() == from.id)),
             Err(error) => Err(clone::damaged(&repo, &error)),

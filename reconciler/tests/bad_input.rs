@@ -176,6 +176,7 @@ async fn report(repository: &Repository, keys: &Keys) -> String {
     ledger.admitted = Some(Admitted {
         commit: commit('a'),
         at: jiff::Timestamp::UNIX_EPOCH,
+        kubernetes: Some(in_force.kubernetes.version.clone()),
     });
     let standing = Standing {
         ledger: &ledger,

@@ -19,7 +19,7 @@ pub struct Candidate<'a> {
     pub spec: Option<&'a Spec>,
     /// Its `cluster.toml`, for the places of faults.
     pub text: &'a str,
-    /// What the admitted commit says, where it is known.
+    /// What the admitted commit says, where it can be read; else what the ledger remembers of it has to do.
     pub in_force: Option<&'a Spec>,
 }
 
@@ -29,8 +29,8 @@ pub fn against(ledger: &Ledger, candidate: &Candidate<'_>) -> Result<(), Vec<Dia
     let mut faults = Vec::new();
     if let Some(spec) = candidate.spec {
         faults.extend(foundation(ledger, spec, candidate.text));
-        let in_force = candidate.in_force;
-        faults.extend(in_force.and_then(|old| ladder(old, spec, candidate.text)));
+        let old = version_in_force(ledger, candidate.in_force);
+        faults.extend(old.and_then(|old| ladder(old, spec, candidate.text)));
     }
     faults.sort();
     // It is about the commit as a whole, so it comes first.
@@ -81,9 +81,16 @@ fn foundation(ledger: &Ledger, spec: &Spec, text: &str) -> Vec<Diagnostic> {
     faults.collect()
 }
 
+fn version_in_force<'a>(ledger: &'a Ledger, in_force: Option<&'a Spec>) -> Option<&'a str> {
+    let remembered = || ledger.admitted.as_ref()?.kubernetes.as_deref();
+    in_force
+        .map(|spec| spec.kubernetes.version.as_str())
+        .or_else(remembered)
+}
+
 /// S4: no k3s minor is skipped, and none is gone back to. A patch may be gone back to.
-fn ladder(old: &Spec, new: &Spec, text: &str) -> Option<Diagnostic> {
-    let from: K3sVersion = old.kubernetes.version.parse().ok()?;
+fn ladder(old: &str, new: &Spec, text: &str) -> Option<Diagnostic> {
+    let from: K3sVersion = old.parse().ok()?;
     let to: K3sVersion = new.kubernetes.version.parse().ok()?;
     let next = from.minor.saturating_add(1);
     let (problem, remedy) = if to.minor < from.minor {
@@ -132,6 +139,7 @@ pods = "10.42.0.0/16"
             admitted: Some(Admitted {
                 commit: commit('a'),
                 at: jiff::Timestamp::UNIX_EPOCH,
+                kubernetes: Some("1.36.3+k3s1".to_owned()),
             }),
             foundation: Some(spec::parse(SPEC_FILE, TEXT).unwrap().foundation()),
             ..empty()
@@ -222,6 +230,32 @@ pods = "10.42.0.0/16"
                 "cluster.toml:11:8: [network]: `pods` can never change: the cluster was founded with `10.42.0.0/16`, and this is `10.45.0.0/16`\n  → write `pods = \"10.42.0.0/16\"` again; another value needs a new cluster",
             ]
         );
+    }
+
+    #[test]
+    fn what_can_still_be_judged_is_judged_where_the_commit_in_force_can_not_be_read() {
+        let judged = |text: &str, ledger: &Ledger| {
+            let spec = spec::parse(SPEC_FILE, text).unwrap();
+            let candidate = Candidate {
+                commit: &commit('b'),
+                descends: true,
+                spec: Some(&spec),
+                text,
+                in_force: None,
+            };
+            against(ledger, &candidate).err().unwrap_or_default()
+        };
+        assert_eq!(judged(TEXT, &ledger()), []);
+        for version in ["1.35.9+k3s1", "1.38.0+k3s1"] {
+            let faults = judged(&TEXT.replace("1.36.3+k3s1", version), &ledger());
+            assert_eq!(faults.len(), 1, "{version}: {faults:?}");
+            assert!(faults[0].problem.contains("1.36.3+k3s1"), "{faults:?}");
+        }
+        assert_eq!(judged(&TEXT.replace("demo", "other"), &ledger()).len(), 1);
+        let mut older = ledger();
+        older.admitted.as_mut().unwrap().kubernetes = None;
+        let unknown = TEXT.replace("1.36.3+k3s1", "1.38.0+k3s1");
+        assert_eq!(judged(&unknown, &older), []);
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub struct Ledger {
 pub struct Admitted {
     pub commit: CommitId,
     pub at: Timestamp,
+    /// Its version of k3s, for when the commit itself can't be read any more. A ledger that is older has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +122,7 @@ pub enum Change {
     Admit {
         commit: CommitId,
         foundation: Foundation,
+        kubernetes: String,
     },
     /// A server is wanted. Counts as a creation.
     Intend {
@@ -207,10 +211,15 @@ impl Ledger {
     )]
     pub fn apply(&mut self, change: &Change, now: Timestamp) {
         match change {
-            Change::Admit { commit, foundation } => {
+            Change::Admit {
+                commit,
+                foundation,
+                kubernetes,
+            } => {
                 self.admitted = Some(Admitted {
                     commit: commit.clone(),
                     at: now,
+                    kubernetes: Some(kubernetes.clone()),
                 });
                 self.foundation.get_or_insert_with(|| foundation.clone());
             }

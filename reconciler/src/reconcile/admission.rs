@@ -6,6 +6,7 @@ use fabrik_core::desired::Desired;
 use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::id::CommitId;
 use fabrik_core::ledger::{Change, Ledger};
+use fabrik_core::spec::Spec;
 use jiff::Timestamp;
 use std::sync::Arc;
 use tracing::{error, info};
@@ -15,8 +16,14 @@ use super::status::Refusal;
 use crate::gate::{self, Access, Candidate, Faulty};
 use crate::hetzner;
 
-/// Fetches, and takes the tip of the branch into force if it may be. An error is one of reaching git or the ledger, and
-/// says nothing about the commit.
+/// Why the commit in force is not at hand, and what it says as far as it can be told.
+struct Unreadable {
+    problem: String,
+    spec: Option<Spec>,
+}
+
+/// Fetches, and takes the tip of the branch into force if it may be. An error is one of reaching git or the ledger or of
+/// reading what is in force, and says nothing about the tip.
 pub async fn fetch(leader: &mut Leader) -> Result<(), String> {
     let ledger = leader.ledger.lock().await.read().await?;
     // Also where git can't be reached: what is in force is in our clone.
@@ -25,68 +32,108 @@ pub async fn fetch(leader: &mut Leader) -> Result<(), String> {
         .replica
         .health
         .repository(head.as_ref().map(drop).map_err(ToString::to_string));
-    if let Some(admitted) = ledger.admitted.as_ref().map(|a| a.commit.clone()) {
-        let loaded = leader
-            .in_force
-            .as_ref()
-            .is_some_and(|f| f.desired.commit == admitted);
-        if !loaded {
-            load(leader, &admitted).await?;
-        }
+    // The checks may have become stricter, the age key another one, the clone new: the tip may be what mends it.
+    let unreadable = load(leader, &ledger).await.err();
+    let admitted = match head {
+        Ok(head) => look_at(leader, &ledger, head, unreadable.as_ref()).await,
+        Err(error) => Err(error.to_string()),
+    };
+    match (admitted, unreadable) {
+        (Ok(true), _) | (Ok(false), None) => Ok(()),
+        (Ok(false), Some(unreadable)) => Err(unreadable.problem),
+        (Err(problem), None) => Err(problem),
+        (Err(problem), Some(unreadable)) => Err(format!("{}\n{problem}", unreadable.problem)),
     }
-    let head = head.map_err(|e| e.to_string())?;
+}
+
+/// Reads the commit that is in force already, if it is not at hand: it was admitted, and is not judged again.
+async fn load(leader: &mut Leader, ledger: &Ledger) -> Result<(), Unreadable> {
+    let Some(commit) = ledger.admitted.as_ref().map(|a| &a.commit) else {
+        return Ok(());
+    };
+    if spec_at_hand(leader, commit).is_some() {
+        return Ok(());
+    }
+    let unreadable = |why: &str, spec: Option<Spec>| Unreadable {
+        problem: format!("the commit in force, {commit}, can't be read any more:\n{why}"),
+        spec,
+    };
+    match read(leader, commit).await {
+        Ok(Ok(candidate)) => {
+            let spec = candidate.spec.clone();
+            enter_into_force(leader, commit, candidate).map_err(|problem| Unreadable {
+                problem,
+                spec: Some(spec),
+            })
+        }
+        Ok(Err(faulty)) => {
+            let all: Vec<String> = faulty.diagnostics.iter().map(ToString::to_string).collect();
+            Err(unreadable(&all.join("\n"), faulty.spec))
+        }
+        Err(problem) => Err(unreadable(&problem, None)),
+    }
+}
+
+/// Takes the tip of the branch into force if it may be, and returns whether it was. One that was refused is looked at again
+/// only where another reason than the commit itself may have played a part.
+async fn look_at(
+    leader: &mut Leader,
+    ledger: &Ledger,
+    head: CommitId,
+    unreadable: Option<&Unreadable>,
+) -> Result<bool, String> {
     leader.head = Some(head.clone());
     if ledger.admitted.as_ref().is_some_and(|a| a.commit == head) {
         leader.refusal = None;
-        return Ok(());
+        return Ok(false);
     }
-    if leader.refusal.as_ref().is_some_and(|r| r.commit == head) {
-        return Ok(());
+    if unreadable.is_none() && leader.refusal.as_ref().is_some_and(|r| r.commit == head) {
+        return Ok(false);
     }
-    consider(leader, &ledger, &head).await
+    consider(leader, ledger, &head, unreadable).await
 }
 
-/// Reads the commit that is in force already: it was admitted, and is not judged again.
-async fn load(leader: &mut Leader, commit: &CommitId) -> Result<(), String> {
-    let said = |faults: &[Diagnostic]| {
-        let all: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        format!(
-            "the commit in force, {commit}, can't be read any more:\n{}",
-            all.join("\n")
-        )
-    };
-    let candidate = read(leader, commit)
-        .await?
-        .map_err(|faulty| said(&faulty.diagnostics))?;
-    enter_into_force(leader, commit, candidate)
-}
-
-async fn consider(leader: &mut Leader, ledger: &Ledger, head: &CommitId) -> Result<(), String> {
-    let descends = match &ledger.admitted {
+async fn consider(
+    leader: &mut Leader,
+    ledger: &Ledger,
+    head: &CommitId,
+    unreadable: Option<&Unreadable>,
+) -> Result<bool, String> {
+    let admitted = ledger.admitted.as_ref().map(|a| &a.commit);
+    let descends = match admitted {
         None => true,
         Some(admitted) => leader
             .replica
             .repository
-            .descends(head, &admitted.commit)
+            .descends(head, admitted)
             .map_err(|e| e.to_string())?,
     };
     let read = read(leader, head).await?;
+    let in_force = admitted
+        .and_then(|commit| spec_at_hand(leader, commit))
+        .or_else(|| unreadable?.spec.as_ref());
     let judged = gate::judge(
         read,
         &gate::Standing {
             ledger,
             commit: head,
             descends,
-            in_force: leader.in_force.as_ref().map(|f| &f.desired.spec),
+            in_force,
         },
     );
     match judged {
         Err(diagnostics) => {
             refuse(leader, head, diagnostics).await;
-            Ok(())
+            Ok(false)
         }
-        Ok(candidate) => admit(leader, head, candidate).await,
+        Ok(candidate) => admit(leader, head, candidate).await.map(|()| true),
     }
+}
+
+/// What a commit says, if it is the one that was loaded.
+fn spec_at_hand<'a>(leader: &'a Leader, commit: &CommitId) -> Option<&'a Spec> {
+    let desired = &leader.in_force.as_ref()?.desired;
+    (desired.commit == *commit).then_some(&desired.spec)
 }
 
 async fn read(leader: &Leader, commit: &CommitId) -> Result<Result<Candidate, Faulty>, String> {
@@ -136,6 +183,7 @@ async fn admit(leader: &mut Leader, commit: &CommitId, candidate: Candidate) -> 
     let change = Change::Admit {
         commit: commit.clone(),
         foundation: candidate.spec.foundation(),
+        kubernetes: candidate.spec.kubernetes.version.clone(),
     };
     let now = Timestamp::now();
     leader

@@ -121,11 +121,14 @@ fn verdict(facts: &Facts, pools: &BTreeMap<String, PoolStatus>, units: &Units) -
     if let Some(refusal) = facts.refusal {
         let all = shown(&refusal.diagnostics);
         let all: Vec<String> = all.iter().map(ToString::to_string).collect();
-        let message = format!(
+        let mut message = format!(
             "{} is refused, and what was in force stays:\n{}",
             refusal.commit,
             all.join("\n")
         );
+        if let Some(trouble) = facts.trouble {
+            message = format!("{message}\nBesides, {trouble}");
+        }
         return of("Refused", message, false, true);
     }
     if let Some(trouble) = facts.trouble {
@@ -331,6 +334,21 @@ mod tests {
         );
         assert_eq!(status.refused.unwrap().diagnostics.len(), 2);
         assert_eq!(status.applied_commit, None);
+        let both = Facts {
+            trouble: Some("the commit in force can't be read any more"),
+            ..facts
+        };
+        let status = compute(
+            &both,
+            &FabrikClusterStatus::default(),
+            Some(1),
+            Timestamp::UNIX_EPOCH,
+        );
+        let message = status.message.unwrap();
+        assert!(
+            message.contains("first fault") && message.contains("can't be read any more"),
+            "{message}"
+        );
     }
 
     #[test]

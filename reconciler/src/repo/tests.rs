@@ -155,6 +155,21 @@ async fn a_rewind_arrives_and_is_seen_as_one_and_the_pinned_commit_stays() {
 }
 
 #[tokio::test]
+async fn what_a_new_clone_never_saw_is_no_ancestor() {
+    let world = World::new();
+    let first = world.push("a", "one");
+    let second = world.push("a", "two");
+    git(&world.work(), &["reset", "-q", "--hard", first.as_str()]);
+    world.push_head();
+    git(&world.upstream(), &["gc", "-q", "--prune=now"]);
+    let repository = world.open_local();
+    assert_eq!(repository.fetch().await.unwrap(), first);
+    assert!(repository.tree(&second).is_err());
+    assert!(!repository.descends(&first, &second).unwrap());
+    assert!(repository.descends(&second, &first).is_err());
+}
+
+#[tokio::test]
 async fn each_fault_of_a_local_upstream_is_told_apart() {
     let world = World::new();
     let label = async |config: RepositoryConfig, dir: &str| {
