@@ -58,6 +58,7 @@ in
         branch = optional lib.types.str "main" "The branch to follow.";
         deploy-key-file = maybe "The key for SSH.";
         known-hosts-file = maybe "The pinned host keys for SSH.";
+        token-file = maybe "A file with an access token, for HTTPS.";
         poll = optional lib.types.str "15s" "How often the branch is looked at, webhooks aside.";
       };
       secrets = table {

@@ -7,18 +7,24 @@ mod founding {
 }
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fabrik::cluster::credentials::ensure_tokens;
+use fabrik::cluster::resources::FabrikCluster;
 use fabrik::cluster::{Clients, ClusterError, FoundError, LedgerStore};
 use fabrik::config::Config;
+use fabrik::secrets::founding_keys;
+use kube::api::{Api, Patch, PatchParams};
 
 use founding::world::World;
 
 #[tokio::test]
 async fn founders_agree_on_one_cluster_and_founding_again_changes_nothing() {
     let world = World::start().await;
+    world.share_age_key("one", "two");
     let (one, two) = tokio::join!(
         world.found("one", "demo", "server-1"),
         world.found("two", "demo", "server-2")
@@ -51,6 +57,75 @@ async fn founders_agree_on_one_cluster_and_founding_again_changes_nothing() {
 
     let error = world.found("three", "other", "server-3").await.unwrap_err();
     assert!(matches!(error, FoundError::OtherName { .. }), "{error}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_server_whose_age_key_opens_nothing_is_refused_and_none_is_made_for_it() {
+    let world = World::start().await;
+    let one = world.found("one", "demo", "server-1").await.unwrap();
+    let refused = async |words: &str| {
+        let error = world.found("two", "demo", "server-2").await.unwrap_err();
+        assert!(matches!(error, FoundError::OtherAgeKey { .. }), "{error}");
+        let told = error.to_string();
+        assert!(
+            told.contains(&one.age_recipient) && told.contains(words),
+            "{told}"
+        );
+    };
+    let key = world.path("two").join(founding_keys::AGE_KEY_FILE);
+    refused("there is no").await;
+    assert!(!key.exists());
+    world.share_age_key("strange", "two");
+    refused("is the key of age1").await;
+    world.share_age_key("one", "two");
+    let two = world.found("two", "demo", "server-2").await.unwrap();
+    assert_eq!(two.age_recipient, one.age_recipient);
+
+    // A cluster that was founded before this was written down.
+    let clusters: Api<FabrikCluster> = Api::all(world.bed.kube().await.unwrap());
+    let forgotten = serde_json::json!({"spec": {"ageRecipient": null}});
+    let patch = Patch::Merge(&forgotten);
+    let params = PatchParams::default();
+    let patched = clusters.patch("demo", &params, &patch).await.unwrap();
+    assert_eq!(patched.spec.age_recipient, None);
+    world.found("one", "demo", "server-1").await.unwrap();
+    let stated = clusters.get("demo").await.unwrap().spec.age_recipient;
+    assert_eq!(stated, Some(one.age_recipient));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_the_configuration_says_stays_until_a_flag_says_otherwise() {
+    let world = World::start().await;
+    let found = async |flags: &[&str]| {
+        let founded = world.found_with("one", "demo", "server-1", flags).await;
+        founded.unwrap().config
+    };
+    let file = found(&["--token-file", "/keys/token", "--poll", "40s"]).await;
+    let first = Config::load(&file).unwrap();
+    assert_eq!(
+        first.repository.token_file.as_deref(),
+        Some(Path::new("/keys/token"))
+    );
+    assert_eq!(first.repository.poll, Duration::from_secs(40));
+    assert_eq!(first.listen, "127.0.0.1:9640".parse().unwrap());
+
+    let edited = Config {
+        listen: "127.0.0.1:9999".parse().unwrap(),
+        webhook: None,
+        state_dir: "/elsewhere".into(),
+        ..first
+    };
+    std::fs::write(&file, edited.render().unwrap()).unwrap();
+    found(&[]).await;
+    assert_eq!(Config::load(&file).unwrap(), edited);
+
+    found(&["--poll", "1m", "--listen", "127.0.0.1:9641"]).await;
+    let mut expected = edited;
+    expected.repository.poll = Duration::from_mins(1);
+    expected.listen = "127.0.0.1:9641".parse().unwrap();
+    assert_eq!(Config::load(&file).unwrap(), expected);
     world.end().await;
 }
 

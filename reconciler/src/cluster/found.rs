@@ -1,6 +1,7 @@
 //! Founding: the one step between a Kubernetes API and `fabrik run`. It makes what is missing and keeps what is there,
 //! so it may run again, and on several servers at once: they agree, because the cluster id lives in the cluster.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +17,11 @@ use crate::config::{self, Config};
 use crate::repo::RepositoryConfig;
 use crate::secrets::{SecretsError, founding_keys};
 
-/// Prepares a cluster and this server for `fabrik run`.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9640);
+const DEFAULT_HETZNER_ENDPOINT: &str = "https://api.hetzner.cloud/v1";
+
+/// Prepares a cluster and this server for `fabrik run`. Done again, it keeps what config.toml says where no flag says
+/// otherwise.
 #[derive(Debug, Clone, clap::Args)]
 pub struct FoundOptions {
     /// A kubeconfig of a cluster admin. It stays in use only for tokens that are missing or have ended.
@@ -34,8 +39,9 @@ pub struct FoundOptions {
     /// The repository: `https://…`, `ssh://…`, `git@host:path`, or a local path.
     #[arg(long)]
     pub repository: String,
-    #[arg(long, default_value = "main")]
-    pub branch: String,
+    /// The branch to follow [default: main].
+    #[arg(long)]
+    pub branch: Option<String>,
     /// API servers, tried in order [default: the kubeconfig's].
     #[arg(long = "api-server", value_name = "URL")]
     pub api_servers: Vec<String>,
@@ -45,22 +51,30 @@ pub struct FoundOptions {
     /// Pinned host keys of the git server, for SSH.
     #[arg(long)]
     pub known_hosts: Option<PathBuf>,
-    #[arg(long, default_value = "https://api.hetzner.cloud/v1")]
-    pub hetzner_endpoint: String,
-    /// Where health, metrics and the webhook are served.
-    #[arg(long, default_value = "127.0.0.1:9640")]
-    pub listen: std::net::SocketAddr,
+    /// A file with an access token for the git server, for HTTPS.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Hetzner's API [default: https://api.hetzner.cloud/v1].
+    #[arg(long)]
+    pub hetzner_endpoint: Option<String>,
+    /// Where health, metrics and the webhook are served [default: 127.0.0.1:9640].
+    #[arg(long)]
+    pub listen: Option<SocketAddr>,
     /// Where the bare clone goes [default: `state` in --dir].
     #[arg(long)]
     pub state_dir: Option<PathBuf>,
-    #[arg(long, default_value = "15s", value_parser = config::parse_duration)]
-    pub poll: Duration,
-    #[arg(long, default_value = "12s", value_parser = config::parse_duration)]
-    pub lease_duration: Duration,
-    #[arg(long, default_value = "8s", value_parser = config::parse_duration)]
-    pub renew_deadline: Duration,
-    #[arg(long, default_value = "1s", value_parser = config::parse_duration)]
-    pub retry_period: Duration,
+    /// How often the branch is looked at [default: 15s].
+    #[arg(long, value_parser = config::parse_duration)]
+    pub poll: Option<Duration>,
+    /// When the others may take the lead [default: 12s].
+    #[arg(long, value_parser = config::parse_duration)]
+    pub lease_duration: Option<Duration>,
+    /// When a leader that could not renew stops acting [default: 8s].
+    #[arg(long, value_parser = config::parse_duration)]
+    pub renew_deadline: Option<Duration>,
+    /// How often the lead is renewed or asked for [default: 1s].
+    #[arg(long, value_parser = config::parse_duration)]
+    pub retry_period: Option<Duration>,
 }
 
 /// What founding tells, on standard output as JSON. Nothing in it is secret.
@@ -105,6 +119,20 @@ pub enum FoundError {
         stated: String,
         ledger: String,
     },
+    #[error(
+        "the secrets of this cluster are encrypted to {stated}, and {}. \
+         Copy {} from a server that was founded before, and repeat this. If the cluster is to have another key from now \
+         on, say so first: kubectl patch fabrikcluster {name} --type merge -p '{{\"spec\":{{\"ageRecipient\":\"age1…\"}}}}'",
+        opened_by(path, found),
+        path.display()
+    )]
+    OtherAgeKey {
+        name: String,
+        stated: String,
+        path: PathBuf,
+        /// Whom the key file is for; none if there is no such file.
+        found: Vec<String>,
+    },
     #[error("{what} within {deadline:?}: {last}")]
     Timeout {
         what: String,
@@ -127,16 +155,24 @@ pub async fn found(options: FoundOptions) -> Result<Founded, FoundError> {
     founding::wait_for_api(&admin).await?;
     founding::apply_manifests(&admin).await?;
     let cluster_id = founding::cluster_id(&admin).await?;
-    founding::ensure_cluster(&admin, &options.name, &cluster_id).await?;
-    KubeLease::new(admin.clone(), options.lease_duration)
-        .make_for_the_first_leader()
-        .await?;
-
+    let clusters = founding::Clusters::of(&admin, &options.name);
+    let age_key = dir.join(founding_keys::AGE_KEY_FILE);
+    // Looked at before a key is made: one that the cluster's secrets are not encrypted to is worse than none.
+    if let Some(stated) = clusters.age_recipient().await? {
+        founding::expect_age_key(&options.name, stated, &age_key)?;
+    }
     let keys = founding_keys::ensure(&dir, &options.name)?;
+    let stated = clusters.ensure(&cluster_id, &keys.age_recipient).await?;
+    founding::expect_age_key(&options.name, stated, &age_key)?;
+
     let ca_file = dir.join("ca.crt");
     let ca = founding::ca_of(&kubeconfig)?;
     founding::replace_file(&ca_file, &ca).map_err(at(&ca_file))?;
+    let path = dir.join("config.toml");
     let mut config = configuration(&options, &dir, kubeconfig, cluster_id.clone())?;
+    if path.exists() {
+        config = unless_told(&options, Config::load(&path)?, config);
+    }
     if config.kubernetes.servers.is_empty() {
         let server = kube_config.cluster_url.to_string();
         config
@@ -151,10 +187,12 @@ pub async fn found(options: FoundOptions) -> Result<Founded, FoundError> {
     // What is written must read back.
     Config::parse("the command line", &text)?;
 
+    KubeLease::new(admin.clone(), config.leader_election.lease_duration)
+        .make_for_the_first_leader()
+        .await?;
     credentials::ensure_tokens(&config).await?;
     founding::wait_for_policies(&admin, &config).await?;
 
-    let path = dir.join("config.toml");
     founding::replace_file(&path, text.as_bytes()).map_err(at(&path))?;
     Ok(Founded {
         cluster_id,
@@ -172,13 +210,16 @@ fn configuration(
     id: ClusterId,
 ) -> Result<Config, FoundError> {
     let known_hosts_file = options.known_hosts.as_deref().map(absolute).transpose()?;
+    let token_file = options.token_file.as_deref().map(absolute).transpose()?;
+    let repository = RepositoryConfig::at(options.repository.clone());
+    let timing = config::LeaderElection::default();
     Ok(Config {
         node: options.node.clone(),
         state_dir: match &options.state_dir {
             Some(state) => absolute(state)?,
             None => dir.join("state"),
         },
-        listen: options.listen,
+        listen: options.listen.unwrap_or(DEFAULT_LISTEN),
         cluster: config::Cluster {
             name: options.name.clone(),
             id,
@@ -192,28 +233,86 @@ fn configuration(
             join_urls: options.join_urls.clone(),
         },
         repository: RepositoryConfig {
-            url: options.repository.clone(),
-            branch: options.branch.clone(),
+            branch: options.branch.clone().unwrap_or(repository.branch),
             deploy_key_file: Some(dir.join(founding_keys::DEPLOY_KEY_FILE)),
             known_hosts_file,
-            token_file: None,
-            poll: options.poll,
+            token_file,
+            poll: options.poll.unwrap_or(repository.poll),
+            url: repository.url,
         },
         secrets: config::Secrets {
             age_key_file: dir.join(founding_keys::AGE_KEY_FILE),
         },
         hetzner: config::Hetzner {
-            endpoint: options.hetzner_endpoint.clone(),
+            endpoint: match &options.hetzner_endpoint {
+                Some(endpoint) => endpoint.clone(),
+                None => DEFAULT_HETZNER_ENDPOINT.to_owned(),
+            },
         },
         webhook: Some(config::Webhook {
             secret_file: dir.join(founding_keys::WEBHOOK_SECRET_FILE),
         }),
         leader_election: config::LeaderElection {
-            lease_duration: options.lease_duration,
-            renew_deadline: options.renew_deadline,
-            retry_period: options.retry_period,
+            lease_duration: options.lease_duration.unwrap_or(timing.lease_duration),
+            renew_deadline: options.renew_deadline.unwrap_or(timing.renew_deadline),
+            retry_period: options.retry_period.unwrap_or(timing.retry_period),
         },
     })
+}
+
+/// What the file of an earlier founding says, and `new` where a flag does.
+fn unless_told(options: &FoundOptions, old: Config, new: Config) -> Config {
+    let timing = old.leader_election;
+    Config {
+        node: new.node,
+        state_dir: either(options.state_dir.is_some(), new.state_dir, old.state_dir),
+        listen: options.listen.unwrap_or(old.listen),
+        cluster: new.cluster,
+        kubernetes: config::Kubernetes {
+            servers: either(
+                !options.api_servers.is_empty(),
+                new.kubernetes.servers,
+                old.kubernetes.servers,
+            ),
+            admin_kubeconfig: new.kubernetes.admin_kubeconfig,
+            join_urls: either(
+                !options.join_urls.is_empty(),
+                new.kubernetes.join_urls,
+                old.kubernetes.join_urls,
+            ),
+            ..old.kubernetes
+        },
+        repository: RepositoryConfig {
+            url: new.repository.url,
+            branch: options.branch.clone().unwrap_or(old.repository.branch),
+            deploy_key_file: old.repository.deploy_key_file,
+            known_hosts_file: new
+                .repository
+                .known_hosts_file
+                .or(old.repository.known_hosts_file),
+            token_file: new.repository.token_file.or(old.repository.token_file),
+            poll: options.poll.unwrap_or(old.repository.poll),
+        },
+        secrets: old.secrets,
+        hetzner: either(options.hetzner_endpoint.is_some(), new.hetzner, old.hetzner),
+        webhook: old.webhook,
+        leader_election: config::LeaderElection {
+            lease_duration: options.lease_duration.unwrap_or(timing.lease_duration),
+            renew_deadline: options.renew_deadline.unwrap_or(timing.renew_deadline),
+            retry_period: options.retry_period.unwrap_or(timing.retry_period),
+        },
+    }
+}
+
+fn either<T>(told: bool, new: T, old: T) -> T {
+    if told { new } else { old }
+}
+
+fn opened_by(path: &Path, recipients: &[String]) -> String {
+    match recipients {
+        [] => format!("there is no {}", path.display()),
+        recipients => format!("{} is the key of {}", path.display(), recipients.join(", ")),
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, FoundError> {

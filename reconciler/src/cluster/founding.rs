@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fabrik_core::id::{ClusterId, ClusterName};
+use fabrik_core::id::ClusterId;
 use fabrik_core::ledger::Ledger;
 use http::Request;
 use k8s_openapi::api::core::v1::{Node, Secret as KubeSecret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams,
-    PostParams,
+    Api, ApiResource, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams,
 };
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Client, ResourceExt as _};
@@ -25,8 +24,12 @@ use super::connect::Clients;
 use super::error::{ClusterError, status_code, while_doing};
 use super::found::FoundError;
 use super::ledger::LedgerStore;
-use super::resources::{FabrikCluster, FabrikClusterSpec, FabrikNode, FabrikNodeSpec};
+use super::resources::{FabrikNode, FabrikNodeSpec};
 use crate::config::Config;
+
+mod stated;
+
+pub(super) use stated::{Clusters, expect_age_key};
 
 const MANIFESTS: [&str; 3] = [
     include_str!("../../../manifests/fabrik/namespace.yaml"),
@@ -116,46 +119,6 @@ pub(super) async fn cluster_id(admin: &Client) -> Result<ClusterId, FoundError> 
             problem: error.to_string(),
         })?;
     Ok(ledger.cluster)
-}
-
-/// Makes the `FabrikCluster`, or sees that the one that is there is this cluster.
-pub(super) async fn ensure_cluster(
-    admin: &Client,
-    name: &ClusterName,
-    id: &ClusterId,
-) -> Result<(), FoundError> {
-    let clusters: Api<FabrikCluster> = Api::all(admin.clone());
-    let spec = FabrikClusterSpec {
-        cluster_id: id.to_string(),
-        paused: None,
-    };
-    let listed = clusters
-        .list(&ListParams::default())
-        .await
-        .map_err(while_doing("listing FabrikClusters"))?;
-    if let Some(other) = listed.items.iter().find(|c| c.name_any() != name.as_str()) {
-        return Err(FoundError::OtherName {
-            founded: other.name_any(),
-            asked: name.to_string(),
-        });
-    }
-    let cluster = FabrikCluster::new(name.as_str(), spec);
-    let found = match clusters.create(&PostParams::default(), &cluster).await {
-        Err(error) if status_code(&error) == Some(409) => clusters
-            .get(name.as_str())
-            .await
-            .map_err(while_doing(format!("reading FabrikCluster {name}")))?,
-        created => created.map_err(while_doing(format!("creating FabrikCluster {name}")))?,
-    };
-    if found.spec.cluster_id == id.as_str() {
-        Ok(())
-    } else {
-        Err(FoundError::OtherId {
-            name: name.to_string(),
-            stated: found.spec.cluster_id,
-            ledger: id.to_string(),
-        })
-    }
 }
 
 /// The CA file's bytes as the kubeconfig has them: join tokens pin their hash, so not a byte may differ.

@@ -40,6 +40,9 @@ pub const LEDGER_NAME: &str = "ledger";
 pub struct FabrikClusterSpec {
     /// The random id that founding gave the cluster; in a label of each of its resources at Hetzner.
     pub cluster_id: String,
+    /// Whom the secrets are encrypted to; each server has its key. Founding on a server with another key is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_recipient: Option<String>,
     /// Set: fabrik observes and reports, and changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,

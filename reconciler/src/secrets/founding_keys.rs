@@ -58,6 +58,18 @@ pub fn ensure(dir: &Path, cluster: &ClusterName) -> Result<FoundingKeys, Secrets
     })
 }
 
+/// Whom the age keys in a file are for, the first one first; nobody if there is no such file.
+///
+/// # Errors
+/// The file can't be read.
+pub fn age_recipients(path: &Path) -> Result<Vec<String>, SecretsError> {
+    match fs::read(path) {
+        Ok(content) => Ok(recipients_of(&Secret::new(content))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(disk("read", path)(error)),
+    }
+}
+
 fn ensure_age(path: &Path) -> Result<String, SecretsError> {
     let key = ensure_file(path, || {
         let identity = age::x25519::Identity::generate();
@@ -68,11 +80,18 @@ fn ensure_age(path: &Path) -> Result<String, SecretsError> {
         ));
         Ok(Secret::new(text.as_bytes().to_vec()))
     })?;
-    let mut lines = key.expose_str().unwrap_or_default().lines();
-    let identity = lines.find_map(|line| line.trim().parse::<age::x25519::Identity>().ok());
-    identity
-        .map(|identity| identity.to_public().to_string())
+    recipients_of(&key)
+        .into_iter()
+        .next()
         .ok_or_else(|| foreign(path, "holds no age identity"))
+}
+
+fn recipients_of(key: &Secret) -> Vec<String> {
+    let lines = key.expose_str().unwrap_or_default().lines();
+    let identities = lines.filter_map(|line| line.trim().parse::<age::x25519::Identity>().ok());
+    identities
+        .map(|identity| identity.to_public().to_string())
+        .collect()
 }
 
 fn ensure_deploy(path: &Path, cluster: &ClusterName) -> Result<String, SecretsError> {

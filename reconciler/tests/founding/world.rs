@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Parser as _;
 use fabrik::cli::{Cli, Verb};
 use fabrik::cluster::{FoundError, Founded, found};
+use fabrik::secrets::founding_keys;
 use fabrik_bed::{Bed, Options};
 use kube::Client;
 
@@ -23,6 +24,17 @@ impl World {
 
     /// `fabrik found` into a folder of the bed's.
     pub async fn found(&self, dir: &str, name: &str, node: &str) -> Result<Founded, FoundError> {
+        self.found_with(dir, name, node, &[]).await
+    }
+
+    /// The same, with more flags.
+    pub async fn found_with(
+        &self,
+        dir: &str,
+        name: &str,
+        node: &str,
+        flags: &[&str],
+    ) -> Result<Founded, FoundError> {
         let kubeconfig = self.bed.kubeconfig();
         let dir = self.path(dir);
         let arguments = [
@@ -33,12 +45,24 @@ impl World {
             ("--repository", "https://git.example.com/demo.git"),
         ];
         let arguments = arguments.into_iter().flat_map(|(key, value)| [key, value]);
+        let arguments = arguments.chain(flags.iter().copied());
         let Verb::Found(options) =
             Cli::parse_from(["fabrik", "found"].into_iter().chain(arguments)).verb
         else {
             unreachable!()
         };
         found(*options).await
+    }
+
+    /// Makes the keys of a server, and gives their age key to another one.
+    pub fn share_age_key(&self, from: &str, to: &str) {
+        let name = "demo".parse().unwrap();
+        for dir in [from, to] {
+            std::fs::create_dir_all(self.path(dir)).unwrap();
+        }
+        founding_keys::ensure(&self.path(from), &name).unwrap();
+        let key = |dir: &str| self.path(dir).join(founding_keys::AGE_KEY_FILE);
+        std::fs::copy(key(from), key(to)).unwrap();
     }
 
     pub fn path(&self, dir: &str) -> PathBuf {
