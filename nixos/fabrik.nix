@@ -40,7 +40,7 @@ in
     settings = {
       node = required lib.types.str "The name of this server's Node.";
       state-dir = optional path "/var/lib/fabrik" "Where the clone of the repository is.";
-      listen = optional lib.types.str "127.0.0.1:9640" "Where health, metrics and the webhook are served.";
+      listen = optional lib.types.str "127.0.0.1:9640" "Where health, metrics, the observation and the webhook are served.";
       cluster = table {
         name = required lib.types.str "The cluster's name, as in cluster.toml.";
         id = required lib.types.str "The cluster's id, as founding printed it.";
@@ -69,6 +69,7 @@ in
       };
       webhook = optional (lib.types.nullOr (lib.types.submodule {
         options.secret-file = required path "The secret that the git server signs its calls with.";
+        options.listen = optional (lib.types.nullOr lib.types.str) null "An address for the webhook alone, for a git server elsewhere.";
       })) null "How calls of the git server are verified; without it there is no webhook.";
       leader-election = table {
         lease-duration = optional lib.types.str "12s" "When the others may take the lead.";

@@ -73,6 +73,9 @@ pub struct Hetzner {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Webhook {
     pub secret_file: PathBuf,
+    /// An address for `/webhook` alone, for a git server that is elsewhere: `listen` shows what not everybody should see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// How long leadership lasts. `renew-deadline` is shorter than `lease-duration`, so that a leader stops before

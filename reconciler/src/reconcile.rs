@@ -3,6 +3,7 @@
 //! Decisions come from `fabrik-core`; what is here fetches, observes, asks the core, carries out and reports, and it
 //! asks for authority before each act.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -195,16 +196,21 @@ async fn stay_ready(replica: &Replica) {
 
 async fn start_services(replica: &Arc<Replica>) -> Result<JoinSet<()>, RunError> {
     let mut services = JoinSet::new();
-    let address = replica.config.listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| RunError::Listen { address, source })?;
+    let listener = bind(replica.config.listen).await?;
     let endpoints = Endpoints {
         metrics: Arc::clone(&replica.metrics),
         health: Arc::clone(&replica.health),
         observed: replica.observed.subscribe(),
         webhook: webhook(replica)?,
     };
+    if let Some(address) = replica.config.webhook.as_ref().and_then(|w| w.listen) {
+        let (listener, endpoints) = (bind(address).await?, endpoints.clone());
+        services.spawn(async move {
+            if let Err(error) = crate::report::serve_webhook(listener, endpoints).await {
+                warn!(%error, "the webhook's HTTP server stopped");
+            }
+        });
+    }
     services.spawn(async move {
         if let Err(error) = crate::report::serve(listener, endpoints, std::future::pending()).await
         {
@@ -228,6 +234,11 @@ async fn start_services(replica: &Arc<Replica>) -> Result<JoinSet<()>, RunError>
         async move { publish::follow(&replica).await }
     });
     Ok(services)
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| RunError::Listen { address, source })
 }
 
 fn webhook(replica: &Arc<Replica>) -> Result<Webhook, RunError> {

@@ -8,5 +8,5 @@ pub mod metrics;
 pub mod observed;
 
 pub use health::Health;
-pub use http::{Endpoints, Webhook, serve};
+pub use http::{Endpoints, Webhook, serve, serve_webhook};
 pub use metrics::{Metrics, Outcome};

@@ -3,7 +3,7 @@
 mod budget;
 mod document;
 mod metadata;
-mod own;
+pub(crate) mod own;
 mod scope;
 mod units;
 
@@ -321,10 +321,7 @@ mod tests {
                 text: CONFIG,
                 encrypted: Some(bytes),
             };
-            parse(&source, &mut Budget::default())
-                .0
-                .pop()
-                .unwrap()
+            parse(&source, &mut Budget::default()).0.pop().unwrap()
         };
         assert_ne!(encrypted(b"1").digest, encrypted(b"2").digest);
         assert!(encrypted(b"1").encrypted);

@@ -60,6 +60,9 @@ pub struct FoundOptions {
     /// Where health, metrics and the webhook are served [default: 127.0.0.1:9640].
     #[arg(long)]
     pub listen: Option<SocketAddr>,
+    /// Where the webhook is served as well, and nothing else, for a git server elsewhere.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub webhook_listen: Option<SocketAddr>,
     /// Where the bare clone goes [default: `state` in --dir].
     #[arg(long)]
     pub state_dir: Option<PathBuf>,
@@ -251,6 +254,7 @@ fn configuration(
         },
         webhook: Some(config::Webhook {
             secret_file: dir.join(founding_keys::WEBHOOK_SECRET_FILE),
+            listen: options.webhook_listen,
         }),
         leader_election: config::LeaderElection {
             lease_duration: options.lease_duration.unwrap_or(timing.lease_duration),
@@ -295,7 +299,10 @@ fn unless_told(options: &FoundOptions, old: Config, new: Config) -> Config {
         },
         secrets: old.secrets,
         hetzner: either(options.hetzner_endpoint.is_some(), new.hetzner, old.hetzner),
-        webhook: old.webhook,
+        webhook: old.webhook.map(|webhook| config::Webhook {
+            listen: options.webhook_listen.or(webhook.listen),
+            ..webhook
+        }),
         leader_election: config::LeaderElection {
             lease_duration: options.lease_duration.unwrap_or(timing.lease_duration),
             renew_deadline: options.renew_deadline.unwrap_or(timing.renew_deadline),

@@ -226,6 +226,7 @@ fn enter_into_force(
     let endpoint = &leader.replica.config.hetzner.endpoint;
     let hetzner =
         hetzner::Client::new(endpoint, hetzner::Token::from(token)).map_err(|e| e.to_string())?;
+    let hetzner = hetzner.with_metrics(leader.replica.metrics.hetzner.clone());
     let desired = Desired {
         commit: commit.clone(),
         units: candidate.inventories(),

@@ -46,6 +46,12 @@ pub struct Webhook {
     pub ask_for_fetch: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
+/// Serves `/webhook` and nothing else, for the world to reach.
+pub async fn serve_webhook(listener: TcpListener, endpoints: Endpoints) -> io::Result<()> {
+    let router = Router::new().route("/webhook", post(webhook));
+    axum::serve(listener, router.with_state(endpoints)).await
+}
+
 /// Serves until `stop` is ready; then the requests at hand are answered to the end.
 pub async fn serve(
     listener: TcpListener,
@@ -112,7 +118,7 @@ async fn webhook(State(at): State<Endpoints>, request: Request) -> Response {
         Err((status, why)) => return (status, why).into_response(),
     };
     if let Err(why) = (at.webhook.verify)(&head.headers, &body) {
-        tracing::warn!(why, "a webhook's call was not believed");
+        tracing::debug!(why, "a webhook's call was not believed");
         return (StatusCode::UNAUTHORIZED, format!("{why}\n")).into_response();
     }
     match (at.webhook.ask_for_fetch)().await {
@@ -159,6 +165,21 @@ mod tests {
         assert_eq!(bed.get("/observed").await, (200, "packed".to_owned()));
         assert_eq!(bed.get("/webhook").await.0, 405);
         bed.stop().await;
+    }
+
+    #[tokio::test]
+    async fn the_webhook_s_own_address_shows_nothing_else() {
+        let bed = Bed::start().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(serve_webhook(listener, bed.endpoints.clone()));
+        let other = Bed { url: own, ..bed };
+        for page in ["/observed", "/metrics", "/healthz"] {
+            assert_eq!(other.get(page).await.0, 404, "{page}");
+        }
+        assert_eq!(other.post("right", b"{}".to_vec()).await.0, 202);
+        server.abort();
+        other.stop().await;
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use crate::desired::ObjectKey;
 use crate::hold::{Hold, HoldReason};
 use crate::id::UnitName;
 use crate::ledger::{EventKind, Ledger};
+use crate::manifest::own;
 use crate::names::PRUNE_ANNOTATION;
 use crate::spec::Limits;
 
@@ -70,15 +71,16 @@ pub fn allowance(ledger: &Ledger, limits: &Limits, now: Timestamp) -> usize {
     per_hour.saturating_sub(ledger.count_last_hour(EventKind::Prune, now))
 }
 
-/// Kinds whose deletion takes other objects or data with it.
+/// Kinds whose deletion takes other objects or data with it, and what fabrik itself is made of.
 pub fn is_protected(object: &ObjectKey) -> bool {
+    let kind = (object.group.as_str(), object.kind.as_str());
     matches!(
-        (object.group.as_str(), object.kind.as_str()),
+        kind,
         (
             "",
             "Namespace" | "PersistentVolume" | "PersistentVolumeClaim"
         ) | ("apiextensions.k8s.io", "CustomResourceDefinition")
-    )
+    ) || own::objection(object).is_some()
 }
 
 fn too_many(unit: &UnitName, live: usize, unseen: usize, max: usize) -> Hold {
@@ -134,11 +136,15 @@ mod tests {
             candidate("PersistentVolumeClaim/web/data", true),
             candidate("CustomResourceDefinition.apiextensions.k8s.io//a.b", false),
             candidate("PersistentVolume//data", false),
+            candidate(
+                "ClusterRole.rbac.authorization.k8s.io//fabrik-leader",
+                false,
+            ),
         ];
         let verdict = prune(&unit, &live, 0, &limits(25));
         let allowed: Vec<_> = verdict.allowed.iter().map(ToString::to_string).collect();
         assert_eq!(allowed, ["Service/web/a", "PersistentVolumeClaim/web/data"]);
-        assert_eq!(verdict.holds.len(), 3);
+        assert_eq!(verdict.holds.len(), 4);
         assert!(
             verdict
                 .holds

@@ -283,7 +283,7 @@ fn limits(root: &mut Table<'_>) -> Option<Limits> {
     );
     let prunes = table.number(
         "prunes-per-hour",
-        1..=MAX_PRUNES,
+        1..=MAX_PER_HOUR,
         Some(default.prunes_per_hour),
     );
     let max_prune = table.number("max-prune", 0..=MAX_PRUNES, Some(default.max_prune));

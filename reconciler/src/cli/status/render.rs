@@ -88,7 +88,7 @@ impl Page {
             ));
         }
         if let Some(leader) = &status.leader {
-            self.line(format!("leader     {leader}"))
+            self.line(format!("leader     {leader}"));
         } else {
             let heard = view.cluster.leaderless_since;
             let heard = heard.map(|at| format!("; the last was heard of {}", ago(at, view.at)));
