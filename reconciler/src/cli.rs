@@ -86,7 +86,7 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 
 pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
-        Verb::Found(options) => Box::pin(found::run(*options)).await,
+        Verb::Found(options) => found::run(*options).await,
         Verb::Run(options) => run::run(options).await,
         Verb::Validate(options) => validate::run(options).await,
         Verb::Plan(options) => plan::run(options).await,

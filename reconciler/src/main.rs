@@ -13,7 +13,7 @@ async fn main() -> ExitCode {
     // Usage errors end here, with code 2.
     let cli = Cli::parse();
     logging::init(cli.log_format);
-    match cli::run(cli.verb).await {
+    match Box::pin(cli::run(cli.verb)).await {
         Ok(code) => code,
         Err(failure) if cli::is_read_enough(&failure) => ExitCode::SUCCESS,
         Err(error) => {
