@@ -33,12 +33,6 @@ pub async fn of_the_leader(client: &Client) {
             "fabrik-system",
             "fabrik-leader",
         ),
-        (
-            "create",
-            "serviceaccounts/token",
-            "fabrik-system",
-            "fabrik-applier",
-        ),
         ("list", "secrets", "kube-system", ""),
         ("create", "secrets", "kube-system", ""),
         ("delete", "secrets", "kube-system", ""),
@@ -59,6 +53,12 @@ pub async fn of_the_leader(client: &Client) {
         ("patch", "nodes/status", "", ""),
         ("get", "configmaps", "kube-system", ""),
         ("update", "leases.coordination.k8s.io", "kube-system", ""),
+        (
+            "create",
+            "serviceaccounts/token",
+            "fabrik-system",
+            "fabrik-applier",
+        ),
         (
             "create",
             "serviceaccounts/token",
@@ -100,6 +100,12 @@ pub async fn of_the_applier(client: &Client) {
             "",
         ),
         ("delete", "secrets", "default", ""),
+        (
+            "create",
+            "serviceaccounts/token",
+            "fabrik-system",
+            "fabrik-applier",
+        ),
     ];
     check(client, "the applier", may, &[]).await;
 }
