@@ -4,6 +4,7 @@
 
 use crate::diagnostic::{Diagnostic, Place};
 use crate::id::CommitId;
+use crate::ladder::{self, Refusal};
 use crate::ledger::Ledger;
 use crate::spec::{K3sVersion, Spec, place_of};
 
@@ -88,27 +89,11 @@ fn version_in_force<'a>(ledger: &'a Ledger, in_force: Option<&'a Spec>) -> Optio
         .or_else(remembered)
 }
 
-/// S4: no k3s minor is skipped, and none is gone back to. A patch may be gone back to.
+/// S4, as far as the commits alone tell.
 fn ladder(old: &str, new: &Spec, text: &str) -> Option<Diagnostic> {
     let from: K3sVersion = old.parse().ok()?;
     let to: K3sVersion = new.kubernetes.version.parse().ok()?;
-    let next = from.minor.saturating_add(1);
-    let (problem, remedy) = if to.minor < from.minor {
-        (
-            format!("goes back from {from} to {to}"),
-            format!(
-                "stay on 1.{} or go on from it: Kubernetes can't go back a minor version",
-                from.minor
-            ),
-        )
-    } else if to.minor > next {
-        (
-            format!("skips from {from} to {to}"),
-            format!("go to 1.{next} first: Kubernetes takes one minor version at a time"),
-        )
-    } else {
-        return None;
-    };
+    let Refusal { problem, remedy } = ladder::refuse_step(from, to)?;
     Some(Diagnostic {
         place: place_of(SPEC_FILE, text, "kubernetes", "version"),
         object: "[kubernetes]".to_owned(),
@@ -272,7 +257,7 @@ pods = "10.42.0.0/16"
         assert_eq!(
             with("1.36.3+k3s1", "1.38.0+k3s1"),
             [
-                "cluster.toml:4:11: [kubernetes]: `version` skips from 1.36.3+k3s1 to 1.38.0+k3s1\n  → go to 1.37 first: Kubernetes takes one minor version at a time"
+                "cluster.toml:4:11: [kubernetes]: `version` skips from 1.36.3+k3s1 to 1.38.0+k3s1\n  → go 1.36 → 1.37 → 1.38 instead, one push each: Kubernetes takes one minor version at a time"
             ]
         );
     }

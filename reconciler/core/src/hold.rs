@@ -20,6 +20,10 @@ pub enum HoldReason {
     Throttled,
     /// The pool's `max-unavailable` is used up.
     Budget,
+    /// etcd would be left without a margin, or is not whole (S3).
+    Quorum,
+    /// It would break the k3s ladder as things stand (S4).
+    VersionSkew,
     /// An eviction is refused.
     DrainBlocked,
     /// A drain did not end in time; the node rests before the next try.
