@@ -168,7 +168,8 @@ fn node_ref(ticket: &Ticket) -> NodeRef {
     }
 }
 
-fn drain(ticket: &Ticket, pods: &[&Pod], step: &mut Step) {
+/// Evicts what still runs, and names what stands in the way.
+pub(crate) fn drain(ticket: &Ticket, pods: &[&Pod], step: &mut Step) {
     for pod in pods {
         if !pod.terminating {
             step.effects.push(Effect::Evict {

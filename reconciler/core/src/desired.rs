@@ -2,17 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{CommitId, UnitName};
+use crate::id::{CommitId, PoolName, UnitName};
+use crate::pool::DEFAULT_DRAIN_DEADLINE;
 use crate::spec::Spec;
+use crate::system::Target;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
     pub commit: CommitId,
     pub spec: Spec,
     pub units: BTreeMap<UnitName, Inventory>,
+    /// What the nodes of each pool should run; the control plane's pool is `servers`. A pool that is missing is left as
+    /// it is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub targets: BTreeMap<PoolName, Target>,
+}
+
+impl Desired {
+    /// How long a drain of a node of that pool may take.
+    pub fn drain_deadline(&self, pool: &PoolName) -> Duration {
+        let pool = self.spec.pools.get(pool);
+        pool.map_or(DEFAULT_DRAIN_DEADLINE, |p| p.drain_deadline)
+    }
 }
 
 /// The objects of a unit, each with the digest of its source: the bytes of its document in git, before decryption, so

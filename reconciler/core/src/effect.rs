@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{IntentId, NodeName, PoolName, ServerId, Uid};
+use crate::id::{IntentId, NodeName, PoolName, ServerId, StorePath, Uid};
 use crate::observed::FirewallRule;
+use crate::system::Order;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
@@ -65,6 +66,34 @@ pub enum Effect {
         uid: Uid,
     },
     PowerOff {
+        server: ServerRef,
+    },
+    /// Tells a node which system to fetch.
+    Aim {
+        node: NodeRef,
+        pool: PoolName,
+        system: StorePath,
+    },
+    /// Tells a node what to do with it now.
+    Order {
+        node: NodeRef,
+        order: Order,
+    },
+    /// Takes back an order whose ticket is no more.
+    Withdraw {
+        node: NodeRef,
+    },
+    /// Has another etcd member lead, by its etcd name.
+    MoveEtcdLeader {
+        from: NodeRef,
+        to: String,
+    },
+    SnapshotEtcd {
+        node: NodeRef,
+        name: String,
+    },
+    /// Presses the reset button: what hangs boots its default system.
+    Reset {
         server: ServerRef,
     },
     DeleteNode {
@@ -131,6 +160,12 @@ impl Effect {
             Self::Uncordon { .. } => "uncordon",
             Self::Evict { .. } => "evict",
             Self::PowerOff { .. } => "power-off",
+            Self::Aim { .. } => "aim",
+            Self::Order { .. } => "order",
+            Self::Withdraw { .. } => "withdraw-order",
+            Self::MoveEtcdLeader { .. } => "move-etcd-leader",
+            Self::SnapshotEtcd { .. } => "snapshot-etcd",
+            Self::Reset { .. } => "reset",
             Self::DeleteNode { .. } => "delete-node",
             Self::DeleteServer { .. } => "delete-server",
         }
@@ -149,9 +184,16 @@ impl Effect {
             Self::LabelNode { node, .. }
             | Self::Cordon { node, .. }
             | Self::Uncordon { node, .. }
+            | Self::Aim { node, .. }
+            | Self::Order { node, .. }
+            | Self::Withdraw { node }
+            | Self::MoveEtcdLeader { from: node, .. }
+            | Self::SnapshotEtcd { node, .. }
             | Self::DeleteNode { node } => node.name.to_string(),
             Self::Evict { namespace, pod, .. } => format!("{namespace}/{pod}"),
-            Self::PowerOff { server } | Self::DeleteServer { server } => server.name.to_string(),
+            Self::PowerOff { server } | Self::Reset { server } | Self::DeleteServer { server } => {
+                server.name.to_string()
+            }
         }
     }
 }

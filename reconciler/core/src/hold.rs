@@ -22,6 +22,24 @@ pub enum HoldReason {
     Budget,
     /// etcd would be left without a margin, or is not whole (S3).
     Quorum,
+    /// The maintenance window is closed, or closes too soon.
+    Window,
+    /// Agents wait for the servers.
+    ServersFirst,
+    /// The others wait for the canary.
+    Canary,
+    /// A person keeps the node out of updates.
+    HeldOut,
+    /// The node has not said what it runs.
+    NotReporting,
+    /// The node is fetching its new system.
+    Fetching,
+    /// The node runs its new system and is not known to be well yet.
+    Verifying,
+    /// The system was tried and left: the rollout stands still.
+    Denied,
+    /// A node needs a person: the rollout stands still.
+    Stuck,
     /// It would break the k3s ladder as things stand (S4).
     VersionSkew,
     /// An eviction is refused.

@@ -105,11 +105,40 @@ text_id!(
     }
 );
 
+text_id!(
+    /// A path of the Nix store, `/nix/store/HASH-NAME`: nothing below it.
+    StorePath,
+    store_path
+);
+text_id!(
+    /// What Linux calls a boot: `/proc/sys/kernel/random/boot_id`.
+    BootId,
+    |v| {
+        let known = |c: char| c.is_ascii_hexdigit() || c == '-';
+        if v.len() == 36 && v.chars().all(known) { Ok(()) } else { Err("is no boot id") }
+    }
+);
+
 impl CommitId {
     /// The first 8 digits, as people read it.
     pub fn short(&self) -> &str {
         self.0.get(..8).unwrap_or(&self.0)
     }
+}
+
+/// By Nix' rules: 32 characters of its base 32, a dash, and a name of up to 211 characters.
+/// (nix.dev/manual, "Store Path")
+fn store_path(value: &str) -> Result<(), &'static str> {
+    const SHAPE: &str = "is no path of the Nix store";
+    let entry = value.strip_prefix("/nix/store/").ok_or(SHAPE)?;
+    let (hash, name) = entry.split_once('-').ok_or(SHAPE)?;
+    let base32 = |c: char| "0123456789abcdfghijklmnpqrsvwxyz".contains(c);
+    let of_name = |c: char| c.is_ascii_alphanumeric() || "+-._?=".contains(c);
+    let well_formed = hash.len() == 32
+        && hash.chars().all(base32)
+        && (1..=211).contains(&name.len())
+        && name.chars().all(of_name);
+    if well_formed { Ok(()) } else { Err(SHAPE) }
 }
 
 impl NodeName {

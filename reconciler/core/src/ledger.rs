@@ -1,13 +1,19 @@
 //! What can't be observed and must survive a crash: one object, changed by compare-and-swap *before* the effect that
 //! a change is about.
 
+mod ticket;
+
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterId, CommitId, IntentId, NodeName, PoolName, ServerId, Uid};
+use crate::id::{ClusterId, CommitId, IntentId, NodeName, PoolName, ServerId, StorePath, Uid};
+use crate::observed::Role;
 use crate::spec::Foundation;
+use crate::system::Denied;
+
+pub use self::ticket::{Ending, Purpose, Reason, Ticket};
 
 /// The version of this layout; a ledger with a newer one is not touched.
 pub const SCHEMA: u32 = 1;
@@ -43,6 +49,12 @@ pub struct Ledger {
     /// Nodes whose drain did not end in time: not tried again before this.
     #[serde(default)]
     pub resting: BTreeMap<IntentId, Timestamp>,
+    /// The number of the next ticket for an update.
+    #[serde(default)]
+    pub next_ticket: u64,
+    /// Systems that a node tried and left.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub denied: BTreeMap<StorePath, Denied>,
     /// The last hour, oldest first.
     #[serde(default)]
     pub history: Vec<Event>,
@@ -72,32 +84,13 @@ pub struct Intent {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
+    /// `Server` or `Agent`.
+    #[serde(default = "agent")]
+    pub role: Role,
     pub pool: PoolName,
     pub name: NodeName,
     pub server: ServerId,
     pub uid: Uid,
-}
-
-/// Permission for one node to be down. It never ends by time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ticket {
-    pub pool: PoolName,
-    pub node: NodeName,
-    pub uid: Uid,
-    pub server: ServerId,
-    pub reason: Reason,
-    pub at: Timestamp,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reason {
-    /// The pool has more nodes than its count.
-    ScaleDown,
-    /// Its server no longer exists at Hetzner.
-    Dead,
-    /// Its Node was deleted by somebody; k3s lets no machine rejoin under a deleted Node's name.
-    NodeDeleted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,8 +139,16 @@ pub enum Change {
     Forget { id: IntentId },
     /// The Node of an intent has joined.
     Join { id: IntentId, uid: Uid },
-    /// A member may be taken down. Counts as a deletion.
+    /// A member may be taken down. Counts as a deletion where it is to leave.
     Grant { id: IntentId, ticket: Ticket },
+    /// A node is about to be told to try its new system: from then on its deadline runs.
+    Ordered { id: IntentId, at: Timestamp },
+    /// The machine of a node that is silent is about to be reset.
+    Reset { id: IntentId, at: Timestamp },
+    /// An update has ended, and the node is as available as before.
+    EndUpdate { id: IntentId, ending: Ending },
+    /// Nobody wants these systems any more.
+    ForgetDenials { systems: Vec<StorePath> },
     /// The drain did not end in time, or the node is wanted again: it is uncordoned and stays.
     Release {
         id: IntentId,
@@ -171,6 +172,8 @@ impl Ledger {
             members: BTreeMap::new(),
             tickets: BTreeMap::new(),
             resting: BTreeMap::new(),
+            next_ticket: 0,
+            denied: BTreeMap::new(),
             history: Vec::new(),
         }
     }
@@ -289,6 +292,7 @@ impl Ledger {
                     self.members.insert(
                         id.clone(),
                         Member {
+                            role: Role::Agent,
                             pool,
                             name,
                             server,
@@ -300,12 +304,29 @@ impl Ledger {
             Change::Grant { id, ticket } => {
                 self.tickets.insert(id.clone(), ticket.clone());
                 self.resting.remove(id);
-                self.remember(
-                    EventKind::Deletion,
-                    ticket.node.as_str(),
-                    ticket.reason.words(),
-                    now,
-                );
+                match &ticket.purpose {
+                    Purpose::Leave { reason } => {
+                        let (node, why) = (ticket.node.as_str(), reason.words());
+                        self.remember(EventKind::Deletion, node, why, now);
+                    }
+                    Purpose::Update(update) => {
+                        self.next_ticket = self.next_ticket.max(update.number + 1);
+                    }
+                }
+            }
+            Change::Ordered { id, at } => {
+                if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
+                    update.ordered = Some(*at);
+                }
+            }
+            Change::Reset { id, at } => {
+                if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
+                    update.reset = Some(*at);
+                }
+            }
+            Change::EndUpdate { id, ending } => self.end_update(id, ending, now),
+            Change::ForgetDenials { systems } => {
+                self.denied.retain(|system, _| !systems.contains(system));
             }
             Change::Release { id, rest_until } => {
                 self.tickets.remove(id);
@@ -320,6 +341,28 @@ impl Ledger {
             }
             Change::Prune { subject, reason } => {
                 self.remember(EventKind::Prune, subject, reason, now);
+            }
+        }
+    }
+
+    fn end_update(&mut self, id: &IntentId, ending: &Ending, now: Timestamp) {
+        let Some(ticket) = self.tickets.remove(id) else {
+            return;
+        };
+        match ending {
+            Ending::Kept | Ending::Lost | Ending::Withdrawn => {}
+            Ending::Postponed { rest_until, .. } => {
+                self.resting.insert(id.clone(), *rest_until);
+            }
+            Ending::Denied { why } => {
+                if let Some(update) = ticket.update() {
+                    let denied = Denied {
+                        node: ticket.node.clone(),
+                        at: now,
+                        why: why.clone(),
+                    };
+                    self.denied.insert(update.system.clone(), denied);
+                }
             }
         }
     }
@@ -346,7 +389,8 @@ impl Change {
     pub fn kind(&self, ledger: &Ledger) -> Option<EventKind> {
         match self {
             Self::Intend { .. } => Some(EventKind::Creation),
-            Self::Grant { .. } | Self::Readopt { .. } => Some(EventKind::Deletion),
+            Self::Grant { ticket, .. } => ticket.leave().map(|_| EventKind::Deletion),
+            Self::Readopt { .. } => Some(EventKind::Deletion),
             Self::Cancel { id } => ledger.intents.get(id)?.server.map(|_| EventKind::Deletion),
             Self::Prune { .. } => Some(EventKind::Prune),
             _ => None,
@@ -354,18 +398,12 @@ impl Change {
     }
 }
 
-impl Reason {
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::ScaleDown => "the pool has more nodes than its count",
-            Self::Dead => "its server no longer exists",
-            Self::NodeDeleted => "its Node was deleted, and it can't rejoin",
-        }
-    }
-}
-
 fn is_recent(event: &Event, now: Timestamp) -> bool {
     now.duration_since(event.at) < SignedDuration::from_secs(HISTORY_SECS)
+}
+
+fn agent() -> Role {
+    Role::Agent
 }
 
 #[cfg(test)]

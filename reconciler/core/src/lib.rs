@@ -24,6 +24,8 @@ pub mod observed;
 pub mod plan;
 pub mod pool;
 pub mod quorum;
+pub mod rollout;
 pub mod spec;
 pub mod step;
+pub mod system;
 pub mod window;

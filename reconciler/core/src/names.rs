@@ -6,6 +6,8 @@ pub const CLUSTER_LABEL: &str = "fabrik.dev/cluster";
 pub const ROLE_LABEL: &str = "fabrik.dev/role";
 /// On a Hetzner server and its placement group: the pool. On its Node as well.
 pub const POOL_LABEL: &str = "fabrik.dev/pool";
+/// What the control plane is called where a pool is asked for.
+pub const SERVERS_POOL: &str = "servers";
 /// On a Hetzner server, and on the Secret of a join token: the creation intent it came from.
 pub const INTENT_LABEL: &str = "fabrik.dev/intent";
 /// On each applied object: the unit that it belongs to.

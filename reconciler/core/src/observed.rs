@@ -8,8 +8,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Inventory;
-use crate::id::{IntentId, NodeName, PoolName, ServerId, Uid, UnitName};
+use crate::id::{IntentId, NodeName, PoolName, ServerId, StorePath, Uid, UnitName};
 use crate::ledger::Ledger;
+use crate::quorum;
+use crate::system::{Order, Report};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
@@ -25,8 +27,35 @@ pub struct Observed {
     pub tokens: BTreeSet<IntentId>,
     pub units: BTreeMap<UnitName, Inventory>,
     pub ledger: Ledger,
+    /// What members run, and what they were told to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub systems: BTreeMap<NodeName, NodeSystem>,
+    /// Where the control plane keeps its data in etcd and it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<Etcd>,
     /// Why all effects are paused, if they are.
     pub paused: Option<String>,
+}
+
+/// A member's `FabrikNode`, and what else says whether its system is well.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSystem {
+    /// What it was told to fetch.
+    pub aim: Option<StorePath>,
+    pub order: Option<Order>,
+    pub report: Option<Report>,
+    /// Pods of system DaemonSets on it that are not ready, as `namespace/name`.
+    pub unready_daemons: Vec<String>,
+    /// Since when it has been Ready with nothing missing, as the leader saw it.
+    pub well_since: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Etcd {
+    pub members: quorum::Members,
+    /// Names of the snapshots that are complete.
+    pub snapshots: BTreeSet<String>,
 }
 
 /// This cluster's resources at Hetzner: those whose label bears its id.

@@ -10,7 +10,7 @@ use crate::effect::Effect;
 use crate::hold::Hold;
 use crate::id::{CommitId, IntentId, PoolName, UnitName};
 use crate::infrastructure::{self, Ground};
-use crate::ledger::{Member, Reason, Ticket};
+use crate::ledger::{Member, Purpose, Reason, Ticket};
 use crate::observed::{Observed, Power};
 use crate::pool::{self, Resize};
 use crate::spec::Pool;
@@ -203,7 +203,7 @@ impl PoolPlan<'_> {
             .ledger
             .tickets
             .iter()
-            .filter(|(_, t)| t.pool == *self.name)
+            .filter(|(_, t)| t.pool == *self.name && t.leave().is_some())
         {
             if !resize.take_back.contains(id) {
                 planned.extend(self.way_out(ticket));
@@ -220,7 +220,7 @@ impl PoolPlan<'_> {
             node: member.name.clone(),
             uid: member.uid.clone(),
             server: member.server,
-            reason,
+            purpose: Purpose::Leave { reason },
             at: now,
         };
         self.observed
@@ -234,7 +234,13 @@ impl PoolPlan<'_> {
     fn way_out(&self, ticket: &Ticket) -> Vec<Planned> {
         let verbs = departure::remaining(ticket, self.observed).into_iter();
         verbs
-            .map(|verb| self.planned(verb, ticket.node.as_str(), ticket.reason.words()))
+            .map(|verb| {
+                self.planned(
+                    verb,
+                    ticket.node.as_str(),
+                    ticket.leave().map_or("", Reason::words),
+                )
+            })
             .collect()
     }
 

@@ -10,8 +10,8 @@ use crate::desired::Desired;
 use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName};
-use crate::ledger::{Ledger, Member, Reason};
-use crate::observed::Observed;
+use crate::ledger::{Ledger, Member, Purpose, Reason};
+use crate::observed::{Observed, Role};
 use crate::spec::{LocalData, PlacementStrategy, Pool, Spec};
 
 /// What it takes to bring a pool to its count. Brakes are not in it: they decide when, not what.
@@ -32,11 +32,13 @@ pub struct Resize {
 /// All pools that the spec names or that still have servers.
 pub fn all<'a>(desired: &'a Desired, observed: &'a Observed) -> BTreeMap<&'a PoolName, Pool> {
     let ledger = &observed.ledger;
+    // Servers are no pool that could be resized.
+    let agents = ledger.members.values().filter(|m| m.role == Role::Agent);
     let left_over = ledger
         .intents
         .values()
         .map(|i| &i.pool)
-        .chain(ledger.members.values().map(|m| &m.pool));
+        .chain(agents.map(|m| &m.pool));
     let mut pools: BTreeMap<&PoolName, Pool> =
         left_over.map(|name| (name, removed_pool())).collect();
     pools.extend(
@@ -61,11 +63,17 @@ pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp)
         .map(|(id, _)| id)
         .collect();
     let mut staying = Vec::new();
-    for (id, member) in ledger
-        .members
-        .iter()
-        .filter(|(id, m)| m.pool == *name && !ledger.tickets.contains_key(*id))
-    {
+    let mut updating = 0;
+    for (id, member) in ledger.members.iter().filter(|(_, m)| m.pool == *name) {
+        match ledger.tickets.get(id).map(|t| &t.purpose) {
+            None => {}
+            Some(Purpose::Leave { .. }) => continue,
+            // It stays, and goes for no other reason before its update has ended.
+            Some(Purpose::Update(_)) => {
+                updating += 1;
+                continue;
+            }
+        }
         let Some(reason) = loss(member, observed) else {
             // Those that the lists lack are told of together.
             if !observed.hetzner.missing.contains(&member.server) {
@@ -82,7 +90,7 @@ pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp)
     }
 
     let wanted = pool.count as usize;
-    let size = coming.len() + staying.len();
+    let size = coming.len() + staying.len() + updating;
     if size < wanted {
         let short = wanted - size;
         resize.take_back = reversible(name, observed).into_iter().take(short).collect();
@@ -140,7 +148,7 @@ pub fn next_servers(
 pub fn without_node(observed: &Observed) -> Vec<&NodeName> {
     let ledger = &observed.ledger;
     let deleted = |id: &IntentId, member: &Member| match ledger.tickets.get(id) {
-        Some(ticket) => ticket.reason == Reason::NodeDeleted,
+        Some(ticket) => ticket.leave() == Some(Reason::NodeDeleted),
         None => loss(member, observed) == Some(Reason::NodeDeleted),
     };
     ledger
@@ -172,7 +180,7 @@ fn reversible(pool: &PoolName, observed: &Observed) -> Vec<IntentId> {
         .ledger
         .tickets
         .iter()
-        .filter(|(_, t)| t.pool == *pool && t.reason == Reason::ScaleDown)
+        .filter(|(_, t)| t.pool == *pool && t.leave() == Some(Reason::ScaleDown))
         .filter(|(_, t)| {
             matches!(
                 departure::stage(t, observed),

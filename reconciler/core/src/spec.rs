@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 pub use self::parse::parse;
 pub use self::place::place_of;
 pub use self::version::K3sVersion;
-use crate::id::{ClusterName, PoolName};
+use crate::id::{ClusterName, NodeName, PoolName};
+use crate::window::Window;
 
 /// The whole of `cluster.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,38 @@ pub struct Spec {
     pub ssh_keys: BTreeMap<String, String>,
     pub pools: BTreeMap<PoolName, Pool>,
     pub limits: Limits,
+    #[serde(default)]
+    pub update: Update,
+}
+
+/// How a new system reaches the nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// The node that goes first of those of its role.
+    pub canary: Option<NodeName>,
+    /// How long a node must be well on its new system before it keeps it.
+    pub soak: Duration,
+    /// How long a node may take from its order until it is well; then it goes back by itself.
+    pub try_deadline: Duration,
+    /// When a step may begin. None: always.
+    pub windows: Vec<Window>,
+    /// Nodes that a person keeps out, and why.
+    pub held: BTreeMap<NodeName, String>,
+    /// Lets the only server, or one of two, go down.
+    pub allow_control_plane_downtime: bool,
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        Self {
+            canary: None,
+            soak: Duration::from_secs(30),
+            try_deadline: Duration::from_secs(900),
+            windows: Vec::new(),
+            held: BTreeMap::new(),
+            allow_control_plane_downtime: false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

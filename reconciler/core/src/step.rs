@@ -11,11 +11,11 @@ use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, PoolName};
 use crate::infrastructure::Ground;
-use crate::ledger::{Change, EventKind, Member, Reason, Ticket};
+use crate::ledger::{Change, EventKind, Member, Purpose, Reason, Ticket};
 use crate::observed::Observed;
 use crate::pool::{self, Resize};
 use crate::spec::Pool;
-use crate::{arrival, departure, infrastructure};
+use crate::{arrival, departure, infrastructure, rollout};
 
 /// What to do now, and what waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
     let Pass {
         ground, mut step, ..
     } = pass;
+    let mut budgets = rollout::budgets(desired, observed, &step.changes);
+    step.extend(rollout::step(desired, observed, &mut budgets, now));
     step.effects.extend(ground.missing_groups());
     step.effects.extend(useless_tokens(observed));
     step
@@ -84,7 +86,8 @@ impl Pass<'_> {
             let next = arrival::step(id, intent, pool, &mut self.ground, observed, now);
             self.step.extend(next);
         }
-        for (id, ticket) in ledger.tickets.iter().filter(|(_, t)| t.pool == *name) {
+        let leaving = |t: &Ticket| t.pool == *name && t.leave().is_some();
+        for (id, ticket) in ledger.tickets.iter().filter(|(_, t)| leaving(t)) {
             let wanted_again = resize.take_back.contains(id);
             let next = departure::step(id, ticket, pool, wanted_again, observed, now);
             self.step.extend(next);
@@ -209,7 +212,7 @@ impl Pass<'_> {
             node: member.name.clone(),
             uid: member.uid.clone(),
             server: member.server,
-            reason,
+            purpose: Purpose::Leave { reason },
             at: self.now,
         }
     }
@@ -289,7 +292,7 @@ impl Step {
         }
     }
 
-    fn extend(&mut self, other: Self) {
+    pub(crate) fn extend(&mut self, other: Self) {
         self.changes.extend(other.changes);
         self.effects.extend(other.effects);
         self.holds.extend(other.holds);

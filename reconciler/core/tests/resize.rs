@@ -228,8 +228,8 @@ fn a_deleted_node_s_machine_is_replaced_but_not_when_many_nodes_vanish() {
     model.observed.nodes.remove(&name);
     let step = model.step();
     assert_eq!(
-        model.observed.ledger.tickets[&id].reason,
-        Reason::NodeDeleted
+        model.observed.ledger.tickets[&id].leave(),
+        Some(Reason::NodeDeleted)
     );
     assert!(
         step.effects.iter().any(|e| e.verb() == "power-off"),

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, Table, Text};
-use super::{Hetzner, K3sVersion, Kubernetes, Limits, SecretRef, Spec};
+use super::{Hetzner, K3sVersion, Kubernetes, Limits, SecretRef, Spec, Update};
 use crate::diagnostic::Diagnostic;
 use crate::id::{ClusterName, InvalidId};
 use crate::merge;
@@ -73,6 +73,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
         ssh_keys,
         pools: pools?,
         limits: limits?,
+        update: Update::default(),
     })
 }
 

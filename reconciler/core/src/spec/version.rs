@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// `1.36.3+k3s1`: Kubernetes' version and k3s' own revision of it. Ordered by age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct K3sVersion {
     pub minor: u32,
     pub patch: u32,
@@ -40,6 +43,31 @@ impl FromStr for K3sVersion {
             }
             _ => Err(SHAPE),
         }
+    }
+}
+
+impl TryFrom<String> for K3sVersion {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+            .map_err(|problem| format!("`{text}` {problem}"))
+    }
+}
+
+impl From<K3sVersion> for String {
+    fn from(version: K3sVersion) -> Self {
+        version.to_string()
+    }
+}
+
+impl K3sVersion {
+    /// What a kubelet says of itself: `v1.36.3+k3s1`, and `v1.36.3` where it is no k3s (revision 0).
+    pub fn of_kubelet(text: &str) -> Option<Self> {
+        let text = text.strip_prefix('v')?;
+        if text.contains('+') {
+            return text.parse().ok();
+        }
+        format!("{text}+k3s0").parse().ok()
     }
 }
 

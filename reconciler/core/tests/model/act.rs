@@ -37,6 +37,12 @@ impl Model {
             assert!(!pinned || !kept, "S5: {} holds local data", server.name);
         }
         match effect {
+            Effect::Aim { .. }
+            | Effect::Order { .. }
+            | Effect::Withdraw { .. }
+            | Effect::MoveEtcdLeader { .. }
+            | Effect::SnapshotEtcd { .. }
+            | Effect::Reset { .. } => unreachable!("no pool has a target"),
             Effect::CreateNetwork { name, .. } => {
                 there.network = Some(Resource {
                     id,

@@ -13,6 +13,7 @@ use fabrik_core::ledger::{Change, Ledger};
 use fabrik_core::observed::{Hetzner, Node, Observed, Pod, PodKind, Power, Role, Server};
 use fabrik_core::spec::{
     Firewall, Kubernetes, Limits, LocalData, Network, PlacementStrategy, Pool, SecretRef, Spec,
+    Update,
 };
 use fabrik_core::step::{Step, step};
 use jiff::{SignedDuration, Timestamp};
@@ -74,6 +75,7 @@ impl Model {
                 deletions_per_hour: 1000,
                 ..Limits::default()
             },
+            update: Update::default(),
         };
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
         let observed = Observed {
@@ -85,12 +87,15 @@ impl Model {
             tokens: BTreeSet::new(),
             units: BTreeMap::new(),
             ledger: Ledger::new("abcdefgh01234567".parse().unwrap()),
+            systems: BTreeMap::new(),
+            etcd: None,
             paused: None,
         };
         let desired = Desired {
             commit: "1".repeat(40).parse().unwrap(),
             spec,
             units: BTreeMap::new(),
+            targets: BTreeMap::new(),
         };
         Self {
             desired,

@@ -10,6 +10,7 @@ use super::super::reader::{Table, Text};
 use super::super::{LocalData, PlacementStrategy, Pool};
 use super::invalid_name;
 use crate::id::PoolName;
+use crate::names::SERVERS_POOL;
 
 const MAX_COUNT: u32 = 1000;
 const MAX_DRAIN: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -56,6 +57,13 @@ pub fn pools(root: &mut Table<'_>, zone: Option<&str>) -> Option<BTreeMap<PoolNa
         let name = entry.key.value.parse::<PoolName>();
         if let Err(fault) = &name {
             invalid_name(&table, &entry.key.span, fault, 30);
+        }
+        if entry.key.value == SERVERS_POOL {
+            table.fault(
+                &entry.key.span,
+                format!("the name `{SERVERS_POOL}` is the control plane's own"),
+                "call the pool otherwise, `workers` for one",
+            );
         }
         let pool = table
             .as_table(&entry, &object)

@@ -1,0 +1,302 @@
+//! Who may go next. Each rule is asked here, in one place; the first one that is against it is the reason shown.
+
+mod rules;
+
+use std::collections::BTreeMap;
+
+use self::rules::{may_go, rung};
+
+use super::update::Stage;
+use super::{Rollout, stage};
+use crate::desired::Desired;
+use crate::guard;
+use crate::hold::{Hold, HoldReason};
+use crate::id::{IntentId, NodeName, PoolName, StorePath};
+use crate::ledger::{Change, Member, Purpose, Ticket};
+use crate::observed::{Observed, Role};
+use crate::step::Step;
+use crate::system::{Needs, Report, System, Update};
+
+/// What is left of a pool's `max-unavailable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    pub max_unavailable: u32,
+    /// Members that count and are unavailable, those with a ticket among them.
+    pub unavailable: usize,
+    /// Tickets, for whatever reason.
+    pub ticketed: usize,
+}
+
+/// What the pools have left once the grants among `changes` are made. The servers' is one, whatever for (S3). Nodes that
+/// a person keeps out do not count (S2).
+pub fn budgets(
+    desired: &Desired,
+    observed: &Observed,
+    changes: &[Change],
+) -> BTreeMap<PoolName, Budget> {
+    let ledger = &observed.ledger;
+    let granted = |id: &IntentId| {
+        changes
+            .iter()
+            .any(|c| matches!(c, Change::Grant { id: other, .. } if other == id))
+    };
+    let mut budgets = BTreeMap::<PoolName, Budget>::new();
+    for (id, member) in &ledger.members {
+        let max_unavailable = match desired.spec.pools.get(&member.pool) {
+            Some(pool) if member.role == Role::Agent => pool.max_unavailable,
+            _ => 1,
+        };
+        let budget = budgets.entry(member.pool.clone()).or_insert(Budget {
+            max_unavailable,
+            unavailable: 0,
+            ticketed: 0,
+        });
+        if desired.spec.update.held.contains_key(&member.name) {
+            continue;
+        }
+        let ticketed = granted(id) || ledger.tickets.contains_key(id);
+        let available = !ticketed && guard::is_available(id, member, observed);
+        budget.unavailable += usize::from(!available);
+        budget.ticketed += usize::from(ticketed);
+    }
+    budgets
+}
+
+/// A member that does not run its goal.
+struct Candidate<'a> {
+    id: &'a IntentId,
+    member: &'a Member,
+    goal: &'a System,
+    report: &'a Report,
+    needs: Needs,
+    available: bool,
+}
+
+/// Tickets for those who may go now, and why the others wait.
+pub(super) fn step(rollout: &Rollout<'_>, budgets: &mut BTreeMap<PoolName, Budget>) -> Step {
+    let mut step = Step::default();
+    if let Some(hold) = halted(rollout) {
+        step.holds.extend(hold);
+        return step;
+    }
+    // A node that never had an order has seen number 0.
+    let mut number = rollout.ledger().next_ticket.max(1);
+    let (servers, agents): (Vec<_>, Vec<_>) = outdated(rollout, &mut step.holds)
+        .into_iter()
+        .partition(|c| c.member.role == Role::Server);
+    let servers_first = waits_for_servers(rollout);
+    for (pool, candidates) in by_pool(servers).into_iter().chain(by_pool(agents)) {
+        let Some(budget) = budgets.get_mut(pool) else {
+            continue;
+        };
+        let queue = in_order(rollout, candidates);
+        for (place, candidate) in queue.iter().enumerate() {
+            let allowed = match &servers_first {
+                Some(hold) if candidate.member.role == Role::Agent => Err(hold.clone()),
+                _ => may_go(rollout, candidate, *budget),
+            };
+            if let Err(mut hold) = allowed {
+                let behind = queue.len() - place - 1;
+                if behind > 0 {
+                    hold.message = format!("{}; {behind} more wait behind it", hold.message);
+                }
+                step.holds.push(hold);
+                break;
+            }
+            step.changes.push(Change::Grant {
+                id: candidate.id.clone(),
+                ticket: ticket(rollout, candidate, number),
+            });
+            number += 1;
+            budget.unavailable += usize::from(candidate.available);
+            budget.ticketed += 1;
+            if candidate.member.role == Role::Server {
+                // S3: one server at a time, for any reason.
+                break;
+            }
+        }
+    }
+    step
+}
+
+/// Why nobody gets a ticket: a system that failed is still wanted, or a node needs a person.
+fn halted(rollout: &Rollout<'_>) -> Option<Vec<Hold>> {
+    let wanted = |path: &StorePath| {
+        let goals = rollout.desired.targets.values();
+        goals
+            .flat_map(|t| [Some(&t.system), t.first.as_ref()])
+            .flatten()
+            .any(|s| s.output == *path)
+    };
+    let ledger = rollout.ledger();
+    let denied = ledger.denied.iter().filter(|(path, _)| wanted(path)).map(|(path, denied)| Hold {
+        about: "rollout".to_owned(),
+        reason: HoldReason::Denied,
+        message: format!(
+            "stands still: node {} tried {path} and went back: {}. Push a fix, or revert the commit",
+            denied.node, denied.why
+        ),
+    });
+    let stuck = ledger.tickets.iter().filter_map(|(id, ticket)| {
+        let stage = stage(rollout, id, ticket, ticket.update()?);
+        matches!(stage, Stage::Stuck(_)).then(|| Hold {
+            about: "rollout".to_owned(),
+            reason: HoldReason::Stuck,
+            message: format!("stands still until node {} is mended", ticket.node),
+        })
+    });
+    let holds: Vec<Hold> = denied.chain(stuck).collect();
+    (!holds.is_empty()).then_some(holds)
+}
+
+/// Members that do not run their goal and have it on disk. Who can't be asked is named.
+fn outdated<'a>(rollout: &Rollout<'a>, holds: &mut Vec<Hold>) -> Vec<Candidate<'a>> {
+    let ledger = rollout.ledger();
+    let mut candidates = Vec::new();
+    for (id, member) in &ledger.members {
+        let Some(goal) = rollout.goal(member) else {
+            continue;
+        };
+        if rollout.is_there(member) || ledger.tickets.contains_key(id) {
+            continue;
+        }
+        let held = |reason, message: &str| Hold {
+            about: format!("node {}", member.name),
+            reason,
+            message: message.to_owned(),
+        };
+        if let Some(why) = rollout.desired.spec.update.held.get(&member.name) {
+            holds.push(held(
+                HoldReason::HeldOut,
+                &format!("is held out of updates: {why}"),
+            ));
+            continue;
+        }
+        let system = rollout.observed.systems.get(&member.name);
+        let Some(report) = system.and_then(|s| s.report.as_ref()) else {
+            holds.push(held(
+                HoldReason::NotReporting,
+                "its `fabrik agent` has not reported yet",
+            ));
+            continue;
+        };
+        match &report.staged {
+            Some(staged) if staged.system == goal.output => candidates.push(Candidate {
+                id,
+                member,
+                goal,
+                report,
+                needs: staged.needs,
+                available: guard::is_available(id, member, rollout.observed),
+            }),
+            _ => holds.push(held(HoldReason::Fetching, "is fetching the new system")),
+        }
+    }
+    candidates
+}
+
+/// S4: agents wait for the last server.
+fn waits_for_servers(rollout: &Rollout<'_>) -> Option<Hold> {
+    let servers = rollout
+        .ledger()
+        .members
+        .values()
+        .filter(|m| m.role == Role::Server);
+    let behind = servers.into_iter().find(|s| {
+        let target = rollout.desired.targets.get(&s.pool);
+        target.is_some_and(|t| rollout.running(s) != Some(&t.system.output))
+    })?;
+    Some(Hold {
+        about: "agents".to_owned(),
+        reason: HoldReason::ServersFirst,
+        message: format!("wait for server {}: servers come first", behind.name),
+    })
+}
+
+fn by_pool(candidates: Vec<Candidate<'_>>) -> BTreeMap<&PoolName, Vec<Candidate<'_>>> {
+    let mut pools = BTreeMap::<_, Vec<_>>::new();
+    for candidate in candidates {
+        pools
+            .entry(&candidate.member.pool)
+            .or_default()
+            .push(candidate);
+    }
+    pools
+}
+
+/// The canary that the user named, then the sick, then where the fewest are being disturbed; etcd's leader last.
+fn in_order<'a>(rollout: &Rollout<'a>, mut candidates: Vec<Candidate<'a>>) -> Vec<Candidate<'a>> {
+    let canary = rollout.desired.spec.update.canary.as_ref();
+    let busy = busy_locations(rollout);
+    let leads = etcd_leader(rollout);
+    candidates.sort_by_key(|c| {
+        let location = location(rollout, c.member);
+        (
+            Some(&c.member.name) != canary,
+            c.available,
+            Some(&c.member.name) == leads,
+            location.map_or(0, |l| busy.get(l).copied().unwrap_or(0)),
+            c.member.name.clone(),
+        )
+    });
+    candidates
+}
+
+fn location<'a>(rollout: &Rollout<'a>, member: &Member) -> Option<&'a String> {
+    rollout
+        .observed
+        .hetzner
+        .servers
+        .get(&member.server)
+        .map(|s| &s.location)
+}
+
+fn busy_locations<'a>(rollout: &Rollout<'a>) -> BTreeMap<&'a String, usize> {
+    let mut busy = BTreeMap::new();
+    let servers = &rollout.observed.hetzner.servers;
+    for ticket in rollout.ledger().tickets.values() {
+        if let Some(server) = servers.get(&ticket.server) {
+            *busy.entry(&server.location).or_default() += 1;
+        }
+    }
+    busy
+}
+
+fn etcd_leader<'a>(rollout: &Rollout<'a>) -> Option<&'a NodeName> {
+    let members = rollout.observed.etcd.as_ref()?.members.as_ref()?;
+    members.iter().find(|m| m.leader)?.node.as_ref()
+}
+
+fn ticket(rollout: &Rollout<'_>, candidate: &Candidate<'_>, number: u64) -> Ticket {
+    let Candidate {
+        member,
+        goal,
+        report,
+        needs,
+        ..
+    } = candidate;
+    let runs = rung(rollout, member).map(|r| r.runs.minor);
+    let minor = runs != Some(goal.kubernetes.minor);
+    Ticket {
+        pool: member.pool.clone(),
+        node: member.name.clone(),
+        uid: member.uid.clone(),
+        server: member.server,
+        at: rollout.now,
+        purpose: Purpose::Update(Update {
+            number,
+            system: goal.output.clone(),
+            kubernetes: goal.kubernetes,
+            from: report.running.clone(),
+            boot: report.boot.clone(),
+            needs: if minor {
+                (*needs).max(Needs::Drain)
+            } else {
+                *needs
+            },
+            minor,
+            ordered: None,
+            reset: None,
+        }),
+    }
+}

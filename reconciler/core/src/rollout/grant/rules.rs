@@ -1,0 +1,160 @@
+//! The rules that a node must satisfy before it may go, asked in the order in which a person would want to hear of them.
+
+use std::collections::BTreeSet;
+
+use super::{Budget, Candidate};
+use crate::hold::{Hold, HoldReason};
+use crate::id::NodeName;
+use crate::ladder::{self, Rung};
+use crate::ledger::Member;
+use crate::observed::Role;
+use crate::quorum;
+use crate::rollout::Rollout;
+use crate::spec::K3sVersion;
+use crate::window::{Opening, opening};
+
+pub fn may_go(
+    rollout: &Rollout<'_>,
+    candidate: &Candidate<'_>,
+    budget: Budget,
+) -> Result<(), Hold> {
+    let member = candidate.member;
+    let held = |reason, message: String| {
+        Err(Hold {
+            about: format!("node {}", member.name),
+            reason,
+            message,
+        })
+    };
+    if let Some(until) = rollout
+        .ledger()
+        .resting
+        .get(candidate.id)
+        .filter(|u| **u > rollout.now)
+    {
+        return held(
+            HoldReason::Resting,
+            format!(
+                "was taken back in the middle of its drain; the next try is not before {until}"
+            ),
+        );
+    }
+    let settings = &rollout.desired.spec.update;
+    match opening(&settings.windows, settings.try_deadline, rollout.now) {
+        Opening::Open => {}
+        Opening::TooShort { closes } => {
+            return held(
+                HoldReason::Window,
+                format!("waits: the window closes at {closes}, before it could end"),
+            );
+        }
+        Opening::Closed { opens } => {
+            let when = opens.map_or("never".to_owned(), |at| format!("at {at}"));
+            return held(
+                HoldReason::Window,
+                format!("waits for the maintenance window, which opens {when}"),
+            );
+        }
+    }
+    canary_first(rollout, member)?;
+    climbs(rollout, candidate)?;
+    within_budget(member, candidate.available, budget)?;
+    if member.role == Role::Server {
+        server_may_go(rollout, member)?;
+    }
+    Ok(())
+}
+
+fn canary_first(rollout: &Rollout<'_>, member: &Member) -> Result<(), Hold> {
+    let Some(canary) = &rollout.desired.spec.update.canary else {
+        return Ok(());
+    };
+    let waits = rollout
+        .ledger()
+        .members
+        .values()
+        .find(|m| m.name == *canary);
+    // Servers come first, so an agent can't be the canary of the servers.
+    let waits =
+        waits.filter(|c| c.name != member.name && c.role == member.role && !rollout.is_there(c));
+    match waits {
+        None => Ok(()),
+        Some(canary) => Err(Hold {
+            about: format!("node {}", member.name),
+            reason: HoldReason::Canary,
+            message: format!("waits for the canary, node {}", canary.name),
+        }),
+    }
+}
+
+fn climbs(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
+    let Some(rung) = rung(rollout, candidate.member) else {
+        return Err(Hold {
+            about: format!("node {}", candidate.member.name),
+            reason: HoldReason::VersionSkew,
+            message: "has no Node that tells its kubelet's version".to_owned(),
+        });
+    };
+    let members = rollout.ledger().members.values();
+    let servers: Vec<Rung> = members
+        .filter(|m| m.role == Role::Server)
+        .filter_map(|m| self::rung(rollout, m))
+        .collect();
+    ladder::may_start(&rung, candidate.goal.kubernetes.minor, &servers)
+}
+
+/// The k3s that a member runs, by its Node.
+pub fn rung(rollout: &Rollout<'_>, member: &Member) -> Option<Rung> {
+    let node = rollout.observed.nodes.get(&member.name)?;
+    Some(Rung {
+        node: member.name.clone(),
+        role: member.role,
+        runs: K3sVersion::of_kubelet(&node.kubelet_version)?,
+    })
+}
+
+/// S2, for an update: as for a departure, a sick node may go although it counts already, if nobody else is going.
+fn within_budget(member: &Member, available: bool, budget: Budget) -> Result<(), Hold> {
+    let after = budget.unavailable + usize::from(available);
+    if after <= budget.max_unavailable as usize || (!available && budget.ticketed == 0) {
+        return Ok(());
+    }
+    Err(Hold {
+        about: format!("node {}", member.name),
+        reason: HoldReason::Budget,
+        message: format!(
+            "waits: {} of pool {} are unavailable and max-unavailable is {}",
+            budget.unavailable, member.pool, budget.max_unavailable
+        ),
+    })
+}
+
+/// S3.
+fn server_may_go(rollout: &Rollout<'_>, member: &Member) -> Result<(), Hold> {
+    let ledger = rollout.ledger();
+    let held = |message: String| {
+        Err(Hold {
+            about: format!("node {}", member.name),
+            reason: HoldReason::Quorum,
+            message,
+        })
+    };
+    let servers: BTreeSet<&NodeName> = ledger
+        .members
+        .values()
+        .filter(|m| m.role == Role::Server)
+        .map(|m| &m.name)
+        .collect();
+    if let Some(other) = ledger.tickets.values().find(|t| servers.contains(&t.node)) {
+        return held(format!(
+            "waits for server {}: one server at a time",
+            other.node
+        ));
+    }
+    let Some(etcd) = &rollout.observed.etcd else {
+        return held("waits: etcd was not read".to_owned());
+    };
+    let unavailable = rollout.unavailable_servers(&member.name);
+    let allowed = rollout.desired.spec.update.allow_control_plane_downtime;
+    quorum::may_go_down(&member.name, &etcd.members, &unavailable, allowed)
+}

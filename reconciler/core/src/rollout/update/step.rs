@@ -1,0 +1,145 @@
+//! What is done about a node at each stage.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{REST_SECS, Stage, signed, stage};
+use crate::effect::{Effect, NodeRef, ServerRef};
+use crate::hold::{Hold, HoldReason};
+use crate::id::IntentId;
+use crate::ledger::{Change, Ending, Ticket};
+use crate::observed::{Node, Power};
+use crate::rollout::Rollout;
+use crate::step::Step;
+use crate::system::{Action, Order, Update};
+
+/// The next step of the holder of `ticket`.
+pub(in crate::rollout) fn step(
+    rollout: &Rollout<'_>,
+    id: &IntentId,
+    ticket: &Ticket,
+    update: &Update,
+) -> Step {
+    let node = || NodeRef {
+        name: ticket.node.clone(),
+        uid: ticket.uid.clone(),
+    };
+    let act = |effect| Step::effect(effect);
+    let wait = |reason, message: String| {
+        Step::hold(Hold {
+            about: format!("node {}", ticket.node),
+            reason,
+            message,
+        })
+    };
+    let order = |action| order(rollout, update, action, node());
+    match stage(rollout, id, ticket, update) {
+        Stage::Lost => end(id, Ending::Lost),
+        Stage::Withdrawn => leave(rollout, id, ticket, Ending::Withdrawn),
+        Stage::OutOfTime(why) => {
+            let rest_until = rollout.now + SignedDuration::from_secs(REST_SECS);
+            leave(rollout, id, ticket, Ending::Postponed { rest_until, why })
+        }
+        Stage::Cordon => act(Effect::Cordon {
+            node: node(),
+            ticket: id.clone(),
+        }),
+        Stage::Drain { pods } => {
+            let mut step = Step::default();
+            crate::departure::drain(ticket, &pods, &mut step);
+            step
+        }
+        Stage::HandOver { to } => act(Effect::MoveEtcdLeader { from: node(), to }),
+        Stage::Snapshot { name } => act(Effect::SnapshotEtcd { node: node(), name }),
+        Stage::Blocked(hold) => Step::hold(hold),
+        Stage::Try => order_once(id, update, rollout.now, order(Action::Try)),
+        Stage::Applying | Stage::Keeping | Stage::GoingBack => Step::default(),
+        Stage::Reset => reset(rollout, id, ticket, update),
+        Stage::Verifying(missing) => wait(
+            HoldReason::Verifying,
+            format!("runs the new system; {missing}"),
+        ),
+        Stage::Keep => act(order(Action::Keep)),
+        Stage::GoBack(_) => act(order(Action::GoBack)),
+        Stage::Done => leave(rollout, id, ticket, Ending::Kept),
+        Stage::WentBack(why) => leave(rollout, id, ticket, Ending::Denied { why }),
+        Stage::Stuck(why) => wait(
+            HoldReason::Stuck,
+            format!(
+                "{why}. It keeps its ticket, and no other node is touched before a person has mended it"
+            ),
+        ),
+    }
+}
+
+fn order(rollout: &Rollout<'_>, update: &Update, action: Action, node: NodeRef) -> Effect {
+    let since = update.ordered.unwrap_or(rollout.now);
+    let order = Order {
+        ticket: update.number,
+        system: update.system.clone(),
+        needs: update.needs,
+        action,
+        deadline: since + signed(rollout.desired.spec.update.try_deadline),
+    };
+    Effect::Order { node, order }
+}
+
+/// The time of the order is written down first, so that a leader that comes after gives the node no longer.
+fn order_once(id: &IntentId, update: &Update, now: Timestamp, order: Effect) -> Step {
+    match update.ordered {
+        None => Step::change(Change::Ordered {
+            id: id.clone(),
+            at: now,
+        }),
+        Some(_) => Step::effect(order),
+    }
+}
+
+/// The reset is written down first: a machine is reset once, and then left to a person.
+fn reset(rollout: &Rollout<'_>, id: &IntentId, ticket: &Ticket, update: &Update) -> Step {
+    let server = rollout.observed.hetzner.servers.get(&ticket.server);
+    if server.is_none_or(|s| s.power != Power::Running) {
+        return Step::hold(Hold {
+            about: format!("node {}", ticket.node),
+            reason: HoldReason::Stuck,
+            message:
+                "is silent beyond its deadline, and Hetzner has no running machine of it to reset"
+                    .to_owned(),
+        });
+    }
+    if update.reset.is_none() {
+        return Step::change(Change::Reset {
+            id: id.clone(),
+            at: rollout.now,
+        });
+    }
+    let server = ServerRef {
+        id: ticket.server,
+        name: ticket.node.clone(),
+        intent: id.clone(),
+    };
+    Step::effect(Effect::Reset { server })
+}
+
+/// Uncordons, if the cordon is ours (S6), and then gives the ticket back.
+fn leave(rollout: &Rollout<'_>, id: &IntentId, ticket: &Ticket, ending: Ending) -> Step {
+    let node = rollout.observed.nodes.get(&ticket.node);
+    let ours = |n: &Node| n.unschedulable && n.cordoned_under.as_deref() == Some(id.as_str());
+    if node.is_some_and(ours) {
+        let node = NodeRef {
+            name: ticket.node.clone(),
+            uid: ticket.uid.clone(),
+        };
+        return Step::effect(Effect::Uncordon {
+            node,
+            ticket: id.clone(),
+        });
+    }
+    end(id, ending)
+}
+
+fn end(id: &IntentId, ending: Ending) -> Step {
+    Step::change(Change::EndUpdate {
+        id: id.clone(),
+        ending,
+    })
+}

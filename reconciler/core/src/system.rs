@@ -1,0 +1,155 @@
+//! The NixOS systems that nodes run: what a pool should run, what a node says of itself, and what it is told to do.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{BootId, StorePath};
+use crate::spec::K3sVersion;
+
+/// The system of a pool at a commit: one closure for all its nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct System {
+    pub output: StorePath,
+    pub derivation: StorePath,
+    pub kubernetes: K3sVersion,
+}
+
+/// What the nodes of a pool should run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    pub system: System,
+    /// The same operating system with the k3s minor that is in force, where the commit changes both: the first of two
+    /// steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<System>,
+}
+
+/// What it takes to go from the running system to another one, by what the two closures hold. Ordered by what it
+/// disturbs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Needs {
+    /// They are the same.
+    Nothing,
+    /// Units are restarted; containers run on.
+    Switch,
+    /// Another k3s minor: containers may be restarted, so the node is drained first.
+    Drain,
+    /// Kernel, initrd, kernel modules or parameters, systemd, or a switch inhibitor differ.
+    Reboot,
+}
+
+/// What a node says of itself: the status of its `FabrikNode`. Only the node writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub boot: BootId,
+    /// `/run/current-system`.
+    pub running: StorePath,
+    /// What an ordinary boot would start.
+    pub default: StorePath,
+    /// The system that it fetched last, whole and kept from collection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
+    /// What it does, or did last, under a ticket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Staged {
+    pub system: StorePath,
+    pub needs: Needs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Activity {
+    pub ticket: u64,
+    pub phase: Phase,
+    /// When the phase began, by the node's clock: for people.
+    pub since: Timestamp,
+    /// A k3s of a newer minor was about to start, or has: written down before it did.
+    #[serde(default)]
+    pub started_minor: bool,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// Where a node is with its order. The agent journals each one before it begins it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The order is read; nothing that can't be taken back has happened.
+    Accepted,
+    /// Units are being switched, or the machine boots the new system once. The old one is still the default.
+    Applying,
+    /// The new system runs. It is not the default yet, and the node goes back by itself if nobody says `Keep` in time.
+    Trying,
+    /// The new system runs and is the default.
+    Kept,
+    /// The old system is being put back.
+    GoingBack,
+    /// The old system runs and is the default.
+    WentBack,
+    /// Neither could be brought about; only a person can help.
+    Failed,
+}
+
+/// What the leader has a node do: the `spec` of its `FabrikNode`. Only the leader writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// Higher than that of any order before; a node obeys no lower one.
+    pub ticket: u64,
+    pub system: StorePath,
+    pub needs: Needs,
+    pub action: Action,
+    /// Without `Keep` by then, the node goes back by itself.
+    pub deadline: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Activate the system, or boot it once.
+    Try,
+    /// It is verified: make it the default.
+    Keep,
+    /// It is not well: put the old one back.
+    GoBack,
+}
+
+/// What a ticket for an update is about. Fixed when it is granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Update {
+    /// The number of the ticket; see `Order::ticket`.
+    pub number: u64,
+    pub system: StorePath,
+    pub kubernetes: K3sVersion,
+    /// What it runs now, and goes back to.
+    pub from: StorePath,
+    pub boot: BootId,
+    pub needs: Needs,
+    /// Another k3s minor than the one it runs.
+    pub minor: bool,
+    /// Its machine was reset at Hetzner, because it was silent beyond its deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<Timestamp>,
+    /// When the order to try was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordered: Option<Timestamp>,
+}
+
+/// A system that was tried and left: it is tried nowhere any more, as long as a pool wants it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Denied {
+    pub node: crate::id::NodeName,
+    pub at: Timestamp,
+    pub why: String,
+}

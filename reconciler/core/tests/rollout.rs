@@ -1,0 +1,217 @@
+//! Rollouts from end to end, decided by the core and played by machines in memory.
+
+#[path = "rollout/machine.rs"]
+mod machine;
+#[path = "rollout/world.rs"]
+mod world;
+
+use fabrik_core::system::Needs;
+use world::{Fate, World};
+
+#[test]
+fn a_reboot_goes_node_by_node_servers_first_and_never_beyond_the_budget() {
+    let mut world = World::new(3, 5, 2);
+    world.want("new", "1.36.3+k3s1");
+    world.settle("new");
+    let order: Vec<bool> = world
+        .tried
+        .iter()
+        .map(|(n, _)| n.as_str().starts_with("servers"))
+        .collect();
+    assert_eq!(order, [true, true, true, false, false, false, false, false]);
+    assert_eq!(world.most_unavailable["servers"], 1);
+    assert_eq!(world.most_unavailable["workers"], 2, "the budget is used");
+}
+
+#[test]
+fn a_switch_needs_no_drain() {
+    let mut world = World::new(3, 2, 1);
+    world.needs = Needs::Switch;
+    world.want("new", "1.36.3+k3s1");
+    world.settle("new");
+    assert!(
+        !world.log.iter().any(|l| l.contains("cordon")),
+        "{}",
+        world.log.join("\n")
+    );
+}
+
+#[test]
+fn a_minor_takes_a_snapshot_first_and_moves_etcd_s_leader_away() {
+    let mut world = World::new(3, 2, 1);
+    world.needs = Needs::Switch;
+    world.want("next", "1.37.0+k3s1");
+    world.settle("next");
+    let at = |what: &str| {
+        world
+            .log
+            .iter()
+            .position(|l| l.contains(what))
+            .unwrap_or_else(|| panic!("no {what}"))
+    };
+    assert!(at("snapshot-etcd") < at("order"));
+    assert!(at("move-etcd-leader") < world.log.len());
+    assert!(at("cordon servers") < at("order"), "a minor is drained for");
+    let snapshots = world
+        .log
+        .iter()
+        .filter(|l| l.contains("snapshot-etcd"))
+        .count();
+    assert_eq!(snapshots, 1);
+}
+
+#[test]
+fn a_system_and_a_minor_in_one_commit_are_two_steps_for_servers() {
+    let mut world = World::new(3, 2, 1);
+    world.want_in_two_steps(("new", "1.36.3+k3s1"), ("next", "1.37.0+k3s1"));
+    world.settle("next");
+    let tried: Vec<&str> = world
+        .tried
+        .iter()
+        .map(|(_, system)| system.as_str())
+        .collect();
+    assert_eq!(
+        tried,
+        ["new", "new", "new", "next", "next", "next", "next", "next"]
+    );
+}
+
+#[test]
+fn a_bad_system_is_tried_by_one_node_and_a_revert_sets_it_right() {
+    for fate in [Fate::Panics, Fate::Hangs, Fate::Sick] {
+        let mut world = World::new(3, 4, 2);
+        world.fates.insert("bad".to_owned(), fate);
+        world.want("bad", "1.36.3+k3s1");
+        let holds = world.stand_still();
+        assert_eq!(world.tried.len(), 1, "{fate:?}: {:?}", world.tried);
+        assert!(
+            world.machines.values().all(|m| m.running == "old"),
+            "{fate:?}"
+        );
+        world.nothing_is_left_over();
+        assert!(
+            holds
+                .iter()
+                .any(|h| h.starts_with("rollout: stands still: node servers-")),
+            "{holds:?}"
+        );
+
+        world.want("old", "1.36.3+k3s1");
+        world.settle("old");
+        world.want("mended", "1.36.3+k3s1");
+        world.settle("mended");
+    }
+}
+
+#[test]
+fn a_server_that_started_a_newer_minor_is_never_taken_back() {
+    let mut world = World::new(3, 2, 1);
+    world.fates.insert("next".to_owned(), Fate::Sick);
+    world.want("next", "1.37.0+k3s1");
+    let holds = world.stand_still();
+    let told = holds.join("\n");
+    assert!(told.contains("etcd snapshot fabrik-before-1.37"), "{told}");
+    assert!(told.contains("stands still until node"), "{told}");
+    let there: Vec<_> = world
+        .machines
+        .values()
+        .filter(|m| m.running == "next")
+        .collect();
+    assert_eq!(there.len(), 1);
+    assert_eq!(
+        world.observed.ledger.tickets.len(),
+        1,
+        "it keeps its ticket"
+    );
+
+    // A revert is no way back: the server is not told to run what it can't.
+    world.want("old", "1.36.3+k3s1");
+    let told = world.stand_still().join("\n");
+    assert_eq!(
+        world
+            .machines
+            .values()
+            .filter(|m| m.running == "next")
+            .count(),
+        1,
+        "{told}"
+    );
+}
+
+#[test]
+fn a_drain_that_is_blocked_is_taken_back_and_tried_later() {
+    let mut world = World::new(3, 2, 1);
+    let node: fabrik_core::id::NodeName = "workers-0".parse().unwrap();
+    world.blocked.insert(node.clone());
+    world.want("new", "1.36.3+k3s1");
+    let told: Vec<String> = (0..200)
+        .flat_map(|_| world.tick().holds)
+        .map(|h| h.to_string())
+        .collect();
+    assert!(
+        told.iter()
+            .any(|h| h.contains("pod web/shop can't be evicted: PodDisruptionBudget web/shop"))
+    );
+    assert!(
+        world.observed.nodes[&node].unschedulable,
+        "it is being drained"
+    );
+    world.stand_still();
+    world.blocked.clear();
+    world.settle("new");
+}
+
+#[test]
+fn a_later_commit_replaces_the_target_of_those_who_were_not_told_to_try() {
+    let mut world = World::new(3, 2, 1);
+    world.blocked.insert("servers-1".parse().unwrap());
+    world.want("new", "1.36.3+k3s1");
+    for _ in 0..20 {
+        world.tick();
+    }
+    world.want("newer", "1.36.3+k3s1");
+    world.blocked.clear();
+    world.settle("newer");
+}
+
+#[test]
+fn who_is_held_out_is_left_alone_and_named() {
+    let mut world = World::new(3, 3, 1);
+    let node: fabrik_core::id::NodeName = "workers-1".parse().unwrap();
+    world
+        .desired
+        .spec
+        .update
+        .held
+        .insert(node.clone(), "its disk is being replaced".to_owned());
+    world.want("new", "1.36.3+k3s1");
+    let holds = world.stand_still();
+    assert_eq!(
+        world
+            .machines
+            .values()
+            .filter(|m| m.running == "new")
+            .count(),
+        5
+    );
+    assert_eq!(
+        holds,
+        ["node workers-1: is held out of updates: its disk is being replaced"]
+    );
+}
+
+#[test]
+fn one_server_goes_down_only_by_the_users_word() {
+    let mut world = World::new(1, 1, 1);
+    world.want("new", "1.36.3+k3s1");
+    let holds = world.stand_still();
+    assert!(
+        holds
+            .iter()
+            .any(|h| h.contains("allow-control-plane-downtime")),
+        "{holds:?}"
+    );
+    assert!(world.tried.is_empty());
+    world.desired.spec.update.allow_control_plane_downtime = true;
+    world.settle("new");
+}
