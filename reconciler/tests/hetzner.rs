@@ -50,11 +50,23 @@ async fn a_retired_type_gives_way_to_the_next_and_a_lost_reply_is_found_by_its_i
         Effect::PowerOff {
             server: other.clone(),
         },
+        Effect::Reset {
+            server: other.clone(),
+        },
         Effect::DeleteServer { server: other },
     ] {
         let error = bed.execute(&touch).await.unwrap_err();
         assert!(matches!(error, HetznerError::NotOurs { .. }), "{error}");
     }
+    bed.execute(&Effect::Reset {
+        server: meant.clone(),
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        bed.observe().await.unwrap().servers[&meant.id].power,
+        Power::Running
+    );
     bed.execute(&Effect::PowerOff {
         server: meant.clone(),
     })

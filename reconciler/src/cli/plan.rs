@@ -1,5 +1,6 @@
 //! `fabrik plan`: what a commit will do, before it is pushed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -98,6 +99,7 @@ fn planned(document: &Document, commit: CommitId, candidate: &Candidate, now: Ti
         commit,
         spec: candidate.spec.clone(),
         units: candidate.inventories(),
+        targets: BTreeMap::new(),
     };
     let mut plan = plan(&desired, observed, now);
     if document.truncated.contains(&Truncation::Inventories) {

@@ -18,6 +18,6 @@ pub struct Options {
 
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let config = Config::load(&options.config)?;
-    reconcile::run(config).await?;
+    Box::pin(reconcile::run(config)).await?;
     Ok(ExitCode::SUCCESS)
 }

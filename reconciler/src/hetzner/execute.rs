@@ -77,12 +77,18 @@ pub async fn execute(
         }
         Effect::CreateServer(new) => server::create(client, new, context).await,
         Effect::PowerOff { server } => server::power_off(client, server, cluster).await,
+        Effect::Reset { server } => server::reset(client, server, cluster).await,
         Effect::DeleteServer { server } => server::delete(client, server, cluster).await,
         Effect::RevokeToken { .. }
         | Effect::LabelNode { .. }
         | Effect::Cordon { .. }
         | Effect::Uncordon { .. }
         | Effect::Evict { .. }
+        | Effect::Aim { .. }
+        | Effect::Order { .. }
+        | Effect::Withdraw { .. }
+        | Effect::MoveEtcdLeader { .. }
+        | Effect::SnapshotEtcd { .. }
         | Effect::DeleteNode { .. } => return None,
     })
 }

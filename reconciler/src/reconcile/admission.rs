@@ -8,6 +8,7 @@ use fabrik_core::id::CommitId;
 use fabrik_core::ledger::{Change, Ledger};
 use fabrik_core::spec::Spec;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tracing::{error, info};
 
@@ -230,6 +231,7 @@ fn enter_into_force(
     let desired = Desired {
         commit: commit.clone(),
         units: candidate.inventories(),
+        targets: BTreeMap::new(),
         spec: candidate.spec,
     };
     leader.in_force = Some(Arc::new(InForce {

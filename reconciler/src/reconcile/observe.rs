@@ -49,6 +49,8 @@ pub async fn observe(
         tokens,
         units,
         ledger,
+        systems: BTreeMap::new(),
+        etcd: None,
         paused: leader.wishes.paused.clone(),
     };
     remember_blocked(leader, &mut observed);

@@ -198,6 +198,7 @@ pub fn spec() -> Spec {
         firewall: Firewall::default(),
         ssh_keys: BTreeMap::from([("alice".to_owned(), format!("{KEY} alice"))]),
         pools: BTreeMap::new(),
+        update: fabrik_core::spec::Update::default(),
         limits: Limits::default(),
     }
 }

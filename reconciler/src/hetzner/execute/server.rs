@@ -80,6 +80,24 @@ pub async fn power_off(
     )
 }
 
+/// Hetzner's reset is the button on the machine: what hangs boots again.
+pub async fn reset(
+    client: &Client,
+    server: &ServerRef,
+    cluster: &ClusterId,
+) -> Result<Outcome, HetznerError> {
+    let what = format!("reset server `{}` (id {})", server.name, server.id);
+    if meant(client, server, cluster, &what).await?.is_none() {
+        return Ok(Outcome::AlreadyGone);
+    }
+    let path = format!("servers/{}/actions/reset", server.id);
+    gone_is_fine(
+        write(client, Method::POST, path, None, what)
+            .await
+            .map(drop),
+    )
+}
+
 pub async fn delete(
     client: &Client,
     server: &ServerRef,
