@@ -112,7 +112,7 @@ pub fn servers_are_believable(cluster: &ClusterName, observed: &Observed) -> Res
         message: format!(
             "{} servers that should exist are missing at Hetzner ({}): so many at once are rather a fault of the \
              lists or of the token. None of them is believed gone, removed or replaced; all else goes on. When you \
-             have seen that they are gone: kubectl annotate fabrikcluster {cluster} {CONFIRM_GONE_ANNOTATION}={}",
+             have seen that they are gone: kubectl annotate --overwrite fabrikcluster {cluster} {CONFIRM_GONE_ANNOTATION}={}",
             missing.len(),
             some_of(&names),
             ids.join(",")

@@ -7,7 +7,7 @@ use crate::hold::{Hold, HoldReason};
 use crate::id::UnitName;
 use crate::ledger::{EventKind, Ledger};
 use crate::manifest::own;
-use crate::names::PRUNE_ANNOTATION;
+use crate::names::{PRUNE_ANNOTATION, UNIT_LABEL};
 use crate::spec::Limits;
 
 use super::order::{Stage, stage};
@@ -37,13 +37,17 @@ pub fn prune(unit: &UnitName, candidates: &[Candidate], unseen: usize, limits: &
             holds: vec![too_many(unit, candidates.len(), unseen, max)],
         };
     }
-    let (kept, allowed): (Vec<_>, Vec<_>) = candidates
-        .iter()
-        .partition(|c| is_protected(&c.object) && !c.confirmed);
-    Pruning {
-        allowed: allowed.into_iter().map(|c| c.object.clone()).collect(),
-        holds: kept.into_iter().map(|c| protected(&c.object)).collect(),
+    let mut pruning = Pruning::default();
+    for Candidate { object, confirmed } in candidates {
+        if own::objection(object).is_some() {
+            pruning.holds.push(own_part(object));
+        } else if is_protected(object) && !confirmed {
+            pruning.holds.push(protected(object));
+        } else {
+            pruning.allowed.push(object.clone());
+        }
     }
+    pruning
 }
 
 /// Whether pruning `candidate` waits for `missing`, an object of its unit that was never applied as it is wanted now: what
@@ -71,7 +75,7 @@ pub fn allowance(ledger: &Ledger, limits: &Limits, now: Timestamp) -> usize {
     per_hour.saturating_sub(ledger.count_last_hour(EventKind::Prune, now))
 }
 
-/// Kinds whose deletion takes other objects or data with it, and what fabrik itself is made of.
+/// Kinds whose deletion takes other objects or data with it.
 pub fn is_protected(object: &ObjectKey) -> bool {
     let kind = (object.group.as_str(), object.kind.as_str());
     matches!(
@@ -80,7 +84,7 @@ pub fn is_protected(object: &ObjectKey) -> bool {
             "",
             "Namespace" | "PersistentVolume" | "PersistentVolumeClaim"
         ) | ("apiextensions.k8s.io", "CustomResourceDefinition")
-    ) || own::objection(object).is_some()
+    )
 }
 
 fn too_many(unit: &UnitName, live: usize, unseen: usize, max: usize) -> Hold {
@@ -95,6 +99,17 @@ fn too_many(unit: &UnitName, live: usize, unseen: usize, max: usize) -> Hold {
         message: format!(
             "{count} objects would be pruned{unseen}, and `max-prune` allows {max}; nothing of the unit is pruned. \
              Put them back, remove them in smaller steps, or raise `max-prune` in cluster.toml"
+        ),
+    }
+}
+
+fn own_part(object: &ObjectKey) -> Hold {
+    Hold {
+        about: object.to_string(),
+        reason: HoldReason::PruneGuard,
+        message: format!(
+            "is no longer in the repository and is kept, because fabrik itself is made of it. To have it forgotten, \
+             take the label {UNIT_LABEL} off it"
         ),
     }
 }
@@ -136,10 +151,7 @@ mod tests {
             candidate("PersistentVolumeClaim/web/data", true),
             candidate("CustomResourceDefinition.apiextensions.k8s.io//a.b", false),
             candidate("PersistentVolume//data", false),
-            candidate(
-                "ClusterRole.rbac.authorization.k8s.io//fabrik-leader",
-                false,
-            ),
+            candidate("ClusterRole.rbac.authorization.k8s.io//fabrik-leader", true),
         ];
         let verdict = prune(&unit, &live, 0, &limits(25));
         let allowed: Vec<_> = verdict.allowed.iter().map(ToString::to_string).collect();
