@@ -68,14 +68,22 @@ pub enum Output {
     Json,
 }
 
-/// Writes a line to standard output.
+/// Writes a line to standard output. Who reads no further (`| head -1`) has read enough: the verb ends as it would have.
 fn say(text: impl fmt::Display) -> io::Result<()> {
+    match show(text) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        shown => shown,
+    }
+}
+
+/// As `say`, and fails when nobody reads any more.
+fn show(text: impl fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
 }
 
-/// Whether it failed only because nobody reads on (`| head -1`).
+/// Whether it failed only because nobody reads on.
 pub fn is_read_enough(failure: &Failure) -> bool {
     let failure = failure.downcast_ref::<io::Error>();
     failure.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

@@ -23,7 +23,8 @@ pub async fn read(access: &Access, now: Timestamp) -> Result<Leader, AccessError
     Ok(leader(lease.and_then(|l| l.spec).unwrap_or_default(), now))
 }
 
-/// A Lease that was not renewed for twice its length has ended, whatever the difference between two clocks.
+/// A Lease that was not renewed for twice its length has ended: clocks that differ by no more than that length agree on
+/// it.
 fn leader(lease: LeaseSpec, now: Timestamp) -> Leader {
     let since = lease.renew_time.map(|time| time.0);
     let length = SignedDuration::from_secs(lease.lease_duration_seconds.unwrap_or(0).into());

@@ -123,6 +123,7 @@ fn admissible(
     let none = uncommitted();
     let candidate = admit::Candidate {
         commit: commit.unwrap_or(&none),
+        founded: None,
         descends: descends.unwrap_or(true),
         spec: Some(&candidate.spec),
         text: &candidate.text,

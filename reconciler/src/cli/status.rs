@@ -21,6 +21,8 @@ pub mod view;
 
 /// A burst of changes is shown once.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How late a leader that died is missed.
+const REFRESH: Duration = Duration::from_secs(10);
 /// Homes the cursor and clears what is below, so that a screen is repainted without flicker.
 const REPAINT: &str = "\x1b[H\x1b[J";
 
@@ -42,7 +44,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut changes = changes(&access);
-    while changes.next().await.is_some() {
+    // A leader that dies changes no object: look now and then as well.
+    while let Ok(Some(())) | Err(_) = tokio::time::timeout(REFRESH, changes.next()).await {
         while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.next()).await {}
         match read(&access).await {
             Ok(view) => repaint(&view, options.output)?,
@@ -107,11 +110,11 @@ fn show(view: &StatusView, output: Output) -> Result<(), Failure> {
 /// A page that replaces the last one on a terminal; one JSON document a line for a program.
 fn repaint(view: &StatusView, output: Output) -> Result<(), Failure> {
     match output {
-        Output::Json => say(serde_json::to_string(view)?)?,
+        Output::Json => super::show(serde_json::to_string(view)?)?,
         Output::Human if stdout().is_terminal() => {
-            say(format_args!("{REPAINT}{}", render::render(view)))?;
+            super::show(format_args!("{REPAINT}{}", render::render(view)))?;
         }
-        Output::Human => say(render::render(view))?,
+        Output::Human => super::show(render::render(view))?,
     }
     Ok(())
 }
