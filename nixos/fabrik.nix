@@ -123,7 +123,7 @@ in
         ProtectProc = "invisible";
         ProtectSystem = "strict";
         # Tokens are renewed beside each other's old ones.
-        ReadWritePaths = lib.unique (map dirOf [
+        ReadWritePaths = lib.unique ([ cfg.settings.state-dir ] ++ map dirOf [
           cfg.settings.kubernetes.leader-token-file
           cfg.settings.kubernetes.applier-token-file
         ]);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use fabrik_core::admit;
 use fabrik_core::desired::Inventory;
 use fabrik_core::diagnostic::Diagnostic;
-use fabrik_core::id::{CommitId, UnitName};
+use fabrik_core::id::{ClusterName, CommitId, UnitName};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::{Object, Units};
 use fabrik_core::spec::Spec;
@@ -100,6 +100,8 @@ impl Faulty {
 pub struct Standing<'a> {
     pub ledger: &'a Ledger,
     pub commit: &'a CommitId,
+    /// What the cluster was founded as.
+    pub founded: &'a ClusterName,
     /// The admitted commit is one of its ancestors.
     pub descends: bool,
     /// What the admitted commit says, where it is known.
@@ -123,6 +125,7 @@ pub fn judge(
         standing.ledger,
         &admit::Candidate {
             commit: standing.commit,
+            founded: Some(standing.founded),
             descends: standing.descends,
             spec,
             text,

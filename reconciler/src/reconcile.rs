@@ -162,7 +162,7 @@ async fn lead(
     }
     drop(leader);
     replica.leading.send_replace(false);
-    replica.metrics.set_leader(false);
+    replica.metrics.forget_cluster();
     leadership.release().await;
     Ok(stopped)
 }

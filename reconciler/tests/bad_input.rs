@@ -181,6 +181,7 @@ async fn report(repository: &Repository, keys: &Keys) -> String {
     let standing = Standing {
         ledger: &ledger,
         commit: &id,
+        founded: &in_force.name,
         descends: !repository.is_a_rewind(),
         in_force: Some(&in_force),
     };

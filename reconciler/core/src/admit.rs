@@ -3,10 +3,10 @@
 //! It depends on the commit, the last admitted commit and what can never change, and on nothing that is observed.
 
 use crate::diagnostic::{Diagnostic, Place};
-use crate::id::CommitId;
+use crate::id::{ClusterName, CommitId};
 use crate::ladder::{self, Refusal};
 use crate::ledger::Ledger;
-use crate::spec::{K3sVersion, Spec, place_of};
+use crate::spec::{Foundation, K3sVersion, Spec, place_of};
 
 const SPEC_FILE: &str = "cluster.toml";
 
@@ -14,6 +14,8 @@ const SPEC_FILE: &str = "cluster.toml";
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate<'a> {
     pub commit: &'a CommitId,
+    /// What the cluster was founded as, where that is known.
+    pub founded: Option<&'a ClusterName>,
     /// The admitted commit is one of its ancestors (or is it). Of no meaning before the first admission.
     pub descends: bool,
     /// What its `cluster.toml` says; `None` where that is not right in itself.
@@ -29,7 +31,10 @@ pub struct Candidate<'a> {
 pub fn against(ledger: &Ledger, candidate: &Candidate<'_>) -> Result<(), Vec<Diagnostic>> {
     let mut faults = Vec::new();
     if let Some(spec) = candidate.spec {
-        faults.extend(foundation(ledger, spec, candidate.text));
+        match &ledger.foundation {
+            Some(old) => faults.extend(foundation(old, spec, candidate.text)),
+            None => faults.extend(other_name(candidate.founded, spec, candidate.text)),
+        }
         let old = version_in_force(ledger, candidate.in_force);
         faults.extend(old.and_then(|old| ladder(old, spec, candidate.text)));
     }
@@ -59,10 +64,21 @@ fn rewind(ledger: &Ledger, candidate: &Candidate<'_>) -> Option<Diagnostic> {
     })
 }
 
-fn foundation(ledger: &Ledger, spec: &Spec, text: &str) -> Vec<Diagnostic> {
-    let Some(old) = &ledger.foundation else {
-        return Vec::new();
-    };
+/// The first commit fixes the name for ever, so it had better be the right one.
+fn other_name(founded: Option<&ClusterName>, spec: &Spec, text: &str) -> Option<Diagnostic> {
+    let founded = founded?;
+    (spec.name != *founded).then(|| Diagnostic {
+        place: place_of(SPEC_FILE, text, "cluster", "name"),
+        object: "[cluster]".to_owned(),
+        problem: format!(
+            "`name` is `{}`, and the cluster was founded as `{founded}`",
+            spec.name
+        ),
+        remedy: format!("write `name = \"{founded}\"`, or push to the cluster that is meant"),
+    })
+}
+
+fn foundation(old: &Foundation, spec: &Spec, text: &str) -> Vec<Diagnostic> {
     let new = spec.foundation();
     let fields = [
         ("cluster", "name", &old.name, &new.name),
@@ -135,6 +151,10 @@ pods = "10.42.0.0/16"
         Ledger::new("abcdefgh01234567".parse().unwrap())
     }
 
+    fn founded() -> ClusterName {
+        "demo".parse().unwrap()
+    }
+
     fn commit(digit: char) -> CommitId {
         digit.to_string().repeat(40).parse().unwrap()
     }
@@ -143,6 +163,7 @@ pods = "10.42.0.0/16"
         let (old, new) = (spec::parse(SPEC_FILE, TEXT), spec::parse(SPEC_FILE, text));
         let candidate = Candidate {
             commit: &commit('b'),
+            founded: Some(&founded()),
             descends,
             spec: new.as_ref().ok(),
             text,
@@ -163,23 +184,34 @@ pods = "10.42.0.0/16"
     }
 
     #[test]
-    fn the_first_commit_is_let_in_whatever_it_says() {
-        let text = TEXT.replace("demo", "other");
-        let spec = spec::parse(SPEC_FILE, &text).unwrap();
-        let candidate = Candidate {
-            commit: &commit('b'),
-            descends: true,
-            spec: Some(&spec),
-            text: &text,
-            in_force: None,
+    fn the_first_commit_must_bear_the_name_that_was_founded() {
+        let judged = |text: &str| {
+            let spec = spec::parse(SPEC_FILE, text).unwrap();
+            let candidate = Candidate {
+                commit: &commit('b'),
+                founded: Some(&founded()),
+                descends: true,
+                spec: Some(&spec),
+                text,
+                in_force: None,
+            };
+            let faults = against(&empty(), &candidate).err().unwrap_or_default();
+            faults.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(against(&empty(), &candidate), Ok(()));
+        assert_eq!(judged(&TEXT.replace("1.36.3", "1.30.1")), [""; 0]);
+        assert_eq!(
+            judged(&TEXT.replace("demo", "other")),
+            [
+                "cluster.toml:2:8: [cluster]: `name` is `other`, and the cluster was founded as `demo`\n  → write `name = \"demo\"`, or push to the cluster that is meant"
+            ]
+        );
     }
 
     #[test]
     fn the_commit_in_force_itself_is_no_rewind() {
         let candidate = Candidate {
             commit: &commit('a'),
+            founded: Some(&founded()),
             descends: false,
             spec: None,
             text: "",
@@ -223,6 +255,7 @@ pods = "10.42.0.0/16"
             let spec = spec::parse(SPEC_FILE, text).unwrap();
             let candidate = Candidate {
                 commit: &commit('b'),
+                founded: Some(&founded()),
                 descends: true,
                 spec: Some(&spec),
                 text,

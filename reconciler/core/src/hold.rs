@@ -64,6 +64,9 @@ pub enum HoldReason {
     Conflict,
     /// An object could not be applied, or is not healthy yet.
     Unhealthy,
+    /// One that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 impl fmt::Display for Hold {

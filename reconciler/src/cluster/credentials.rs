@@ -2,7 +2,7 @@
 //! root reads. The admin's kubeconfig is used only when there is no token that still serves.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -24,8 +24,10 @@ pub const APPLIER_ACCOUNT: &str = "fabrik-applier";
 
 const TOKEN_LIFE_SECS: i64 = 3600;
 const RETRY: Duration = Duration::from_secs(30);
-/// The wall clock may be set meanwhile, so the tokens are looked at at least this often.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How often the tokens are looked at: the wall clock may be set meanwhile.
+const LOOK: Duration = Duration::from_secs(60);
+/// A token is renewed after this, whatever the wall clock says: two thirds of its life.
+const TOKEN_AGE: Duration = Duration::from_secs(TOKEN_LIFE_SECS.unsigned_abs() / 3 * 2);
 
 /// Makes a token of `account` for an hour.
 pub async fn request_token(client: &Client, account: &str) -> Result<Secret, ClusterError> {
@@ -79,8 +81,9 @@ pub async fn ensure_tokens(config: &Config) -> Result<(), ClusterError> {
 
 /// Renews the tokens in time. Runs until dropped.
 pub async fn keep_renewed(config: &Config, leader: &Client, applier: &Client) {
+    let mut renewed = [None; 2];
     loop {
-        let wait = match renew(config, leader, applier).await {
+        let wait = match renew(config, [leader, applier], &mut renewed).await {
             Ok(wait) => wait,
             Err(error) => {
                 tracing::warn!(%error, "can't renew a token");
@@ -92,33 +95,34 @@ pub async fn keep_renewed(config: &Config, leader: &Client, applier: &Client) {
 }
 
 /// Renews what is due, and says how long nothing will be.
-/// Each account renews its own token: the leader, which may do little, can't make itself one of the applier.
+/// Each account renews its own token: the leader, which may do little, can't make itself one of the applier. `renewed` is
+/// when each was, by our own monotonic clock: the wall clock may be wrong.
 async fn renew(
     config: &Config,
-    leader: &Client,
-    applier: &Client,
+    clients: [&Client; 2],
+    renewed: &mut [Option<Instant>; 2],
 ) -> Result<Duration, ClusterError> {
     // What has ended can't renew itself.
     ensure_tokens(config).await?;
-    let mut wait = LONGEST_WAIT;
-    for ((account, path), client) in accounts(config).into_iter().zip([leader, applier]) {
-        if life(path, Timestamp::now()) == Life::Due {
-            match request_token(client, account).await {
-                Ok(token) => write_token(path, &token)?,
-                // The API server's clock is ahead of ours: for it, the token has ended.
-                Err(error) if error.is_unauthorized() => {
-                    let admin = admin_client(config).await?;
-                    write_token(path, &request_token(&admin, account).await?)?;
-                }
-                Err(error) => return Err(error),
+    for (((account, path), client), renewed) in
+        accounts(config).into_iter().zip(clients).zip(renewed)
+    {
+        let old = renewed.is_none_or(|at| at.elapsed() >= TOKEN_AGE);
+        if !old && life(path, Timestamp::now()) != Life::Due {
+            continue;
+        }
+        let token = match request_token(client, account).await {
+            // By the API server's clock it has ended.
+            Err(error) if error.is_unauthorized() => {
+                request_token(&admin_client(config).await?, account).await?
             }
-            tracing::debug!(account, "renewed a token");
-        }
-        if let Life::Serves { due_in } = life(path, Timestamp::now()) {
-            wait = wait.min(due_in);
-        }
+            token => token?,
+        };
+        write_token(path, &token)?;
+        *renewed = Some(Instant::now());
+        tracing::debug!(account, "renewed a token");
     }
-    Ok(wait.max(Duration::from_secs(1)))
+    Ok(LOOK)
 }
 
 fn accounts(config: &Config) -> [(&'static str, &Path); 2] {

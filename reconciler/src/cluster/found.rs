@@ -166,7 +166,7 @@ pub async fn found(options: FoundOptions) -> Result<Founded, FoundError> {
     }
     let keys = founding_keys::ensure(&dir, &options.name)?;
     let stated = clusters.ensure(&cluster_id, &keys.age_recipient).await?;
-    founding::expect_age_key(&options.name, stated, &age_key)?;
+    founding::expect_age_key(&options.name, stated.clone(), &age_key)?;
 
     let ca_file = dir.join("ca.crt");
     let ca = founding::ca_of(&kubeconfig)?;
@@ -199,7 +199,7 @@ pub async fn found(options: FoundOptions) -> Result<Founded, FoundError> {
     founding::replace_file(&path, text.as_bytes()).map_err(at(&path))?;
     Ok(Founded {
         cluster_id,
-        age_recipient: keys.age_recipient,
+        age_recipient: stated,
         deploy_key: keys.deploy_key,
         signing_key: keys.signing_key,
         config: path,
@@ -299,7 +299,7 @@ fn unless_told(options: &FoundOptions, old: Config, new: Config) -> Config {
         },
         secrets: old.secrets,
         hetzner: either(options.hetzner_endpoint.is_some(), new.hetzner, old.hetzner),
-        webhook: old.webhook.map(|webhook| config::Webhook {
+        webhook: old.webhook.or(new.webhook).map(|webhook| config::Webhook {
             listen: options.webhook_listen.or(webhook.listen),
             ..webhook
         }),

@@ -45,7 +45,7 @@ pub enum LeaseError {
 
 /// Where the Lease is kept; both writes are compare-and-swap.
 pub trait LeaseStore: Send + Sync + 'static {
-    /// The newest epoch that anything was written under. A Lease that is made anew goes on from it.
+    /// The newest epoch that anything was written under. A Lease that was made anew goes on from it.
     fn last_epoch(&self) -> impl Future<Output = Result<u64, LeaseError>> + Send;
     fn read(&self) -> impl Future<Output = Result<Option<Record>, LeaseError>> + Send;
     /// Writes over what `before` says is there (`None`: nothing), or fails with `Conflict`.
@@ -154,10 +154,9 @@ impl<S: LeaseStore> Candidate<S> {
             return Ok(None);
         }
         let began = Instant::now();
-        let transitions = match &record {
-            Some(record) => record.transitions + 1,
-            None => self.store.last_epoch().await? + 1,
-        };
+        let written = self.store.last_epoch().await?;
+        let transitions = record.as_ref().map_or(0, |r| r.transitions);
+        let transitions = transitions.max(written) + 1;
         let record = self
             .store
             .write(Some(&self.identity), transitions, record.as_ref())

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::ServerId;
 use fabrik_core::names::CONFIRM_GONE_ANNOTATION;
 use kube::api::{Api, ApiResource, DynamicObject};
@@ -17,6 +18,23 @@ pub struct Wishes {
     pub paused: Option<String>,
     /// Servers that a person says are gone.
     pub confirmed_gone: BTreeSet<ServerId>,
+    /// What was meant as such a server's id and is none.
+    pub no_ids: Vec<String>,
+}
+
+impl Wishes {
+    /// What can't be done of them, and how to say it right.
+    pub fn hold(&self) -> Option<Hold> {
+        (!self.no_ids.is_empty()).then(|| Hold {
+            about: "FabrikCluster".to_owned(),
+            reason: HoldReason::Unexplained,
+            message: format!(
+                "annotation {CONFIRM_GONE_ANNOTATION} holds `{}`, which is no server id; write ids with commas between \
+                 them, as 41,42",
+                self.no_ids.join("`, `")
+            ),
+        })
+    }
 }
 
 pub async fn read(client: &Client, name: &str) -> Result<Wishes, ClusterError> {
@@ -42,23 +60,21 @@ fn of(object: &DynamicObject) -> Result<Wishes, String> {
     let spec = object.data.get("spec").cloned().unwrap_or_default();
     let spec: FabrikClusterSpec = serde_json::from_value(spec).map_err(|e| e.to_string())?;
     let ids = object.annotations().get(CONFIRM_GONE_ANNOTATION);
-    let id = |text: &str| match text.trim().parse() {
-        Ok(id) => Ok(ServerId(id)),
-        Err(_) => Err(format!(
-            "annotation {CONFIRM_GONE_ANNOTATION}: `{}` is no server id",
-            text.trim()
-        )),
-    };
+    let ids = ids.iter().flat_map(|ids| ids.split(',')).map(str::trim);
+    let mut confirmed_gone = BTreeSet::new();
+    let mut no_ids = Vec::new();
+    for text in ids.filter(|text| !text.is_empty()) {
+        match text.parse() {
+            Ok(id) => drop(confirmed_gone.insert(ServerId(id))),
+            Err(_) => no_ids.push(text.to_owned()),
+        }
+    }
     Ok(Wishes {
         paused: spec
             .paused
             .map(|p| format!("{} (by {} at {})", p.reason, p.by, p.at)),
-        confirmed_gone: ids
-            .iter()
-            .flat_map(|ids| ids.split(','))
-            .filter(|text| !text.trim().is_empty())
-            .map(id)
-            .collect::<Result<_, _>>()?,
+        confirmed_gone,
+        no_ids,
     })
 }
 
@@ -93,16 +109,16 @@ mod tests {
 
     #[test]
     fn confirmed_servers_are_a_list_of_ids() {
-        let confirmed = |text: &str| {
-            wishes(&json!({CONFIRM_GONE_ANNOTATION: text}), &json!({})).map(|w| w.confirmed_gone)
-        };
+        let read =
+            |text: &str| wishes(&json!({CONFIRM_GONE_ANNOTATION: text}), &json!({})).unwrap();
         assert_eq!(
-            confirmed("41, 42,"),
-            Ok([ServerId(41), ServerId(42)].into())
+            read("41, 42,").confirmed_gone,
+            [ServerId(41), ServerId(42)].into()
         );
-        assert_eq!(
-            confirmed("41,all"),
-            Err("annotation fabrik.dev/confirm-gone: `all` is no server id".to_owned())
-        );
+        assert_eq!(read("41, 42,").hold(), None);
+        let typo = read("41 42,43");
+        assert!(typo.paused.is_some(), "a typo must not hide the pause");
+        assert_eq!(typo.confirmed_gone, [ServerId(43)].into());
+        assert!(typo.hold().unwrap().message.contains("`41 42`"));
     }
 }

@@ -7,6 +7,7 @@ use fabrik_core::manifest::{self, Budget, Object, Source, Units};
 use fabrik_core::spec::{self, SecretRef, Spec};
 
 use super::{Access, SPEC_FILE};
+use crate::hetzner::Token;
 use crate::repo::{BlobId, File, Tree};
 use crate::secrets::{
     Secret, SecretsError, Shape, Sops, SopsFile, check, field, shape, well_formed,
@@ -93,7 +94,15 @@ impl<'a> Reader<'a> {
             return Ok(None);
         };
         match field(path, &plaintext, key) {
-            Ok(token) => Ok(Some(token)),
+            Ok(token) if Token::from(&token).is_well_formed() => Ok(Some(token)),
+            Ok(_) => {
+                let problem = format!("`{key}` is empty or holds characters that no token has");
+                let remedy = format!(
+                    "put the token of a project into it (Security → API tokens): `sops edit {path}`"
+                );
+                self.fault(path, "[hetzner] token", &problem, &remedy);
+                Ok(None)
+            }
             Err(error) => self.fault_of_secret(error).map(|()| None),
         }
     }

@@ -16,14 +16,18 @@ impl Token {
         Self::from(&Secret::new(text.as_bytes().to_vec()))
     }
 
+    /// Whether Hetzner could have made it: characters that a header may hold, and no blanks.
+    pub fn is_well_formed(&self) -> bool {
+        let token = self.0.expose();
+        !token.is_empty() && token.iter().all(u8::is_ascii_graphic)
+    }
+
     /// The value of `Authorization`, marked so that no library prints it.
     pub(super) fn header(&self) -> Result<HeaderValue, HetznerError> {
-        let token = self.0.expose();
-        let valid = !token.is_empty() && token.iter().all(u8::is_ascii_graphic);
-        let bearer = Zeroizing::new([b"Bearer ", token].concat());
+        let bearer = Zeroizing::new([b"Bearer ", self.0.expose()].concat());
         let mut value = HeaderValue::from_bytes(&bearer)
             .ok()
-            .filter(|_| valid)
+            .filter(|_| self.is_well_formed())
             .ok_or_else(|| HetznerError::Setup {
                 problem: "the Hetzner token is empty or holds characters that no token has; \
                           put the token of a project (Security → API tokens) into the file \

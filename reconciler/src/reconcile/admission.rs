@@ -76,7 +76,7 @@ async fn load(leader: &mut Leader, ledger: &Ledger) -> Result<(), Unreadable> {
 }
 
 /// Takes the tip of the branch into force if it may be, and returns whether it was. One that was refused is looked at again
-/// only where another reason than the commit itself may have played a part.
+/// only where a person asks, or another reason than the commit itself may have played a part.
 async fn look_at(
     leader: &mut Leader,
     ledger: &Ledger,
@@ -88,7 +88,8 @@ async fn look_at(
         leader.refusal = None;
         return Ok(false);
     }
-    if unreadable.is_none() && leader.refusal.as_ref().is_some_and(|r| r.commit == head) {
+    let again = std::mem::take(&mut leader.look_again) || unreadable.is_some();
+    if !again && leader.refusal.as_ref().is_some_and(|r| r.commit == head) {
         return Ok(false);
     }
     consider(leader, ledger, &head, unreadable).await
@@ -118,6 +119,7 @@ async fn consider(
         &gate::Standing {
             ledger,
             commit: head,
+            founded: &leader.replica.config.cluster.name,
             descends,
             in_force,
         },

@@ -51,6 +51,8 @@ pub struct Leader {
     pub(super) in_force: Option<Arc<InForce>>,
     pub(super) head: Option<CommitId>,
     pub(super) refusal: Option<Refusal>,
+    /// Somebody asked: a head that was refused is judged anew.
+    pub(super) look_again: bool,
     /// What was said last about git, if it can't be reached.
     pub(super) trouble: Option<String>,
     pub(super) wishes: Wishes,
@@ -74,6 +76,8 @@ pub struct Leader {
 enum Wake {
     /// Something in the cluster changed, or a pass is due.
     Look,
+    /// The `FabrikCluster` changed: people may ask for something.
+    Wish,
     /// The repository may have changed, or somebody asks.
     Fetch,
 }
@@ -106,6 +110,7 @@ impl Leader {
             in_force: None,
             head: None,
             refusal: None,
+            look_again: false,
             trouble: None,
             wishes: Wishes::default(),
             blocked: BTreeMap::new(),
@@ -175,7 +180,9 @@ impl Leader {
             if wake == Wake::Fetch || early.is_zero() {
                 return wake;
             }
-            if let Err(problem) = self.hear_wishes().await {
+            if wake == Wake::Wish
+                && let Err(problem) = self.hear_wishes().await
+            {
                 warn!(problem, "what people ask for can't be read");
             }
             pause = early;
@@ -185,7 +192,7 @@ impl Leader {
     async fn wait(&mut self, pause: Duration, next_poll: Instant) -> Wake {
         let fetch_asked = self.replica.fetch_asked.notified();
         tokio::select! {
-            () = fetch_asked => Wake::Fetch,
+            () = fetch_asked => { self.asked(); Wake::Fetch }
             () = self.changes.next() => Wake::Fetch,
             () = tokio::time::sleep_until(next_poll.into()) => Wake::Fetch,
             Some(trigger) = self.triggers.recv() => self.heed(trigger),
@@ -194,14 +201,20 @@ impl Leader {
         }
     }
 
+    /// A person asks: what failed or was refused is looked at again now.
+    fn asked(&mut self) {
+        self.backoff.clear();
+        self.look_again = true;
+    }
+
     fn heed(&mut self, trigger: Trigger) -> Wake {
         match trigger {
             Trigger::Fetch => {
-                // A person asks: what failed is tried again now.
-                self.backoff.clear();
+                self.asked();
                 Wake::Fetch
             }
-            Trigger::Nodes | Trigger::Cluster => Wake::Look,
+            Trigger::Nodes => Wake::Look,
+            Trigger::Cluster => Wake::Wish,
         }
     }
 
@@ -292,7 +305,16 @@ impl Leader {
     }
 
     async fn read_ledger(&self) -> Result<Ledger, String> {
-        self.ledger.lock().await.read().await
+        let ledger = self.ledger.lock().await.read().await?;
+        let ours = &self.replica.config.cluster.id;
+        if ledger.cluster == *ours {
+            return Ok(ledger);
+        }
+        Err(format!(
+            "the configuration is of the cluster with id {ours}, and the ledger of {}: this config.toml belongs to \
+             another founding. Run `fabrik found` on this server again; nothing is done meanwhile",
+            ledger.cluster
+        ))
     }
 
     /// Hands the units to the engine when they, or the pause, are new. The first ones start it.

@@ -64,6 +64,7 @@ pub async fn cluster(
     let mut holds = step.holds.clone();
     holds.extend(failures.iter().cloned());
     holds.extend(leader.holds_of_units());
+    holds.extend(leader.wishes.hold());
     holds.sort();
     holds.dedup();
     leader.publisher.log_news(&holds);

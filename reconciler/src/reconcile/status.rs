@@ -80,7 +80,7 @@ pub fn compute(
         units_ready: Some(format!("{}/{}", units.ready, units.total)),
         units: Some(units),
         leader: Some(facts.leader.to_owned()),
-        message: Some(verdict.message),
+        message: Some(shorten(&verdict.message)),
     }
 }
 

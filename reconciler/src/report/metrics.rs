@@ -44,6 +44,7 @@ pub struct Metrics {
     holds: Family<Labels<1>, Gauge>,
     units: Family<Labels<1>, Gauge>,
     nodes: Family<Labels<2>, Gauge>,
+    wanted: Family<Labels<1>, Gauge>,
 }
 
 /// How a pass or an effect ended.
@@ -90,6 +91,7 @@ impl Metrics {
             holds: Family::default(),
             units: Family::default(),
             nodes: Family::default(),
+            wanted: Family::default(),
             registry,
         };
         metrics.registered()
@@ -154,9 +156,12 @@ impl Metrics {
     /// The nodes of all pools as they are now.
     pub fn set_pools(&self, pools: &BTreeMap<String, PoolStatus>) {
         self.nodes.clear();
+        self.wanted.clear();
         for (name, pool) in pools {
+            self.wanted
+                .get_or_create(&[("pool", name.clone())])
+                .set(i64::from(pool.wanted));
             let states = [
-                ("wanted", pool.wanted),
                 ("ready", pool.ready),
                 ("joining", pool.joining),
                 ("leaving", pool.leaving),
@@ -167,6 +172,16 @@ impl Metrics {
                     .set(i64::from(count));
             }
         }
+    }
+
+    /// What only a leader knows is no longer told: another one tells it.
+    pub fn forget_cluster(&self) {
+        self.set_leader(false);
+        self.set_paused(false);
+        self.holds.clear();
+        self.units.clear();
+        self.nodes.clear();
+        self.wanted.clear();
     }
 
     /// The text of a scrape.
@@ -220,6 +235,11 @@ impl Metrics {
             self.units.clone(),
         );
         registry.register("nodes", "Nodes, by pool and state", self.nodes.clone());
+        registry.register(
+            "nodes_wanted",
+            "Nodes that the commit in force wants, by pool",
+            self.wanted.clone(),
+        );
         self
     }
 }
