@@ -35,6 +35,9 @@ use crate::hetzner;
 use crate::repo::Changes;
 use crate::report::Outcome;
 
+/// How often a pass may change the ledger before it acts. A tenth of it is usual.
+const MAX_ROUNDS: u32 = 50;
+
 /// A commit in force, with what it takes to carry it out.
 pub struct InForce {
     pub desired: Desired,
@@ -286,7 +289,7 @@ impl Leader {
         desired: &Desired,
         observed: &mut Observed,
     ) -> Result<Step, String> {
-        loop {
+        for _ in 0..MAX_ROUNDS {
             let now = Timestamp::now();
             let next = step(desired, observed, now);
             if next.changes.is_empty() {
@@ -302,6 +305,10 @@ impl Leader {
                 info!(?change, "recorded");
             }
         }
+        Err(format!(
+            "after {MAX_ROUNDS} changes of the ledger there is always another one; that is a fault in fabrik, and this \
+             pass does nothing"
+        ))
     }
 
     async fn read_ledger(&self) -> Result<Ledger, String> {
