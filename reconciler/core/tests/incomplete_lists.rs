@@ -43,7 +43,8 @@ fn servers_that_the_lists_lack_are_left_alone_and_the_rest_goes_on() {
     let ids: Vec<String> = lost.iter().map(|(_, server)| server.to_string()).collect();
     let ids = ids.into_iter().collect::<BTreeSet<_>>();
     let ids = ids.into_iter().collect::<Vec<_>>().join(",");
-    let way_out = format!("kubectl annotate fabrikcluster demo fabrik.dev/confirm-gone={ids}");
+    let way_out =
+        format!("kubectl annotate --overwrite fabrikcluster demo fabrik.dev/confirm-gone={ids}");
     let [hold] = held(&step, HoldReason::Unexplained)[..] else {
         panic!("{step:?}")
     };
