@@ -145,6 +145,13 @@ pub enum Change {
     Ordered { id: IntentId, at: Timestamp },
     /// The machine of a node that is silent is about to be reset.
     Reset { id: IntentId, at: Timestamp },
+    /// A node showed that this system is bad: it is tried nowhere any more.
+    Deny {
+        system: StorePath,
+        pool: PoolName,
+        node: NodeName,
+        why: String,
+    },
     /// An update has ended, and the node is as available as before.
     EndUpdate { id: IntentId, ending: Ending },
     /// Nobody wants these systems any more.
@@ -324,7 +331,26 @@ impl Ledger {
                     update.reset = Some(*at);
                 }
             }
-            Change::EndUpdate { id, ending } => self.end_update(id, ending, now),
+            Change::Deny {
+                system,
+                pool,
+                node,
+                why,
+            } => {
+                let denied = Denied {
+                    pool: pool.clone(),
+                    node: node.clone(),
+                    at: now,
+                    why: why.clone(),
+                };
+                self.denied.insert(system.clone(), denied);
+            }
+            Change::EndUpdate { id, ending } => {
+                self.tickets.remove(id);
+                if let Ending::Postponed { rest_until, .. } = ending {
+                    self.resting.insert(id.clone(), *rest_until);
+                }
+            }
             Change::ForgetDenials { systems } => {
                 self.denied.retain(|system, _| !systems.contains(system));
             }
@@ -341,28 +367,6 @@ impl Ledger {
             }
             Change::Prune { subject, reason } => {
                 self.remember(EventKind::Prune, subject, reason, now);
-            }
-        }
-    }
-
-    fn end_update(&mut self, id: &IntentId, ending: &Ending, now: Timestamp) {
-        let Some(ticket) = self.tickets.remove(id) else {
-            return;
-        };
-        match ending {
-            Ending::Kept | Ending::Lost | Ending::Withdrawn => {}
-            Ending::Postponed { rest_until, .. } => {
-                self.resting.insert(id.clone(), *rest_until);
-            }
-            Ending::Denied { why } => {
-                if let Some(update) = ticket.update() {
-                    let denied = Denied {
-                        node: ticket.node.clone(),
-                        at: now,
-                        why: why.clone(),
-                    };
-                    self.denied.insert(update.system.clone(), denied);
-                }
             }
         }
     }

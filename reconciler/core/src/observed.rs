@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Inventory;
-use crate::id::{IntentId, NodeName, PoolName, ServerId, StorePath, Uid, UnitName};
+use crate::id::{BootId, IntentId, NodeName, PoolName, ServerId, StorePath, Uid, UnitName};
 use crate::ledger::Ledger;
 use crate::quorum;
 use crate::system::{Order, Report};
@@ -48,7 +48,29 @@ pub struct NodeSystem {
     /// Pods of system DaemonSets on it that are not ready, as `namespace/name`.
     pub unready_daemons: Vec<String>,
     /// Since when it has been Ready with nothing missing, as the leader saw it.
-    pub well_since: Option<Timestamp>,
+    pub well: Option<Well>,
+}
+
+/// A node was seen to be well under one system and one boot: what was seen before says nothing of those after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Well {
+    pub since: Timestamp,
+    pub running: StorePath,
+    pub boot: BootId,
+}
+
+impl NodeSystem {
+    /// Since when it is well, now that it is: as before, if it is the same system and boot.
+    pub fn well_now(&self, now: Timestamp) -> Option<Well> {
+        let report = self.report.as_ref()?;
+        let same = |w: &&Well| w.running == report.running && w.boot == report.boot;
+        let before = self.well.as_ref().filter(same);
+        Some(Well {
+            since: before.map_or(now, |w| w.since),
+            running: report.running.clone(),
+            boot: report.boot.clone(),
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

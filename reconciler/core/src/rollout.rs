@@ -7,7 +7,7 @@ mod gates;
 mod grant;
 mod update;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -15,18 +15,22 @@ pub use self::grant::{Budget, budgets};
 pub use self::update::{Stage, stage};
 use crate::desired::Desired;
 use crate::effect::{Effect, NodeRef};
-use crate::id::{IntentId, PoolName, StorePath};
+use crate::hold::{Hold, HoldReason};
+use crate::id::{IntentId, NodeName, PoolName, StorePath};
 use crate::ledger::{Change, Ledger, Member};
 use crate::observed::{Observed, Role};
+use crate::quorum;
+use crate::spec::K3sVersion;
 use crate::step::Step;
-use crate::system::{System, Target};
+use crate::system::{Denied, System, Target};
 
 /// The next step of the rollout: of the nodes that hold a ticket for an update, and of those that wait for one.
-/// `budgets` are what the pools have left after what this pass granted already.
+/// `budgets` are what the pools have left after what this pass granted already, to the members `granted`.
 pub fn step(
     desired: &Desired,
     observed: &Observed,
     budgets: &mut BTreeMap<PoolName, Budget>,
+    granted: &BTreeSet<IntentId>,
     now: Timestamp,
 ) -> Step {
     let mut step = Step::default();
@@ -43,7 +47,7 @@ pub fn step(
     }
     step.effects.extend(rollout.aims());
     step.effects.extend(rollout.stale_orders());
-    step.extend(grant::step(&rollout, budgets));
+    step.extend(grant::step(&rollout, budgets, granted));
     step
 }
 
@@ -63,8 +67,11 @@ impl<'a> Rollout<'a> {
     /// two steps, the first one all of them before any takes the second (S4).
     pub fn goal(&self, member: &Member) -> Option<&'a System> {
         let target = self.desired.targets.get(&member.pool)?;
+        let further = self.running(member) == Some(&target.system.output);
         match &target.first {
-            Some(first) if member.role == Role::Server && !self.is_past(first, target) => {
+            Some(first)
+                if member.role == Role::Server && !further && !self.is_past(first, target) =>
+            {
                 Some(first)
             }
             _ => Some(&target.system),
@@ -117,35 +124,67 @@ impl<'a> Rollout<'a> {
         })
     }
 
-    /// Orders whose ticket is no more. A node has obeyed them or never will: their number is past.
+    /// Orders whose ticket is no more. A node has obeyed them or never will: their number is past. A node that holds
+    /// another ticket gets another order, which takes the place of this one.
     fn stale_orders(&self) -> impl Iterator<Item = Effect> + '_ {
-        let current = |number: u64| {
-            let updates = self.ledger().tickets.values().filter_map(|t| t.update());
-            updates.into_iter().any(|u| u.number == number)
+        let updating = |id: &IntentId| {
+            let ticket = self.ledger().tickets.get(id);
+            ticket.is_some_and(|t| t.update().is_some())
         };
-        self.ledger().members.values().filter_map(move |member| {
-            let order = self.observed.systems.get(&member.name)?.order.as_ref()?;
-            (!current(order.ticket)).then(|| Effect::Withdraw {
-                node: node_ref(member),
+        let members = self.ledger().members.iter();
+        members
+            .filter(move |(id, _)| !updating(id))
+            .filter_map(|(_, member)| {
+                self.observed.systems.get(&member.name)?.order.as_ref()?;
+                Some(Effect::Withdraw {
+                    node: node_ref(member),
+                })
             })
-        })
     }
 
-    /// A denial lasts as long as a pool wants the system (S8).
+    /// A denial lasts as long as its pool wants the system (S8), or a node still runs it. What a pool wants may not be
+    /// known yet.
     fn forget_denials(&self) -> Option<Change> {
-        let wanted = |path: &StorePath| {
-            self.desired.targets.values().any(|t| {
-                t.system.output == *path || t.first.as_ref().is_some_and(|f| f.output == *path)
+        let unwanted = |path: &StorePath, denied: &Denied| {
+            let target = self.desired.targets.get(&denied.pool);
+            target.is_some_and(|t| {
+                let systems = [Some(&t.system), t.first.as_ref()];
+                systems.into_iter().flatten().all(|s| s.output != *path)
             })
         };
-        let past: Vec<StorePath> = self
-            .ledger()
-            .denied
-            .keys()
-            .filter(|path| !wanted(path))
-            .cloned()
-            .collect();
-        (!past.is_empty()).then_some(Change::ForgetDenials { systems: past })
+        let tickets = self.ledger().tickets.values();
+        let tried: Vec<_> = tickets.filter_map(|t| Some(&t.update()?.system)).collect();
+        let denied = self.ledger().denied.iter();
+        let past = denied.filter(|(path, denied)| unwanted(path, denied) && !tried.contains(path));
+        let systems: Vec<StorePath> = past.map(|(path, _)| path.clone()).collect();
+        (!systems.is_empty()).then_some(Change::ForgetDenials { systems })
+    }
+
+    /// S3: whether etcd can spare this server now. The user's word for a control plane of one or two servers counts
+    /// where there are no more.
+    fn etcd_allows(&self, server: &NodeName) -> Result<(), Hold> {
+        let Some(etcd) = &self.observed.etcd else {
+            return Err(Hold {
+                about: format!("node {server}"),
+                reason: HoldReason::Quorum,
+                message: "waits: etcd was not read".to_owned(),
+            });
+        };
+        let members = self.ledger().members.values();
+        let servers = members.filter(|m| m.role == Role::Server).count();
+        let allowed = self.desired.spec.update.allow_control_plane_downtime && servers <= 2;
+        quorum::may_go_down(
+            server,
+            &etcd.members,
+            &self.unavailable_servers(server),
+            allowed,
+        )
+    }
+
+    fn any_server_runs(&self, minor: u32) -> bool {
+        let servers = self.observed.nodes.values().filter(|n| n.control_plane);
+        let mut runs = servers.filter_map(|n| K3sVersion::of_kubelet(&n.kubelet_version));
+        runs.any(|version| version.minor >= minor)
     }
 }
 

@@ -58,7 +58,18 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
         ground, mut step, ..
     } = pass;
     let mut budgets = rollout::budgets(desired, observed, &step.changes);
-    step.extend(rollout::step(desired, observed, &mut budgets, now));
+    let granted = step.changes.iter().filter_map(|change| match change {
+        Change::Grant { id, .. } => Some(id.clone()),
+        _ => None,
+    });
+    let granted = granted.collect();
+    step.extend(rollout::step(
+        desired,
+        observed,
+        &mut budgets,
+        &granted,
+        now,
+    ));
     step.effects.extend(ground.missing_groups());
     step.effects.extend(useless_tokens(observed));
     step

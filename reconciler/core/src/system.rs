@@ -149,6 +149,7 @@ pub struct Update {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Denied {
+    pub pool: crate::id::PoolName,
     pub node: crate::id::NodeName,
     pub at: Timestamp,
     pub why: String,

@@ -5,7 +5,10 @@ mod machine;
 #[path = "rollout/world.rs"]
 mod world;
 
+use fabrik_core::id::{NodeName, PoolName};
+use fabrik_core::ledger::Change;
 use fabrik_core::system::Needs;
+use proptest::prelude::*;
 use world::{Fate, World};
 
 #[test]
@@ -110,7 +113,7 @@ fn a_server_that_started_a_newer_minor_is_never_taken_back() {
     world.want("next", "1.37.0+k3s1");
     let holds = world.stand_still();
     let told = holds.join("\n");
-    assert!(told.contains("etcd snapshot fabrik-before-1.37"), "{told}");
+    assert!(told.contains("etcd snapshot fabrik-before-1.37-"), "{told}");
     assert!(told.contains("stands still until node"), "{told}");
     let there: Vec<_> = world
         .machines
@@ -214,4 +217,204 @@ fn one_server_goes_down_only_by_the_users_word() {
     assert!(world.tried.is_empty());
     world.desired.spec.update.allow_control_plane_downtime = true;
     world.settle("new");
+}
+
+/// What may happen at any moment.
+#[derive(Debug, Clone, Copy)]
+enum Happening {
+    /// A push of the system of that number.
+    Push(usize),
+    /// No eviction moves the pod of that node, until it does.
+    Block(usize),
+    Unblock(usize),
+    /// A person, by `kubectl cordon` and `uncordon`.
+    Cordon(usize),
+    Uncordon(usize),
+    /// Ticks.
+    Pass(u8),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (0..SYSTEMS.len()).prop_map(Happening::Push),
+        (0..NODES).prop_map(Happening::Block),
+        (0..NODES).prop_map(Happening::Unblock),
+        (0..NODES).prop_map(Happening::Cordon),
+        (0..NODES).prop_map(Happening::Uncordon),
+        (1..60_u8).prop_map(Happening::Pass),
+        (1..60_u8).prop_map(Happening::Pass),
+    ]
+}
+
+const NODES: usize = 7;
+const SYSTEMS: [(&str, Fate); 5] = [
+    ("one", Fate::Well),
+    ("two", Fate::Well),
+    ("panics", Fate::Panics),
+    ("hangs", Fate::Hangs),
+    ("sick", Fate::Sick),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The world asserts the invariants after each tick; here, that it comes to rest when it is left alone.
+    #[test]
+    fn whatever_happens_the_last_good_push_reaches_every_node(
+        happenings in prop::collection::vec(happening(), 1..25),
+        budget in 1..4_u32,
+        reboots: bool,
+    ) {
+        let mut world = World::new(3, NODES - 3, budget);
+        world.needs = if reboots { Needs::Reboot } else { Needs::Switch };
+        for (system, fate) in SYSTEMS {
+            world.fates.insert(system.to_owned(), fate);
+        }
+        let names: Vec<_> = world.machines.keys().cloned().collect();
+        for happening in happenings {
+            match happening {
+                Happening::Push(system) => world.want(SYSTEMS[system].0, "1.36.3+k3s1"),
+                Happening::Block(node) => { world.blocked.insert(names[node].clone()); }
+                Happening::Unblock(node) => { world.blocked.remove(&names[node]); }
+                Happening::Cordon(node) => world.cordon_by_hand(&names[node]),
+                Happening::Uncordon(node) => world.uncordon_by_hand(&names[node]),
+                Happening::Pass(ticks) => (0..ticks).for_each(|_| { world.tick(); }),
+            }
+        }
+        world.blocked.clear();
+        for node in &names {
+            world.uncordon_by_hand(node);
+        }
+        world.want("last", "1.36.3+k3s1");
+        world.settle("last");
+    }
+}
+
+#[test]
+fn a_node_made_anew_is_nobody_to_update_and_hangs_nothing() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.tick();
+    let node = world.observed.nodes.get_mut(&name("servers-1")).unwrap();
+    node.uid = "another".parse().unwrap();
+    world.decide();
+}
+
+#[test]
+fn etcd_that_can_not_be_read_lets_no_server_go() {
+    let mut world = World::new(3, 1, 1);
+    world.blocked.insert(name("servers-1"));
+    world.want("next", "1.37.0+k3s1");
+    (0..20).for_each(|_| drop(world.tick()));
+    world.blocked.clear();
+    world.no_etcd = true;
+    (0..20).for_each(|_| drop(world.tick()));
+    assert!(world.tried.is_empty(), "{:?}", world.tried);
+    world.no_etcd = false;
+    world.settle("next");
+}
+
+#[test]
+fn a_system_that_is_going_back_is_tried_by_nobody_else() {
+    let mut world = World::new(1, 4, 2);
+    world.fates.insert("bad".to_owned(), Fate::Sick);
+    world.want("old", "1.36.3+k3s1");
+    let servers = world.desired.targets[&pool("servers")].clone();
+    world.want("bad", "1.36.3+k3s1");
+    world.desired.targets.insert(pool("servers"), servers);
+    world.blocked.insert(name("workers-1"));
+    while !world.log.iter().any(|l| l.contains("order")) {
+        world.tick();
+    }
+    while world.observed.ledger.denied.is_empty() {
+        world.tick();
+    }
+    world.blocked.clear();
+    world.stand_still();
+    assert_eq!(world.tried.len(), 1, "{:?}", world.tried);
+}
+
+#[test]
+fn a_denial_outlives_a_leader_that_has_evaluated_nothing_yet() {
+    let mut world = World::new(3, 2, 1);
+    world.fates.insert("bad".to_owned(), Fate::Panics);
+    world.want("bad", "1.36.3+k3s1");
+    world.stand_still();
+    let targets = std::mem::take(&mut world.desired.targets);
+    (0..3).for_each(|_| drop(world.tick()));
+    world.desired.targets = targets;
+    world.stand_still();
+    assert_eq!(world.tried.len(), 1, "{:?}", world.tried);
+}
+
+#[test]
+fn one_stubborn_node_does_not_keep_its_pool_back() {
+    let mut world = World::new(1, 4, 1);
+    world.desired.spec.update.allow_control_plane_downtime = true;
+    world.blocked.insert(name("workers-0"));
+    world.want("new", "1.36.3+k3s1");
+    (0..2000).for_each(|_| drop(world.tick()));
+    let there = world
+        .machines
+        .values()
+        .filter(|m| m.running == "new")
+        .count();
+    assert_eq!(there, 4, "all but the stubborn one and with the server");
+}
+
+#[test]
+fn a_person_s_cordon_is_not_taken_for_ours() {
+    let mut world = World::new(1, 2, 1);
+    world.desired.spec.update.allow_control_plane_downtime = true;
+    world.want("new", "1.36.3+k3s1");
+    while world.machines[&name("workers-0")].running != "new" {
+        world.tick();
+    }
+    world.uncordon_by_hand(&name("workers-0"));
+    world.settle("new");
+    world.cordon_by_hand(&name("workers-0"));
+    world.want("newer", "1.36.3+k3s1");
+    while world.machines[&name("workers-0")].default != "newer" {
+        world.tick();
+    }
+    (0..10).for_each(|_| drop(world.tick()));
+    assert!(world.observed.nodes[&name("workers-0")].unschedulable);
+}
+
+#[test]
+fn nobody_gets_two_tickets_in_one_pass() {
+    let mut world = World::new(3, 3, 1);
+    world.want("old", "1.36.3+k3s1");
+    let servers = world.desired.targets[&pool("servers")].clone();
+    world.want("new", "1.36.3+k3s1");
+    world.desired.targets.insert(pool("servers"), servers);
+    world.look_twice();
+    world
+        .observed
+        .nodes
+        .get_mut(&name("workers-0"))
+        .unwrap()
+        .ready = false;
+    world
+        .desired
+        .spec
+        .pools
+        .get_mut(&pool("workers"))
+        .unwrap()
+        .count = 2;
+    let step = fabrik_core::step::step(&world.desired, &world.observed, world.now);
+    let granted = step.changes.iter().filter_map(|change| match change {
+        Change::Grant { id, .. } => Some(id.clone()),
+        _ => None,
+    });
+    let granted: Vec<_> = granted.collect();
+    assert_eq!(granted.len(), 1, "{:?}", step.changes);
+}
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn pool(text: &str) -> PoolName {
+    text.parse().unwrap()
 }

@@ -50,8 +50,8 @@ pub enum Ending {
     Withdrawn,
     /// It was not told to try, and there was no time left.
     Postponed { rest_until: Timestamp, why: String },
-    /// It runs the old system again. The new one is tried nowhere any more.
-    Denied { why: String },
+    /// It runs the old system again.
+    WentBack,
 }
 
 impl Ticket {

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 use super::Rollout;
 use crate::ledger::Ticket;
-use crate::observed::Node;
+use crate::observed::{Node, NodeSystem, Role, Well};
 use crate::quorum;
 use crate::spec::K3sVersion;
 use crate::system::Update;
@@ -28,7 +28,9 @@ pub fn missing(
             node.kubelet_version, update.kubernetes
         ));
     }
-    let system = rollout.observed.systems.get(&ticket.node)?;
+    let Some(system) = rollout.observed.systems.get(&ticket.node) else {
+        return Some("it has not reported".to_owned());
+    };
     if let Some(pod) = system.unready_daemons.first() {
         let others = system.unready_daemons.len() - 1;
         let more = if others > 0 {
@@ -38,17 +40,24 @@ pub fn missing(
         };
         return Some(format!("DaemonSet pod {pod}{more} is not ready on it"));
     }
-    if node.control_plane
-        && let Some(etcd) = &rollout.observed.etcd
-        && let Err(lacks) = quorum::is_back(&ticket.node, &etcd.members)
-    {
-        return Some(lacks);
+    let mut members = rollout.observed.ledger.members.values();
+    let member = members.find(|m| m.name == ticket.node);
+    if member.is_none_or(|m| m.role == Role::Server) {
+        let Some(etcd) = &rollout.observed.etcd else {
+            return Some("etcd was not read".to_owned());
+        };
+        if let Err(lacks) = quorum::is_back(&ticket.node, &etcd.members) {
+            return Some(lacks);
+        }
     }
-    soak(rollout, system.well_since)
+    soak(rollout, system)
 }
 
 /// Well for a moment is not well.
-fn soak(rollout: &Rollout<'_>, well_since: Option<jiff::Timestamp>) -> Option<String> {
+fn soak(rollout: &Rollout<'_>, system: &NodeSystem) -> Option<String> {
+    let report = system.report.as_ref()?;
+    let of_now = |w: &&Well| w.running == report.running && w.boot == report.boot;
+    let well_since = system.well.as_ref().filter(of_now).map(|w| w.since);
     let soak =
         SignedDuration::try_from(rollout.desired.spec.update.soak).unwrap_or(SignedDuration::MAX);
     let well = well_since.map_or(SignedDuration::ZERO, |since| {

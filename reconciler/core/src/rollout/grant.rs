@@ -2,8 +2,9 @@
 
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+pub(super) use self::rules::may_still_climb;
 use self::rules::{may_go, rung};
 
 use super::update::Stage;
@@ -51,10 +52,10 @@ pub fn budgets(
             unavailable: 0,
             ticketed: 0,
         });
-        if desired.spec.update.held.contains_key(&member.name) {
+        let ticketed = granted(id) || ledger.tickets.contains_key(id);
+        if desired.spec.update.held.contains_key(&member.name) && !ticketed {
             continue;
         }
-        let ticketed = granted(id) || ledger.tickets.contains_key(id);
         let available = !ticketed && guard::is_available(id, member, observed);
         budget.unavailable += usize::from(!available);
         budget.ticketed += usize::from(ticketed);
@@ -73,7 +74,11 @@ struct Candidate<'a> {
 }
 
 /// Tickets for those who may go now, and why the others wait.
-pub(super) fn step(rollout: &Rollout<'_>, budgets: &mut BTreeMap<PoolName, Budget>) -> Step {
+pub(super) fn step(
+    rollout: &Rollout<'_>,
+    budgets: &mut BTreeMap<PoolName, Budget>,
+    granted: &BTreeSet<IntentId>,
+) -> Step {
     let mut step = Step::default();
     if let Some(hold) = halted(rollout) {
         step.holds.extend(hold);
@@ -81,7 +86,7 @@ pub(super) fn step(rollout: &Rollout<'_>, budgets: &mut BTreeMap<PoolName, Budge
     }
     // A node that never had an order has seen number 0.
     let mut number = rollout.ledger().next_ticket.max(1);
-    let (servers, agents): (Vec<_>, Vec<_>) = outdated(rollout, &mut step.holds)
+    let (servers, agents): (Vec<_>, Vec<_>) = outdated(rollout, granted, &mut step.holds)
         .into_iter()
         .partition(|c| c.member.role == Role::Server);
     let servers_first = waits_for_servers(rollout);
@@ -95,6 +100,12 @@ pub(super) fn step(rollout: &Rollout<'_>, budgets: &mut BTreeMap<PoolName, Budge
                 Some(hold) if candidate.member.role == Role::Agent => Err(hold.clone()),
                 _ => may_go(rollout, candidate, *budget),
             };
+            if let Err(hold) = &allowed
+                && concerns_one_node(hold)
+            {
+                step.holds.push(hold.clone());
+                continue;
+            }
             if let Err(mut hold) = allowed {
                 let behind = queue.len() - place - 1;
                 if behind > 0 {
@@ -117,6 +128,11 @@ pub(super) fn step(rollout: &Rollout<'_>, budgets: &mut BTreeMap<PoolName, Budge
         }
     }
     step
+}
+
+/// Whether the next node need not wait for the same reason.
+fn concerns_one_node(hold: &Hold) -> bool {
+    matches!(hold.reason, HoldReason::Resting | HoldReason::VersionSkew)
 }
 
 /// Why nobody gets a ticket: a system that failed is still wanted, or a node needs a person.
@@ -150,14 +166,24 @@ fn halted(rollout: &Rollout<'_>) -> Option<Vec<Hold>> {
 }
 
 /// Members that do not run their goal and have it on disk. Who can't be asked is named.
-fn outdated<'a>(rollout: &Rollout<'a>, holds: &mut Vec<Hold>) -> Vec<Candidate<'a>> {
+fn outdated<'a>(
+    rollout: &Rollout<'a>,
+    granted: &BTreeSet<IntentId>,
+    holds: &mut Vec<Hold>,
+) -> Vec<Candidate<'a>> {
     let ledger = rollout.ledger();
     let mut candidates = Vec::new();
     for (id, member) in &ledger.members {
         let Some(goal) = rollout.goal(member) else {
             continue;
         };
-        if rollout.is_there(member) || ledger.tickets.contains_key(id) {
+        let ticketed = ledger.tickets.contains_key(id) || granted.contains(id);
+        if rollout.is_there(member) || ticketed {
+            continue;
+        }
+        // A Node that is missing, going or made anew is told of elsewhere, and is nobody to update.
+        let joined = rollout.observed.nodes.get(&member.name);
+        if joined.is_none_or(|n| n.uid != member.uid || n.deleting) {
             continue;
         }
         let held = |reason, message: &str| Hold {
@@ -202,15 +228,23 @@ fn waits_for_servers(rollout: &Rollout<'_>) -> Option<Hold> {
         .members
         .values()
         .filter(|m| m.role == Role::Server);
-    let behind = servers.into_iter().find(|s| {
+    let updating = |s: &Member| ledger_has_ticket(rollout, s);
+    let done = |s: &Member| {
         let target = rollout.desired.targets.get(&s.pool);
-        target.is_some_and(|t| rollout.running(s) != Some(&t.system.output))
-    })?;
+        let last = target.map(|t| &t.system.output);
+        last.is_some() && rollout.running(s) == last && rollout.is_there(s) && !updating(s)
+    };
+    let behind = servers.into_iter().find(|s| !done(s))?;
     Some(Hold {
         about: "agents".to_owned(),
         reason: HoldReason::ServersFirst,
         message: format!("wait for server {}: servers come first", behind.name),
     })
+}
+
+fn ledger_has_ticket(rollout: &Rollout<'_>, member: &Member) -> bool {
+    let mut tickets = rollout.ledger().tickets.values();
+    tickets.any(|t| t.node == member.name)
 }
 
 fn by_pool(candidates: Vec<Candidate<'_>>) -> BTreeMap<&PoolName, Vec<Candidate<'_>>> {

@@ -6,12 +6,12 @@ mod step;
 use jiff::SignedDuration;
 
 pub(super) use self::step::step;
-use super::{Rollout, gates, member};
-use crate::hold::Hold;
+use super::{Rollout, gates, grant, member};
 use crate::id::{IntentId, NodeName};
 use crate::ledger::Ticket;
 use crate::observed::{Node, Pod, PodKind, Role};
 use crate::quorum;
+use crate::spec::K3sVersion;
 use crate::system::{Action, Activity, Needs, Order, Phase, Report, Update};
 use crate::window::{Opening, opening};
 
@@ -19,6 +19,8 @@ use crate::window::{Opening, opening};
 const REST_SECS: i64 = 1800;
 /// How long after a reset was written down it is asked for: a leader that dies in between leaves it to a person.
 const RESET_SECS: i64 = 3;
+/// How long after its deadline a node is left alone to go back by itself.
+const GRACE_SECS: i64 = 120;
 /// How long after its deadline a node may take to go back by itself: a reboot of the old system and joining again.
 const RETURN_SECS: i64 = 600;
 
@@ -39,8 +41,6 @@ pub enum Stage<'a> {
     HandOver { to: String },
     /// A newer k3s minor is about to start on the first server, and no snapshot of the data before is there.
     Snapshot { name: String },
-    /// A rule that held when the ticket was granted no longer does.
-    Blocked(Hold),
     /// Cordoned and empty where it must be: it may be told to try.
     Try,
     /// It was told to, and neither runs the new system nor is back on the old one yet.
@@ -77,12 +77,23 @@ pub fn stage<'a>(
         .nodes
         .get(&ticket.node)
         .filter(|n| n.uid == ticket.uid);
-    let (Some(node), Some(system)) = (node, observed.systems.get(&ticket.node)) else {
+    let gone = observed.hetzner.gone.contains(&ticket.server);
+    let Some(node) = node.filter(|_| !gone) else {
         return Stage::Lost;
     };
-    let order = system.order.as_ref().filter(|o| o.ticket == update.number);
-    let (Some(order), Some(report)) = (order, &system.report) else {
-        return before_order(rollout, id, ticket, update, node);
+    let told = update.ordered.is_some();
+    let system = observed.systems.get(&ticket.node);
+    let order = system.and_then(|s| s.order.as_ref());
+    let Some(order) = order.filter(|o| o.ticket == update.number) else {
+        // What was written down was done, or is on its way: not seeing it takes nothing back.
+        return if told {
+            Stage::Try
+        } else {
+            before_order(rollout, id, ticket, update, node)
+        };
+    };
+    let Some(report) = system.and_then(|s| s.report.as_ref()) else {
+        return Stage::Applying;
     };
     let tried = Tried {
         rollout,
@@ -111,10 +122,10 @@ fn before_order<'a>(
     let Some(member) = member(ledger, id) else {
         return Stage::Lost;
     };
-    let still_wanted = rollout
-        .goal(member)
-        .is_some_and(|g| g.output == update.system);
-    if !still_wanted
+    // A goal that is not known (nothing was evaluated yet) is no other goal.
+    let goal = rollout.goal(member);
+    let wanted_other = goal.is_some_and(|g| g.output != update.system);
+    if wanted_other
         || ledger.denied.contains_key(&update.system)
         || settings.held.contains_key(&ticket.node)
     {
@@ -123,9 +134,13 @@ fn before_order<'a>(
     if opening(&settings.windows, settings.try_deadline, rollout.now) != Opening::Open {
         return Stage::OutOfTime("the maintenance window closes before it could end".to_owned());
     }
+    let deadline = rollout.desired.drain_deadline(&ticket.pool);
+    if rollout.now.duration_since(ticket.at) > signed(deadline) {
+        return Stage::OutOfTime(
+            "its drain, or what comes before it, did not end in time".to_owned(),
+        );
+    }
     if update.needs >= Needs::Drain {
-        let deadline = rollout.desired.drain_deadline(&ticket.pool);
-        let overdue = rollout.now.duration_since(ticket.at) > signed(deadline);
         let pods = observed.pods.get(&ticket.node);
         let left: Vec<&Pod> = pods
             .into_iter()
@@ -133,9 +148,6 @@ fn before_order<'a>(
             .filter(|p| p.kind == PodKind::Ordinary)
             .collect();
         let drained = node.unschedulable && pods.is_some() && left.is_empty();
-        if !drained && overdue {
-            return Stage::OutOfTime("its drain did not end in time".to_owned());
-        }
         if !node.unschedulable {
             return Stage::Cordon;
         }
@@ -143,36 +155,44 @@ fn before_order<'a>(
             return Stage::Drain { pods: left };
         }
     }
+    if let Err(hold) = grant::may_still_climb(rollout, member, update) {
+        return Stage::OutOfTime(hold.message);
+    }
     if member.role == Role::Server {
-        return prepare_server(rollout, ticket, update).unwrap_or(Stage::Try);
+        return prepare_server(rollout, ticket, update);
     }
     Stage::Try
 }
 
 /// What a server needs right before it goes down. S3 is asked again: a minute ago it was another etcd.
-fn prepare_server<'a>(
-    rollout: &Rollout<'a>,
-    ticket: &Ticket,
-    update: &Update,
-) -> Option<Stage<'a>> {
-    let observed = rollout.observed;
-    let etcd = observed.etcd.as_ref()?;
-    let unavailable = rollout.unavailable_servers(&ticket.node);
-    let allowed = rollout.desired.spec.update.allow_control_plane_downtime;
-    if let Err(hold) = quorum::may_go_down(&ticket.node, &etcd.members, &unavailable, allowed) {
-        return Some(Stage::Blocked(hold));
+fn prepare_server<'a>(rollout: &Rollout<'a>, ticket: &Ticket, update: &Update) -> Stage<'a> {
+    if let Err(hold) = rollout.etcd_allows(&ticket.node) {
+        // It gives its ticket back: another server may need it to mend what is in the way.
+        return Stage::OutOfTime(hold.message);
     }
+    let Some(etcd) = &rollout.observed.etcd else {
+        return Stage::OutOfTime("etcd was not read".to_owned());
+    };
     if let Some(next) = quorum::successor(&ticket.node, &etcd.members) {
-        return Some(Stage::HandOver {
+        return Stage::HandOver {
             to: next.name.clone(),
-        });
+        };
     }
     let name = snapshot_name(update);
-    (update.minor && !etcd.snapshots.contains(&name)).then_some(Stage::Snapshot { name })
+    // Once a server runs the newer minor, a snapshot holds its data and is no way back.
+    let first = update.minor && !rollout.any_server_runs(update.kubernetes.minor);
+    if first && !etcd.snapshots.contains(&name) {
+        return Stage::Snapshot { name };
+    }
+    Stage::Try
 }
 
-/// One snapshot for each minor that is left, whoever goes first.
-pub fn snapshot_name(update: &Update) -> String {
+/// Named after the ticket too: one that is left from an earlier try holds older data.
+fn snapshot_name(update: &Update) -> String {
+    format!("{}-{}", snapshots_before(update), update.number)
+}
+
+fn snapshots_before(update: &Update) -> String {
     format!("fabrik-before-1.{}", update.kubernetes.minor)
 }
 
@@ -220,46 +240,79 @@ impl<'a> Tried<'_, 'a> {
 
     fn trying(&self) -> Stage<'a> {
         match self.phase() {
-            Some(Phase::Failed) => Stage::Stuck(self.message()),
+            Some(Phase::Failed) => self.failed(),
             Some(Phase::WentBack) => self.went_back(),
+            Some(Phase::Kept) if self.is_kept() => Stage::Done,
             Some(Phase::Trying) if self.runs_new() => self.verify(),
             _ if self.late_by() <= SignedDuration::ZERO => Stage::Applying,
+            // It goes back by itself now, and may be in the middle of it.
+            _ if self.late_by() <= SignedDuration::from_secs(GRACE_SECS) => Stage::GoingBack,
             _ => self.overdue("neither runs the new system nor is back on the old one"),
         }
     }
 
     fn verify(&self) -> Stage<'a> {
-        let missing = gates::missing(self.rollout, self.ticket, self.update, self.node);
+        let ledger = self.rollout.ledger();
+        let denied = ledger.denied.get(&self.update.system);
+        let missing = match denied {
+            Some(denied) => Some(format!("node {} went back from this system", denied.node)),
+            None => gates::missing(self.rollout, self.ticket, self.update, self.node),
+        };
         match missing {
+            Some(missing) if denied.is_some() && !self.can_not_go_back() => Stage::GoBack(missing),
             None => Stage::Keep,
             Some(missing) if self.late_by() <= SignedDuration::ZERO => Stage::Verifying(missing),
             Some(missing) if self.can_not_go_back() => Stage::Stuck(format!(
                 "{missing}. It has started k3s {} and is not taken back by itself; the data before are in etcd \
                  snapshot {}",
                 self.update.kubernetes,
-                snapshot_name(self.update)
+                self.way_back()
             )),
             Some(missing) => Stage::GoBack(missing),
         }
     }
 
-    /// S4: once a server has started a newer minor, its data are the newer one's.
+    /// S4: once a server has started a newer minor, its data are the newer one's. Its Node may tell before it does.
     fn can_not_go_back(&self) -> bool {
-        let member = self
-            .rollout
-            .ledger()
-            .members
-            .values()
-            .find(|m| m.name == self.ticket.node);
-        let server = member.is_none_or(|m| m.role == Role::Server);
-        server && self.update.minor && self.activity().is_some_and(|a| a.started_minor)
+        let runs = K3sVersion::of_kubelet(&self.node.kubelet_version);
+        let started = self.activity().is_some_and(|a| a.started_minor)
+            || runs.is_none_or(|v| v.minor >= self.update.kubernetes.minor);
+        self.is_server() && self.update.minor && started
+    }
+
+    fn is_server(&self) -> bool {
+        let mut members = self.rollout.ledger().members.values();
+        let member = members.find(|m| m.name == self.ticket.node);
+        member.is_none_or(|m| m.role == Role::Server)
+    }
+
+    /// The snapshots that were made before this minor.
+    fn way_back(&self) -> String {
+        let etcd = self.rollout.observed.etcd.as_ref();
+        let before = snapshots_before(self.update);
+        let names = etcd.into_iter().flat_map(|e| &e.snapshots);
+        let names: Vec<&str> = names
+            .map(String::as_str)
+            .filter(|n| n.starts_with(&before))
+            .collect();
+        names.join(" or ")
+    }
+
+    /// Neither came about, as far as the agent got. A person may have put it right since.
+    fn failed(&self) -> Stage<'a> {
+        if self.runs_old() && self.node.ready {
+            Stage::WentBack(self.message())
+        } else {
+            Stage::Stuck(self.message())
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        self.runs_new() && self.report.default == self.update.system
     }
 
     fn keeping(&self) -> Stage<'a> {
-        let kept = self.phase() == Some(Phase::Kept)
-            && self.runs_new()
-            && self.report.default == self.update.system;
-        if kept {
+        if self.phase() == Some(Phase::Kept) && self.is_kept() {
             Stage::Done
         } else if self.phase() == Some(Phase::WentBack) {
             self.went_back()
@@ -278,7 +331,7 @@ impl<'a> Tried<'_, 'a> {
     fn going_back(&self) -> Stage<'a> {
         match self.phase() {
             Some(Phase::WentBack) => self.went_back(),
-            Some(Phase::Failed) => Stage::Stuck(self.message()),
+            Some(Phase::Failed) => self.failed(),
             _ if self.late_by() <= SignedDuration::from_secs(RETURN_SECS) => Stage::GoingBack,
             _ => self.overdue("does not go back to the old system"),
         }
@@ -298,11 +351,11 @@ impl<'a> Tried<'_, 'a> {
     /// left but a person.
     fn overdue(&self, what: &str) -> Stage<'a> {
         let Some(at) = self.update.reset else {
-            let bootable = self.update.needs == Needs::Reboot && !self.can_not_go_back();
-            return if bootable {
-                Stage::Reset
-            } else {
+            // A server that is silent may have started the newer minor: no word is no word.
+            return if self.is_server() && self.update.minor {
                 Stage::Stuck(format!("it {what}"))
+            } else {
+                Stage::Reset
             };
         };
         let passed = self.rollout.now.duration_since(at);

@@ -47,6 +47,9 @@ pub struct World {
     /// Nodes with a pod that no eviction moves.
     pub blocked: BTreeSet<NodeName>,
     pub log: Vec<String>,
+    /// etcd answers nobody.
+    pub no_etcd: bool,
+    hidden: Option<Etcd>,
 }
 
 pub fn path(name: &str) -> StorePath {
@@ -90,6 +93,8 @@ impl World {
             most_unavailable: BTreeMap::new(),
             blocked: BTreeSet::new(),
             log: Vec::new(),
+            no_etcd: false,
+            hidden: None,
         };
         for number in 0..servers {
             world.add(Role::Server, "servers", number);
@@ -196,8 +201,8 @@ impl World {
     }
 
     /// Writes what is to be written down, until effects may be carried out.
-    fn decide(&mut self) -> Step {
-        loop {
+    pub fn decide(&mut self) -> Step {
+        for _ in 0..20 {
             let step = step(&self.desired, &self.observed, self.now);
             if step.changes.is_empty() {
                 return step;
@@ -206,6 +211,15 @@ impl World {
                 self.observed.ledger.apply(change, self.now);
             }
         }
+        panic!("there is always another change");
+    }
+
+    /// Aims and fetches, and grants nothing.
+    pub fn look_twice(&mut self) {
+        for effect in step(&self.desired, &self.observed, self.now).effects {
+            self.act(&effect);
+        }
+        self.look();
     }
 
     /// Ticks until everybody runs `system`.
@@ -233,6 +247,23 @@ impl World {
             holds = self.tick().holds.iter().map(ToString::to_string).collect();
         }
         holds
+    }
+
+    fn max_unavailable(&self) -> usize {
+        let pools = self.desired.spec.pools.values();
+        pools.map(|p| p.max_unavailable as usize).max().unwrap_or(1)
+    }
+
+    pub fn cordon_by_hand(&mut self, node: &NodeName) {
+        let node = self.observed.nodes.get_mut(node).unwrap();
+        if !node.unschedulable {
+            node.unschedulable = true;
+            node.cordoned_under = None;
+        }
+    }
+
+    pub fn uncordon_by_hand(&mut self, node: &NodeName) {
+        self.observed.nodes.get_mut(node).unwrap().unschedulable = false;
     }
 
     pub fn nothing_is_left_over(&self) {
@@ -399,11 +430,11 @@ impl World {
                 .systems
                 .entry(member.name.clone())
                 .or_default();
-            seen.well_since = ready.then(|| seen.well_since.unwrap_or(self.now));
             // A machine that is down says nothing: its last word stays.
             if !down {
                 seen.report = Some(machine.report(seen, self.needs));
             }
+            seen.well = ready.then(|| seen.well_now(self.now)).flatten();
             self.pods_of(&member.name);
         }
         self.etcd();
@@ -439,7 +470,8 @@ impl World {
     }
 
     fn etcd(&mut self) {
-        let old = self.observed.etcd.take().unwrap_or_default();
+        let seen = self.observed.etcd.take();
+        let old = seen.or(self.hidden.take()).unwrap_or_default();
         let leader = old
             .members
             .iter()
@@ -477,10 +509,13 @@ impl World {
             "S3: etcd has lost its quorum:\n{}",
             self.log.join("\n")
         );
-        self.observed.etcd = Some(Etcd {
+        self.hidden = Some(Etcd {
             members: Some(members),
             snapshots: old.snapshots,
         });
+        if !self.no_etcd {
+            self.observed.etcd = self.hidden.take();
+        }
     }
 
     /// S2, S3 and S4, from what is there.
@@ -494,6 +529,11 @@ impl World {
         for (pool, count) in unavailable {
             let most = self.most_unavailable.entry(pool).or_default();
             *most = (*most).max(count);
+        }
+        for (pool, most) in [("servers", 1), ("workers", self.max_unavailable())] {
+            let tickets = self.observed.ledger.tickets.values();
+            let count = tickets.filter(|t| t.pool.as_str() == pool).count();
+            assert!(count <= most, "S2: {count} nodes of {pool} may be down");
         }
         let minor = |n: &Node| K3sVersion::of_kubelet(&n.kubelet_version).unwrap().minor;
         let (servers, agents): (Vec<_>, Vec<_>) =

@@ -8,9 +8,9 @@ use crate::id::NodeName;
 use crate::ladder::{self, Rung};
 use crate::ledger::Member;
 use crate::observed::Role;
-use crate::quorum;
 use crate::rollout::Rollout;
 use crate::spec::K3sVersion;
+use crate::system::Update;
 use crate::window::{Opening, opening};
 
 pub fn may_go(
@@ -74,9 +74,11 @@ fn canary_first(rollout: &Rollout<'_>, member: &Member) -> Result<(), Hold> {
         .members
         .values()
         .find(|m| m.name == *canary);
-    // Servers come first, so an agent can't be the canary of the servers.
-    let waits =
-        waits.filter(|c| c.name != member.name && c.role == member.role && !rollout.is_there(c));
+    // Servers come first, so an agent can't be the canary of the servers. Who can't go is nobody's canary.
+    let held = &rollout.desired.spec.update.held;
+    let waits = waits.filter(|c| c.name != member.name && c.role == member.role);
+    let waits = waits.filter(|c| rollout.goal(c).is_some() && !held.contains_key(&c.name));
+    let waits = waits.filter(|c| !rollout.is_there(c));
     match waits {
         None => Ok(()),
         Some(canary) => Err(Hold {
@@ -88,24 +90,37 @@ fn canary_first(rollout: &Rollout<'_>, member: &Member) -> Result<(), Hold> {
 }
 
 fn climbs(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
-    let Some(rung) = rung(rollout, candidate.member) else {
-        return Err(Hold {
-            about: format!("node {}", candidate.member.name),
+    may_climb(rollout, candidate.member, candidate.goal.kubernetes.minor)
+}
+
+/// S4, asked again right before a node is told: another server may have joined meanwhile.
+pub fn may_still_climb(
+    rollout: &Rollout<'_>,
+    member: &Member,
+    update: &Update,
+) -> Result<(), Hold> {
+    may_climb(rollout, member, update.kubernetes.minor)
+}
+
+fn may_climb(rollout: &Rollout<'_>, member: &Member, minor: u32) -> Result<(), Hold> {
+    let known = |member: &Member| {
+        rung(rollout, member).ok_or_else(|| Hold {
+            about: format!("node {}", member.name),
             reason: HoldReason::VersionSkew,
             message: "has no Node that tells its kubelet's version".to_owned(),
-        });
+        })
     };
+    let own = known(member)?;
     let members = rollout.ledger().members.values();
-    let servers: Vec<Rung> = members
-        .filter(|m| m.role == Role::Server)
-        .filter_map(|m| self::rung(rollout, m))
-        .collect();
-    ladder::may_start(&rung, candidate.goal.kubernetes.minor, &servers)
+    let servers = members.filter(|m| m.role == Role::Server).map(known);
+    let servers = servers.collect::<Result<Vec<Rung>, Hold>>()?;
+    ladder::may_start(&own, minor, &servers)
 }
 
 /// The k3s that a member runs, by its Node.
 pub fn rung(rollout: &Rollout<'_>, member: &Member) -> Option<Rung> {
-    let node = rollout.observed.nodes.get(&member.name)?;
+    let node = rollout.observed.nodes.get(&member.name);
+    let node = node.filter(|n| n.uid == member.uid)?;
     Some(Rung {
         node: member.name.clone(),
         role: member.role,
@@ -151,10 +166,5 @@ fn server_may_go(rollout: &Rollout<'_>, member: &Member) -> Result<(), Hold> {
             other.node
         ));
     }
-    let Some(etcd) = &rollout.observed.etcd else {
-        return held("waits: etcd was not read".to_owned());
-    };
-    let unavailable = rollout.unavailable_servers(&member.name);
-    let allowed = rollout.desired.spec.update.allow_control_plane_downtime;
-    quorum::may_go_down(&member.name, &etcd.members, &unavailable, allowed)
+    rollout.etcd_allows(&member.name)
 }

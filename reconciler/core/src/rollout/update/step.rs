@@ -3,11 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{REST_SECS, Stage, signed, stage};
+use crate::departure;
 use crate::effect::{Effect, NodeRef, ServerRef};
 use crate::hold::{Hold, HoldReason};
 use crate::id::IntentId;
 use crate::ledger::{Change, Ending, Ticket};
-use crate::observed::{Node, Power};
+use crate::observed::Power;
 use crate::rollout::Rollout;
 use crate::step::Step;
 use crate::system::{Action, Order, Update};
@@ -33,7 +34,11 @@ pub(in crate::rollout) fn step(
     };
     let order = |action| order(rollout, update, action, node());
     match stage(rollout, id, ticket, update) {
-        Stage::Lost => end(id, Ending::Lost),
+        // Where it was lost while it tried, the next node is not to follow it.
+        Stage::Lost if update.ordered.is_some() && !is_denied(rollout, update) => {
+            deny(ticket, update, "it was lost while it tried".to_owned())
+        }
+        Stage::Lost => leave(rollout, id, ticket, Ending::Lost),
         Stage::Withdrawn => leave(rollout, id, ticket, Ending::Withdrawn),
         Stage::OutOfTime(why) => {
             let rest_until = rollout.now + SignedDuration::from_secs(REST_SECS);
@@ -50,18 +55,23 @@ pub(in crate::rollout) fn step(
         }
         Stage::HandOver { to } => act(Effect::MoveEtcdLeader { from: node(), to }),
         Stage::Snapshot { name } => act(Effect::SnapshotEtcd { node: node(), name }),
-        Stage::Blocked(hold) => Step::hold(hold),
         Stage::Try => order_once(id, update, rollout.now, order(Action::Try)),
         Stage::Applying | Stage::Keeping | Stage::GoingBack => Step::default(),
+        Stage::Reset if !is_denied(rollout, update) => {
+            deny(ticket, update, "it did not come up in time".to_owned())
+        }
         Stage::Reset => reset(rollout, id, ticket, update),
         Stage::Verifying(missing) => wait(
             HoldReason::Verifying,
             format!("runs the new system; {missing}"),
         ),
         Stage::Keep => act(order(Action::Keep)),
+        // S8: known to be bad from here on, not only when it is back.
+        Stage::GoBack(why) if !is_denied(rollout, update) => deny(ticket, update, why),
         Stage::GoBack(_) => act(order(Action::GoBack)),
         Stage::Done => leave(rollout, id, ticket, Ending::Kept),
-        Stage::WentBack(why) => leave(rollout, id, ticket, Ending::Denied { why }),
+        Stage::WentBack(why) if !is_denied(rollout, update) => deny(ticket, update, why),
+        Stage::WentBack(_) => leave(rollout, id, ticket, Ending::WentBack),
         Stage::Stuck(why) => wait(
             HoldReason::Stuck,
             format!(
@@ -69,6 +79,19 @@ pub(in crate::rollout) fn step(
             ),
         ),
     }
+}
+
+fn is_denied(rollout: &Rollout<'_>, update: &Update) -> bool {
+    rollout.observed.ledger.denied.contains_key(&update.system)
+}
+
+fn deny(ticket: &Ticket, update: &Update, why: String) -> Step {
+    Step::change(Change::Deny {
+        system: update.system.clone(),
+        pool: ticket.pool.clone(),
+        node: ticket.node.clone(),
+        why,
+    })
 }
 
 fn order(rollout: &Rollout<'_>, update: &Update, action: Action, node: NodeRef) -> Effect {
@@ -122,9 +145,10 @@ fn reset(rollout: &Rollout<'_>, id: &IntentId, ticket: &Ticket, update: &Update)
 
 /// Uncordons, if the cordon is ours (S6), and then gives the ticket back.
 fn leave(rollout: &Rollout<'_>, id: &IntentId, ticket: &Ticket, ending: Ending) -> Step {
+    // Our mark goes too where somebody else has uncordoned: a later cordon of theirs is not ours.
     let node = rollout.observed.nodes.get(&ticket.node);
-    let ours = |n: &Node| n.unschedulable && n.cordoned_under.as_deref() == Some(id.as_str());
-    if node.is_some_and(ours) {
+    let there = node.is_some_and(|n| n.uid == ticket.uid);
+    if there && departure::bears_our_mark(id, ticket, rollout.observed) {
         let node = NodeRef {
             name: ticket.node.clone(),
             uid: ticket.uid.clone(),
