@@ -1,0 +1,6 @@
+//! One program, so that the beds stand beside one another.
+
+mod control_plane;
+mod git_servers;
+mod side_by_side;
+mod three_servers;

@@ -1,0 +1,15 @@
+//! One program, so that the stories play beside one another: each mostly waits, for a machine to boot or a Lease to end.
+
+mod crash;
+mod hetzner_faults;
+mod leader;
+mod manifests;
+mod nonsense;
+mod plan;
+mod secrets;
+mod shrink;
+mod split;
+mod story;
+mod unreadable;
+mod verbs;
+mod workers;
