@@ -13,7 +13,7 @@ use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::id::{ClusterName, CommitId, UnitName};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::{Object, Units};
-use fabrik_core::spec::Spec;
+use fabrik_core::spec::{self, Spec};
 
 use self::reader::Reader;
 use crate::repo::Tree;
@@ -157,7 +157,11 @@ pub async fn read_commit(
     let spec = reader.spec(text.as_deref());
     let token = match &spec {
         Some(spec) => reader.token(&spec.hetzner.token).await?,
-        None => None,
+        // A fault elsewhere in the spec hides none of the token's.
+        None => match text.as_deref().and_then(spec::token_reference) {
+            Some(reference) => reader.token(&reference).await?,
+            None => None,
+        },
     };
     let units = reader.units().await?;
     let unopened = reader.other_secrets().await?;

@@ -91,6 +91,11 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         let Some(plaintext) = self.open(&file, &content).await? else {
+            // What a file's keys are called is in the clear.
+            let named = field(path, &Secret::new(content.clone()), key);
+            if let Err(error @ SecretsError::NoSuchField { .. }) = named {
+                self.fault_of_secret(error)?;
+            }
             return Ok(None);
         };
         match field(path, &plaintext, key) {

@@ -8,6 +8,7 @@ use regex::Regex;
 use serde::Deserialize;
 
 use super::{SecretsError, Shape, shape};
+use crate::gate::SPEC_FILE;
 use crate::repo::{FileKind, RepoError, Tree};
 
 /// SOPS' own configuration file; the nearest one above a file counts.
@@ -47,14 +48,20 @@ pub fn plaintext_violations(tree: &Tree) -> Result<Vec<Diagnostic>, SecretsError
                 || (is_manifest(&file.path) && !holds_a_secret(&content))
         });
         if !fine {
+            // Encrypted, nobody could read it.
+            let remedy = if file.path == SPEC_FILE {
+                format!("narrow that rule of {dir}{RULES_FILE}, to `path_regex: ^secrets/` for one")
+            } else {
+                format!(
+                    "encrypt it: `sops encrypt --in-place {}`; if it was pushed before, replace the secrets in it too",
+                    file.path
+                )
+            };
             violations.push(Diagnostic {
                 place: Place::file(&file.path),
                 object: file.path.clone(),
                 problem: format!("is in the clear, and {dir}{RULES_FILE} wants it encrypted (path_regex: {regex})"),
-                remedy: format!(
-                    "encrypt it: `sops encrypt --in-place {}`; if it was pushed before, replace the secrets in it too",
-                    file.path
-                ),
+                remedy,
             });
         }
     }

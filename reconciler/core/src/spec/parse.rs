@@ -20,6 +20,17 @@ use crate::merge;
 const MAX_PER_HOUR: u32 = 1000;
 const MAX_PRUNES: u32 = 100_000;
 
+/// Where the Hetzner token is, from a spec that may be wrong elsewhere.
+pub fn token_reference(text: &str) -> Option<SecretRef> {
+    let root: toml::Table = text.parse().ok()?;
+    let token = root.get("hetzner")?.get("token")?;
+    let text = |key| token.get(key)?.as_str().map(str::to_owned);
+    Some(SecretRef {
+        file: text("file")?,
+        key: text("key")?,
+    })
+}
+
 /// `file` is the name that the places of faults bear.
 ///
 /// # Errors
