@@ -18,8 +18,9 @@ done
 
 evaluate() { nix-instantiate --eval --strict --json tests/nix/stub.nix -A "$1"; }
 unit=$(evaluate unit)
-grep -q '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json run --config /stub/fabrik.toml"' <<<"$unit"
-grep -q '"ReadWritePaths":\["/etc/fabrik"\]' <<<"$unit"
+expect() { grep -qF "$1" <<<"$unit" || { echo "the unit lacks $1: $unit" >&2; exit 1; }; }
+expect '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json run --config /stub/fabrik.toml"'
+expect '"ReadWritePaths":["/var/lib/fabrik","/etc/fabrik"]'
 [ "$(evaluate refusesUnknownKey)" = true ]
 [ "$(evaluate refusesMissingKey)" = true ]
 echo 'evaluates: nixos/fabrik.nix (with a stub of nixpkgs)'
