@@ -299,7 +299,12 @@ fn unless_told(options: &FoundOptions, old: Config, new: Config) -> Config {
         },
         secrets: old.secrets,
         hetzner: either(options.hetzner_endpoint.is_some(), new.hetzner, old.hetzner),
-        webhook: old.webhook.or(new.webhook).map(|webhook| config::Webhook {
+        // One that a person took out stays out, unless a flag wants it.
+        webhook: match options.webhook_listen {
+            Some(_) => old.webhook.or(new.webhook),
+            None => old.webhook,
+        }
+        .map(|webhook| config::Webhook {
             listen: options.webhook_listen.or(webhook.listen),
             ..webhook
         }),
