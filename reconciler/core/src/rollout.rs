@@ -194,8 +194,3 @@ fn node_ref(member: &Member) -> NodeRef {
         uid: member.uid.clone(),
     }
 }
-
-/// The member that a ticket is about.
-fn member<'a>(ledger: &'a Ledger, id: &IntentId) -> Option<&'a Member> {
-    ledger.members.get(id)
-}

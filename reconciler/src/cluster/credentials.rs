@@ -84,7 +84,7 @@ pub async fn keep_renewed(config: &Config, leader: &Client, applier: &Client) {
     let mut renewed = [None; 2];
     loop {
         let wait = match renew(config, [leader, applier], &mut renewed).await {
-            Ok(wait) => wait,
+            Ok(()) => LOOK,
             Err(error) => {
                 tracing::warn!(%error, "can't renew a token");
                 RETRY
@@ -94,14 +94,13 @@ pub async fn keep_renewed(config: &Config, leader: &Client, applier: &Client) {
     }
 }
 
-/// Renews what is due, and says how long nothing will be.
-/// Each account renews its own token: the leader, which may do little, can't make itself one of the applier. `renewed` is
+/// Renews what is due. Each account renews its own token: the leader, which may do little, can't make itself one of the applier. `renewed` is
 /// when each was, by our own monotonic clock: the wall clock may be wrong.
 async fn renew(
     config: &Config,
     clients: [&Client; 2],
     renewed: &mut [Option<Instant>; 2],
-) -> Result<Duration, ClusterError> {
+) -> Result<(), ClusterError> {
     // What has ended can't renew itself.
     ensure_tokens(config).await?;
     for (((account, path), client), renewed) in
@@ -122,7 +121,7 @@ async fn renew(
         *renewed = Some(Instant::now());
         tracing::debug!(account, "renewed a token");
     }
-    Ok(LOOK)
+    Ok(())
 }
 
 fn accounts(config: &Config) -> [(&'static str, &Path); 2] {

@@ -6,7 +6,7 @@ mod step;
 use jiff::SignedDuration;
 
 pub(super) use self::step::step;
-use super::{Rollout, gates, grant, member};
+use super::{Rollout, gates, grant};
 use crate::id::{IntentId, NodeName};
 use crate::ledger::Ticket;
 use crate::observed::{Node, Pod, PodKind, Role};
@@ -119,7 +119,7 @@ fn before_order<'a>(
 ) -> Stage<'a> {
     let (observed, settings) = (rollout.observed, &rollout.desired.spec.update);
     let ledger = &observed.ledger;
-    let Some(member) = member(ledger, id) else {
+    let Some(member) = ledger.members.get(id) else {
         return Stage::Lost;
     };
     // A goal that is not known (nothing was evaluated yet) is no other goal.
