@@ -49,6 +49,9 @@ pub struct Ledger {
     /// Nodes whose drain did not end in time: not tried again before this.
     #[serde(default)]
     pub resting: BTreeMap<IntentId, Timestamp>,
+    /// Grows with each commit that is admitted, and is in what the leader publishes for it.
+    #[serde(default)]
+    pub sequence: u64,
     /// The number of the next ticket for an update.
     #[serde(default)]
     pub next_ticket: u64,
@@ -142,7 +145,11 @@ pub enum Change {
     /// A member may be taken down. Counts as a deletion where it is to leave.
     Grant { id: IntentId, ticket: Ticket },
     /// A node is about to be told to try its new system: from then on its deadline runs.
-    Ordered { id: IntentId, at: Timestamp },
+    Ordered {
+        id: IntentId,
+        at: Timestamp,
+        deadline: Timestamp,
+    },
     /// The machine of a node that is silent is about to be reset.
     Reset { id: IntentId, at: Timestamp },
     /// A node showed that this system is bad: it is tried nowhere any more.
@@ -179,6 +186,7 @@ impl Ledger {
             members: BTreeMap::new(),
             tickets: BTreeMap::new(),
             resting: BTreeMap::new(),
+            sequence: 0,
             next_ticket: 0,
             denied: BTreeMap::new(),
             history: Vec::new(),
@@ -232,6 +240,9 @@ impl Ledger {
                     kubernetes: Some(kubernetes.clone()),
                 });
                 self.foundation.get_or_insert_with(|| foundation.clone());
+                // Seconds, so that a ledger that was restored from an old snapshot says nothing that nodes would refuse.
+                let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+                self.sequence = (self.sequence + 1).max(seconds);
             }
             Change::Intend {
                 sequence,
@@ -321,9 +332,10 @@ impl Ledger {
                     }
                 }
             }
-            Change::Ordered { id, at } => {
+            Change::Ordered { id, at, deadline } => {
                 if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
                     update.ordered = Some(*at);
+                    update.deadline = Some(*deadline);
                 }
             }
             Change::Reset { id, at } => {

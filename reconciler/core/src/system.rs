@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BootId, StorePath};
+use crate::id::{BootId, ClusterId, CommitId, PoolName, StorePath};
 use crate::spec::K3sVersion;
 
 /// The system of a pool at a commit: one closure for all its nodes.
@@ -24,6 +24,36 @@ pub struct Target {
     /// steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<System>,
+}
+
+/// What the leader says that the nodes of a pool may run. Whoever can say it is root on every node, so it is signed with
+/// the cluster's key, and a node obeys no order about a system that is not in the newest one it has seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Publication {
+    pub schema: u32,
+    pub cluster: ClusterId,
+    pub pool: PoolName,
+    pub commit: CommitId,
+    /// Grows with each commit that is admitted. A node refuses a lower one than it has seen.
+    pub sequence: u64,
+    /// One, or two where the way there has two steps.
+    pub systems: Vec<System>,
+}
+
+impl Publication {
+    /// The version of its layout.
+    pub const SCHEMA: u32 = 1;
+}
+
+/// A publication as it travels: the bytes that were signed, and the signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedPublication {
+    /// A `Publication` as JSON.
+    pub statement: String,
+    /// Ed25519, as Nix writes signatures: the key's name, a colon, base64.
+    pub signature: String,
 }
 
 /// What it takes to go from the running system to another one, by what the two closures hold. Ordered by what it
@@ -107,9 +137,12 @@ pub struct Order {
     pub ticket: u64,
     pub system: StorePath,
     pub needs: Needs,
+    /// It brings another k3s minor: an agent notes it down before that one starts.
+    pub minor: bool,
     pub action: Action,
-    /// Without `Keep` by then, the node goes back by itself.
-    pub deadline: Timestamp,
+    /// How long it has from the moment it accepts the order, by its own clock. Without `Keep` by then, it goes back by
+    /// itself.
+    pub seconds: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,13 +176,17 @@ pub struct Update {
     /// When the order to try was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordered: Option<Timestamp>,
+    /// Until when it may try, by the leader's clock. Written down with `ordered`: a change of the settings is for later
+    /// tickets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
 }
 
 /// A system that was tried and left: it is tried nowhere any more, as long as a pool wants it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Denied {
-    pub pool: crate::id::PoolName,
+    pub pool: PoolName,
     pub node: crate::id::NodeName,
     pub at: Timestamp,
     pub why: String,

@@ -183,6 +183,9 @@ async fn forge_node_status(admin: &Client) -> Result<(), kube::Error> {
         server_id: 0,
         uid: String::new(),
         intent: String::new(),
+        aim: None,
+        publication: None,
+        order: None,
     };
     // Status of what does not exist is not looked at by any policy.
     match nodes

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::hold::Hold;
+use fabrik_core::system::{Order, Report, SignedPublication};
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -164,7 +165,7 @@ pub struct FabrikUnitStatus {
     pub errors: Vec<String>,
 }
 
-/// A worker that fabrik made. The spec is the leader's; the status is the node's own.
+/// A node of the cluster. The spec is the leader's; the status is the node's own.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "fabrik.dev",
@@ -176,6 +177,7 @@ pub struct FabrikUnitStatus {
     derive = "PartialEq",
     printcolumn = r#"{"name":"Pool","type":"string","jsonPath":".spec.pool"}"#,
     printcolumn = r#"{"name":"Server","type":"integer","jsonPath":".spec.serverId"}"#,
+    printcolumn = r#"{"name":"Running","type":"string","jsonPath":".status.report.running"}"#,
     printcolumn = r#"{"name":"State","type":"string","jsonPath":".status.state"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message"}"#
@@ -189,11 +191,30 @@ pub struct FabrikNodeSpec {
     pub uid: String,
     /// The creation intent that the server was made for.
     pub intent: String,
+    /// The system that it is to fetch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aim: Option<String>,
+    /// What it may run, signed with the cluster's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<SignedPublicationSchema>")]
+    pub publication: Option<SignedPublication>,
+    /// What it is to do now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<AnyObject>")]
+    pub order: Option<Order>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FabrikNodeStatus {
+    /// The version of fabrik that wrote this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What the node runs and does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<AnyObject>")]
+    pub report: Option<Report>,
+    /// In words, for the table of `kubectl get`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -263,6 +284,30 @@ struct HoldSchema {
     about: String,
     reason: String,
     message: String,
+}
+
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "its schema is used, it is never made")]
+struct SignedPublicationSchema {
+    statement: String,
+    signature: String,
+}
+
+/// What the core defines, and another version of fabrik may define with more fields: the API server keeps it as it is.
+struct AnyObject;
+
+impl JsonSchema for AnyObject {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AnyObject".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+    }
 }
 
 struct MomentSchema;

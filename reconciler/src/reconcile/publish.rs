@@ -230,6 +230,9 @@ impl Publisher {
                 server_id: member.server.0,
                 uid: member.uid.to_string(),
                 intent: intent.to_string(),
+                aim: None,
+                publication: None,
+                order: None,
             };
             let node = FabrikNode::new(member.name.as_str(), spec);
             let params = PatchParams::apply(LEADER_MANAGER).force();

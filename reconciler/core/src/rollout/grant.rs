@@ -330,6 +330,7 @@ fn ticket(rollout: &Rollout<'_>, candidate: &Candidate<'_>, number: u64) -> Tick
             },
             minor,
             ordered: None,
+            deadline: None,
             reset: None,
         }),
     }

@@ -235,7 +235,8 @@ impl<'a> Tried<'_, 'a> {
     }
 
     fn late_by(&self) -> SignedDuration {
-        self.rollout.now.duration_since(self.order.deadline)
+        let deadline = self.update.deadline.unwrap_or(self.ticket.at);
+        self.rollout.now.duration_since(deadline)
     }
 
     fn trying(&self) -> Stage<'a> {

@@ -3,7 +3,7 @@
 use fabrik_core::id::BootId;
 use fabrik_core::observed::NodeSystem;
 use fabrik_core::system::{Action, Activity, Needs, Order, Phase, Report, Staged};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::world::{APPLY_TICKS, Fate, path};
 
@@ -16,6 +16,8 @@ pub struct Machine {
     pub phase: Option<(u64, Phase)>,
     pub busy: u32,
     pub started_minor: bool,
+    /// When it goes back by itself.
+    pub until: Timestamp,
     pub hangs: bool,
     /// The old system, while it tries a new one.
     pub from: String,
@@ -33,6 +35,7 @@ impl Machine {
         }
         if self.seen < order.ticket {
             self.seen = order.ticket;
+            self.until = now + SignedDuration::from_secs(order.seconds.into());
             self.from = self.running.clone();
             self.apply(order.ticket, system, fate, needs);
             return;
@@ -51,7 +54,7 @@ impl Machine {
                 self.phase = Some((ticket, Phase::Kept));
             }
             (Phase::Trying, Action::GoBack) => self.go_back(ticket),
-            (Phase::Trying, Action::Try) if now > order.deadline && !self.started_minor => {
+            (Phase::Trying, Action::Try) if now > self.until && !self.started_minor => {
                 self.go_back(ticket);
             }
             _ => {}

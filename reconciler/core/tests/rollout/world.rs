@@ -147,6 +147,7 @@ impl World {
                 phase: None,
                 busy: 0,
                 started_minor: false,
+                until: Timestamp::UNIX_EPOCH,
                 hangs: false,
                 from: "old".to_owned(),
             },

@@ -1,6 +1,6 @@
 //! What is done about a node at each stage.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use super::{REST_SECS, Stage, signed, stage};
 use crate::departure;
@@ -55,7 +55,7 @@ pub(in crate::rollout) fn step(
         }
         Stage::HandOver { to } => act(Effect::MoveEtcdLeader { from: node(), to }),
         Stage::Snapshot { name } => act(Effect::SnapshotEtcd { node: node(), name }),
-        Stage::Try => order_once(id, update, rollout.now, order(Action::Try)),
+        Stage::Try => order_once(rollout, id, update, order(Action::Try)),
         Stage::Applying | Stage::Keeping | Stage::GoingBack => Step::default(),
         Stage::Reset if !is_denied(rollout, update) => {
             deny(ticket, update, "it did not come up in time".to_owned())
@@ -95,23 +95,25 @@ fn deny(ticket: &Ticket, update: &Update, why: String) -> Step {
 }
 
 fn order(rollout: &Rollout<'_>, update: &Update, action: Action, node: NodeRef) -> Effect {
-    let since = update.ordered.unwrap_or(rollout.now);
+    let seconds = rollout.desired.spec.update.try_deadline.as_secs();
     let order = Order {
         ticket: update.number,
         system: update.system.clone(),
         needs: update.needs,
+        minor: update.minor,
         action,
-        deadline: since + signed(rollout.desired.spec.update.try_deadline),
+        seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
     };
     Effect::Order { node, order }
 }
 
 /// The time of the order is written down first, so that a leader that comes after gives the node no longer.
-fn order_once(id: &IntentId, update: &Update, now: Timestamp, order: Effect) -> Step {
+fn order_once(rollout: &Rollout<'_>, id: &IntentId, update: &Update, order: Effect) -> Step {
     match update.ordered {
         None => Step::change(Change::Ordered {
             id: id.clone(),
-            at: now,
+            at: rollout.now,
+            deadline: rollout.now + signed(rollout.desired.spec.update.try_deadline),
         }),
         Some(_) => Step::effect(order),
     }
