@@ -24,6 +24,8 @@ pub enum HoldReason {
     Quorum,
     /// The maintenance window is closed, or closes too soon.
     Window,
+    /// The systems of this commit can't be evaluated or built; the nodes stay as they are.
+    Evaluation,
     /// Agents wait for the servers.
     ServersFirst,
     /// The others wait for the canary.
