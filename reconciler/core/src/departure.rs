@@ -150,7 +150,7 @@ pub fn remaining(ticket: &Ticket, observed: &Observed) -> Vec<&'static str> {
 }
 
 /// On a machine that hangs no kubelet ends its pods, and only power-off does.
-fn never_ends(pod: &Pod, node: &Node, at: Timestamp) -> bool {
+pub(crate) fn never_ends(pod: &Pod, node: &Node, at: Timestamp) -> bool {
     let stuck = |ends: Timestamp| at.duration_since(ends) > SignedDuration::from_secs(STUCK_SECS);
     !node.ready && pod.terminating && pod.ends.is_some_and(stuck)
 }

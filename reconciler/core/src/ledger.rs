@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterId, CommitId, IntentId, NodeName, PoolName, ServerId, StorePath, Uid};
+use crate::id::{
+    BootId, ClusterId, CommitId, IntentId, NodeName, PoolName, ServerId, StorePath, Uid,
+};
 use crate::observed::Role;
 use crate::spec::Foundation;
-use crate::system::Denied;
+use crate::system::{Denied, Lapses, Pace};
 
 pub use self::ticket::{Ending, Purpose, Reason, Ticket};
 
@@ -58,6 +60,12 @@ pub struct Ledger {
     /// Systems that a node tried and left.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub denied: BTreeMap<StorePath, Denied>,
+    /// Systems that a node went back from because nobody had said what to do.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lapses: BTreeMap<StorePath, Lapses>,
+    /// How long the updates of each pool took.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pace: BTreeMap<PoolName, Pace>,
     /// The last hour, oldest first.
     #[serde(default)]
     pub history: Vec<Event>,
@@ -150,6 +158,12 @@ pub enum Change {
         at: Timestamp,
         deadline: Timestamp,
     },
+    /// A node went back only because nobody had spoken in time: it tries the same system once more.
+    TryAgain {
+        id: IntentId,
+        number: u64,
+        boot: BootId,
+    },
     /// The machine of a node that is silent is about to be reset.
     Reset { id: IntentId, at: Timestamp },
     /// A node showed that this system is bad: it is tried nowhere any more.
@@ -189,6 +203,8 @@ impl Ledger {
             sequence: 0,
             next_ticket: 0,
             denied: BTreeMap::new(),
+            lapses: BTreeMap::new(),
+            pace: BTreeMap::new(),
             history: Vec::new(),
         }
     }
@@ -338,6 +354,7 @@ impl Ledger {
                     update.deadline = Some(*deadline);
                 }
             }
+            Change::TryAgain { id, number, boot } => self.try_again(id, *number, boot, now),
             Change::Reset { id, at } => {
                 if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
                     update.reset = Some(*at);
@@ -358,13 +375,18 @@ impl Ledger {
                 self.denied.insert(system.clone(), denied);
             }
             Change::EndUpdate { id, ending } => {
-                self.tickets.remove(id);
+                let ticket = self.tickets.remove(id);
+                if let (Ending::Kept, Some(ticket)) = (ending, ticket) {
+                    let took = now.duration_since(ticket.at);
+                    self.pace.entry(ticket.pool).or_default().add(took);
+                }
                 if let Ending::Postponed { rest_until, .. } = ending {
                     self.resting.insert(id.clone(), *rest_until);
                 }
             }
             Change::ForgetDenials { systems } => {
                 self.denied.retain(|system, _| !systems.contains(system));
+                self.lapses.retain(|system, _| !systems.contains(system));
             }
             Change::Release { id, rest_until } => {
                 self.tickets.remove(id);
@@ -381,6 +403,23 @@ impl Ledger {
                 self.remember(EventKind::Prune, subject, reason, now);
             }
         }
+    }
+
+    fn try_again(&mut self, id: &IntentId, number: u64, boot: &BootId, now: Timestamp) {
+        let Some(ticket) = self.tickets.get_mut(id) else {
+            return;
+        };
+        ticket.at = now;
+        let pool = ticket.pool.clone();
+        let Some(update) = ticket.update_mut() else {
+            return;
+        };
+        update.number = number;
+        update.boot = boot.clone();
+        (update.ordered, update.deadline, update.reset) = (None, None, None);
+        self.next_ticket = self.next_ticket.max(number + 1);
+        let lapses = self.lapses.entry(update.system.clone());
+        lapses.or_insert(Lapses { pool, count: 0 }).count += 1;
     }
 
     fn remember(&mut self, kind: EventKind, subject: &str, reason: &str, now: Timestamp) {

@@ -20,6 +20,8 @@ pub const RECONCILE_ANNOTATION: &str = "fabrik.dev/reconcile-requested-at";
 /// On `FabrikCluster`: ids of servers, with commas between them, that a person says are gone. Without it, more missing
 /// servers than a few are not believed to be.
 pub const CONFIRM_GONE_ANNOTATION: &str = "fabrik.dev/confirm-gone";
+/// On a `FabrikNode`: the number of its ticket, which a person takes away from a node that is stuck.
+pub const RELEASE_TICKET_ANNOTATION: &str = "fabrik.dev/release-ticket";
 /// On a live object of a protected kind: `confirm` lets it be pruned.
 pub const PRUNE_ANNOTATION: &str = "fabrik.dev/prune";
 

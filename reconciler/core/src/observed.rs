@@ -30,9 +30,14 @@ pub struct Observed {
     /// What members run, and what they were told to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub systems: BTreeMap<NodeName, NodeSystem>,
-    /// Where the control plane keeps its data in etcd and it could be read.
+    #[serde(default)]
+    pub datastore: Datastore,
+    /// The server whose fabrik leads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub etcd: Option<Etcd>,
+    pub leader: Option<NodeName>,
+    /// Numbers of the tickets that a person takes away from nodes that are stuck.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub released: BTreeSet<u64>,
     /// Why all effects are paused, if they are.
     pub paused: Option<String>,
 }
@@ -57,6 +62,27 @@ pub struct Well {
     pub since: Timestamp,
     pub running: StorePath,
     pub boot: BootId,
+}
+
+/// What keeps the control plane's data.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Datastore {
+    /// It could not be found out: no server may go.
+    #[default]
+    Unread,
+    /// SQLite, or a database outside of the cluster: there is no quorum to keep.
+    Other,
+    Etcd(Etcd),
+}
+
+impl Datastore {
+    pub fn etcd(&self) -> Option<&Etcd> {
+        match self {
+            Self::Etcd(etcd) => Some(etcd),
+            Self::Unread | Self::Other => None,
+        }
+    }
 }
 
 impl NodeSystem {
@@ -184,6 +210,9 @@ pub struct Node {
     /// The ticket in our annotation: set when it was us who cordoned.
     pub cordoned_under: Option<String>,
     pub deleting: bool,
+    /// When its kubelet last renewed its Lease, by the node's own clock. A machine that has died is Ready for 40 s more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Timestamp>,
     pub kubelet_version: String,
     pub labels: BTreeMap<String, String>,
     /// Label keys that are ours by server-side apply.

@@ -3,6 +3,7 @@
 //! A rollout is nothing that is kept: it is the difference between what the pools should run and what the nodes say
 //! they run. Each node goes its way under a ticket (`update`); who gets one next is decided in `grant`.
 
+mod forecast;
 mod gates;
 mod grant;
 mod update;
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+pub use self::forecast::{Forecast, Wave, forecast};
 pub use self::grant::{Budget, budgets};
 pub use self::update::{Stage, stage};
 use crate::desired::Desired;
@@ -18,11 +20,11 @@ use crate::effect::{Effect, NodeRef};
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName, StorePath};
 use crate::ledger::{Change, Ledger, Member};
-use crate::observed::{Observed, Role};
+use crate::observed::{Datastore, Observed, Role};
 use crate::quorum;
 use crate::spec::K3sVersion;
 use crate::step::Step;
-use crate::system::{Denied, System, Target};
+use crate::system::{System, Target};
 
 /// The next step of the rollout: of the nodes that hold a ticket for an update, and of those that wait for one.
 /// `budgets` are what the pools have left after what this pass granted already, to the members `granted`.
@@ -48,6 +50,23 @@ pub fn step(
     step.effects.extend(rollout.aims());
     step.effects.extend(rollout.stale_orders());
     step.extend(grant::step(&rollout, budgets, granted));
+    step
+}
+
+/// What goes on while all else is paused: a node that was told to try ends as it began, for it goes back by itself where
+/// nobody speaks.
+pub fn finish(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
+    let mut step = Step::default();
+    let rollout = Rollout {
+        desired,
+        observed,
+        now,
+    };
+    for (id, ticket) in &observed.ledger.tickets {
+        if let Some(update) = ticket.update().filter(|u| u.ordered.is_some()) {
+            step.extend(update::step(&rollout, id, ticket, update));
+        }
+    }
     step
 }
 
@@ -145,8 +164,8 @@ impl<'a> Rollout<'a> {
     /// A denial lasts as long as its pool wants the system (S8), or a node still runs it. What a pool wants may not be
     /// known yet.
     fn forget_denials(&self) -> Option<Change> {
-        let unwanted = |path: &StorePath, denied: &Denied| {
-            let target = self.desired.targets.get(&denied.pool);
+        let unwanted = |path: &StorePath, pool: &PoolName| {
+            let target = self.desired.targets.get(pool);
             target.is_some_and(|t| {
                 let systems = [Some(&t.system), t.first.as_ref()];
                 systems.into_iter().flatten().all(|s| s.output != *path)
@@ -154,8 +173,10 @@ impl<'a> Rollout<'a> {
         };
         let tickets = self.ledger().tickets.values();
         let tried: Vec<_> = tickets.filter_map(|t| Some(&t.update()?.system)).collect();
-        let denied = self.ledger().denied.iter();
-        let past = denied.filter(|(path, denied)| unwanted(path, denied) && !tried.contains(path));
+        let denied = self.ledger().denied.iter().map(|(s, d)| (s, &d.pool));
+        let lapses = self.ledger().lapses.iter().map(|(s, l)| (s, &l.pool));
+        let past = denied.chain(lapses);
+        let past = past.filter(|(path, pool)| unwanted(path, pool) && !tried.contains(path));
         let systems: Vec<StorePath> = past.map(|(path, _)| path.clone()).collect();
         (!systems.is_empty()).then_some(Change::ForgetDenials { systems })
     }
@@ -163,22 +184,34 @@ impl<'a> Rollout<'a> {
     /// S3: whether etcd can spare this server now. The user's word for a control plane of one or two servers counts
     /// where there are no more.
     fn etcd_allows(&self, server: &NodeName) -> Result<(), Hold> {
-        let Some(etcd) = &self.observed.etcd else {
-            return Err(Hold {
+        let held = |message: &str| {
+            Err(Hold {
                 about: format!("node {server}"),
                 reason: HoldReason::Quorum,
-                message: "waits: etcd was not read".to_owned(),
-            });
+                message: message.to_owned(),
+            })
         };
         let members = self.ledger().members.values();
         let servers = members.filter(|m| m.role == Role::Server).count();
         let allowed = self.desired.spec.update.allow_control_plane_downtime && servers <= 2;
-        quorum::may_go_down(
-            server,
-            &etcd.members,
-            &self.unavailable_servers(server),
-            allowed,
-        )
+        let down = self.unavailable_servers(server);
+        match &self.observed.datastore {
+            Datastore::Etcd(etcd) => quorum::may_go_down(server, &etcd.members, &down, allowed),
+            Datastore::Unread => held("waits: etcd was not read"),
+            // Nobody has a quorum to lose, and one API server has to stay.
+            Datastore::Other if servers > 1 && down.is_empty() || allowed => Ok(()),
+            Datastore::Other if servers > 1 => held("waits: another server is down"),
+            Datastore::Other => held(
+                "waits: the cluster's API is away while this server, the only one, is; set \
+                 allow-control-plane-downtime = true in [update] to accept that",
+            ),
+        }
+    }
+
+    /// A number that no node has seen: nodes may have seen those of a ledger that was lost for an older one.
+    fn next_number(&self) -> u64 {
+        let seconds = u64::try_from(self.now.as_second()).unwrap_or(0);
+        self.ledger().next_ticket.max(seconds)
     }
 
     fn any_server_runs(&self, minor: u32) -> bool {

@@ -1,6 +1,6 @@
 //! The NixOS systems that nodes run: what a pool should run, what a node says of itself, and what it is told to do.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BootId, ClusterId, CommitId, PoolName, StorePath};
@@ -100,11 +100,14 @@ pub struct Staged {
 pub struct Activity {
     pub ticket: u64,
     pub phase: Phase,
-    /// When the phase began, by the node's clock: for people.
+    /// When the phase began, by the node's clock, as `Node.heard` is.
     pub since: Timestamp,
     /// A k3s of a newer minor was about to start, or has: written down before it did.
     #[serde(default)]
     pub started_minor: bool,
+    /// It ran the new system and went back only because its time was over and nobody had said what to do.
+    #[serde(default)]
+    pub unheard: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
@@ -190,4 +193,32 @@ pub struct Denied {
     pub node: crate::id::NodeName,
     pub at: Timestamp,
     pub why: String,
+}
+
+/// How often a system was left only because nobody had spoken: those tries say nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lapses {
+    pub pool: PoolName,
+    pub count: u32,
+}
+
+/// How long updates took, from ticket to uncordoned: a mean in which the last ones count most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pace {
+    /// How many went into it, up to `MAX_STEPS`.
+    pub steps: u32,
+    pub mean_secs: u64,
+}
+
+impl Pace {
+    const MAX_STEPS: u32 = 20;
+
+    pub fn add(&mut self, took: SignedDuration) {
+        let took = u64::try_from(took.as_secs()).unwrap_or(0);
+        self.steps = (self.steps + 1).min(Self::MAX_STEPS);
+        let before = self.mean_secs.saturating_mul(u64::from(self.steps - 1));
+        self.mean_secs = before.saturating_add(took) / u64::from(self.steps);
+    }
 }

@@ -7,6 +7,7 @@ mod world;
 
 use fabrik_core::id::{NodeName, PoolName};
 use fabrik_core::ledger::Change;
+use fabrik_core::rollout;
 use fabrik_core::system::Needs;
 use proptest::prelude::*;
 use world::{Fate, World};
@@ -409,6 +410,176 @@ fn nobody_gets_two_tickets_in_one_pass() {
     });
     let granted: Vec<_> = granted.collect();
     assert_eq!(granted.len(), 1, "{:?}", step.changes);
+}
+
+#[test]
+fn pausing_in_the_middle_of_a_trial_ends_it_as_it_began() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.until_tried("servers-1");
+    world.observed.paused = Some("by the test".to_owned());
+    world.stand_still();
+    assert_eq!(world.machines[&name("servers-1")].default, "new");
+    assert_eq!(world.tried.len(), 1, "nobody else is granted anything");
+    assert!(world.observed.nodes.values().all(|n| !n.unschedulable));
+    world.observed.paused = None;
+    world.settle("new");
+}
+
+#[test]
+fn a_system_is_not_bad_because_no_leader_spoke_in_time() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.until_tried("servers-1");
+    world.without_a_leader(60);
+    assert_eq!(world.machines[&name("servers-1")].running, "old");
+    world.settle("new");
+    assert_eq!(world.tried[1].0, name("servers-1"), "it tries once more");
+}
+
+#[test]
+fn a_system_that_nobody_speaks_for_twice_is_denied() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    for tries in 1..=2 {
+        while world.tried.len() < tries {
+            world.tick();
+        }
+        world.without_a_leader(60);
+    }
+    world.stand_still();
+    assert_eq!(world.tried.len(), 2, "{:?}", world.tried);
+    assert_eq!(world.observed.ledger.denied.len(), 1);
+    world.nothing_is_left_over();
+    world.want("old", "1.36.3+k3s1");
+    world.stand_still();
+    assert!(world.observed.ledger.lapses.is_empty());
+}
+
+#[test]
+fn a_person_takes_the_ticket_of_a_stuck_node_away() {
+    let mut world = World::new(3, 2, 1);
+    world.fates.insert("next".to_owned(), Fate::Sick);
+    world.want("next", "1.37.0+k3s1");
+    let told = world.stand_still().join("\n");
+    let ticket = world.observed.ledger.tickets.values().next().unwrap();
+    let number = ticket.update().unwrap().number;
+    let command = format!(
+        "fabriknode {} fabrik.dev/release-ticket={number}",
+        ticket.node
+    );
+    assert!(told.contains(&command), "{told}");
+
+    world.observed.released.insert(number - 1);
+    world.stand_still();
+    assert_eq!(world.observed.ledger.tickets.len(), 1, "another ticket");
+    world.observed.released.insert(number);
+    world.stand_still();
+    assert!(world.observed.ledger.tickets.is_empty());
+    assert_eq!(
+        world.tried.len(),
+        1,
+        "what it tried is tried by nobody else"
+    );
+    assert!(world.observed.nodes.values().all(|n| !n.unschedulable));
+}
+
+/// The node controller says NotReady only after a while: until then the Node says what was true before the trial.
+#[test]
+fn a_node_that_only_seems_ready_keeps_nothing() {
+    for needs in [Needs::Switch, Needs::Reboot] {
+        let mut world = World::new(3, 2, 1);
+        world.desired.spec.update.soak = std::time::Duration::from_secs(5);
+        world.needs = needs;
+        world.fates.insert("bad".to_owned(), Fate::Sick);
+        world.want("bad", "1.36.3+k3s1");
+        world.stand_still();
+        assert_eq!(world.tried.len(), 1, "{needs:?}: {:?}", world.tried);
+        assert!(world.machines.values().all(|m| m.default == "old"));
+    }
+}
+
+#[test]
+fn a_dead_kubelet_s_pods_do_not_keep_its_node_from_its_fix() {
+    let mut world = World::new(1, 3, 1);
+    world.desired.spec.update.allow_control_plane_downtime = true;
+    world.fates.insert("sick".to_owned(), Fate::Sick);
+    world.want("sick", "1.36.3+k3s1");
+    let node = name("workers-0");
+    let machine = world.machines.get_mut(&node).unwrap();
+    (machine.running, machine.default) = ("sick".to_owned(), "sick".to_owned());
+    world.want("new", "1.36.3+k3s1");
+    let mut drained = 0;
+    while world.tried.iter().all(|(n, _)| *n != node) {
+        world.tick();
+        drained += 1;
+        assert!(drained < 100, "{}", world.log.join("\n"));
+    }
+}
+
+#[test]
+fn servers_without_etcd_are_updated_too_one_by_one() {
+    let mut world = World::new(2, 1, 1);
+    world.sqlite = true;
+    world.want("new", "1.37.0+k3s1");
+    world.settle("new");
+    assert_eq!(world.most_unavailable["servers"], 1);
+
+    let mut world = World::new(1, 1, 1);
+    world.sqlite = true;
+    world.want("new", "1.36.3+k3s1");
+    let told = world.stand_still().join("\n");
+    assert!(told.contains("allow-control-plane-downtime"), "{told}");
+    world.desired.spec.update.allow_control_plane_downtime = true;
+    world.settle("new");
+}
+
+#[test]
+fn the_server_whose_fabrik_leads_goes_last() {
+    let mut world = World::new(3, 1, 1);
+    world.observed.leader = Some(name("servers-1"));
+    world.want("new", "1.36.3+k3s1");
+    world.settle("new");
+    let tried: Vec<&str> = world.tried.iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(tried, ["servers-2", "servers-0", "servers-1", "workers-0"]);
+}
+
+#[test]
+fn a_restored_ledger_gives_no_number_that_was_seen_before() {
+    let mut world = World::new(3, 1, 1);
+    let before = world.observed.ledger.clone();
+    world.want("new", "1.36.3+k3s1");
+    world.settle("new");
+    world.observed.ledger = before;
+    world.want("newer", "1.36.3+k3s1");
+    world.settle("newer");
+}
+
+#[test]
+fn a_forecast_says_who_goes_and_how_long_it_takes() {
+    let mut world = World::new(3, 5, 2);
+    let forecast = |world: &World| {
+        rollout::forecast(&world.desired, &world.observed, world.now).map(|f| f.to_string())
+    };
+    world.want("old", "1.36.3+k3s1");
+    assert_eq!(forecast(&world), None);
+    world.want("new", "1.36.3+k3s1");
+    assert_eq!(
+        forecast(&world).unwrap(),
+        "servers servers-1, servers-2, servers-0, then 5 agents of pool workers two at a time, about 17 minutes",
+        "nothing is fetched yet, so nobody knows what it takes"
+    );
+    world.look_twice();
+    assert!(forecast(&world).unwrap().starts_with("8 reboots, servers"));
+    world.until_tried("workers-0");
+    let told = forecast(&world).unwrap();
+    assert!(told.starts_with("5 reboots, 5 agents"), "{told}");
+    let ends = rollout::forecast(&world.desired, &world.observed, world.now).unwrap();
+    world.settle("new");
+    let pace = world.observed.ledger.pace[&pool("servers")];
+    assert_eq!(pace.steps, 3);
+    assert!((60..120).contains(&pace.mean_secs), "{pace:?}");
+    assert!(ends.left_secs > 0);
 }
 
 fn name(text: &str) -> NodeName {

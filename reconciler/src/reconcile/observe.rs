@@ -1,11 +1,11 @@
 //! One pass of looking: Hetzner and Kubernetes at the same time, put together for the core.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use fabrik_core::id::NodeName;
 use fabrik_core::ledger::Ledger;
-use fabrik_core::observed::{Hetzner, Observed, Pod};
+use fabrik_core::observed::{Datastore, Hetzner, Observed, Pod};
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use tokio::try_join;
@@ -50,7 +50,9 @@ pub async fn observe(
         units,
         ledger,
         systems: BTreeMap::new(),
-        etcd: None,
+        datastore: Datastore::Unread,
+        leader: None,
+        released: BTreeSet::new(),
         paused: leader.wishes.paused.clone(),
     };
     remember_blocked(leader, &mut observed);

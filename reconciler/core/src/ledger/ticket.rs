@@ -52,6 +52,8 @@ pub enum Ending {
     Postponed { rest_until: Timestamp, why: String },
     /// It runs the old system again.
     WentBack,
+    /// A person took it away.
+    Released,
 }
 
 impl Ticket {

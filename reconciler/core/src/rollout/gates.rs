@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 use super::Rollout;
 use crate::ledger::Ticket;
-use crate::observed::{Node, NodeSystem, Role, Well};
+use crate::observed::{Datastore, Node, NodeSystem, Role, Well};
 use crate::quorum;
 use crate::spec::K3sVersion;
 use crate::system::Update;
@@ -43,19 +43,30 @@ pub fn missing(
     let mut members = rollout.observed.ledger.members.values();
     let member = members.find(|m| m.name == ticket.node);
     if member.is_none_or(|m| m.role == Role::Server) {
-        let Some(etcd) = &rollout.observed.etcd else {
-            return Some("etcd was not read".to_owned());
-        };
-        if let Err(lacks) = quorum::is_back(&ticket.node, &etcd.members) {
-            return Some(lacks);
+        match &rollout.observed.datastore {
+            Datastore::Unread => return Some("etcd was not read".to_owned()),
+            Datastore::Other => {}
+            Datastore::Etcd(etcd) => {
+                if let Err(lacks) = quorum::is_back(&ticket.node, &etcd.members) {
+                    return Some(lacks);
+                }
+            }
         }
     }
-    soak(rollout, system)
+    soak(rollout, update, node, system)
 }
 
-/// Well for a moment is not well.
-fn soak(rollout: &Rollout<'_>, system: &NodeSystem) -> Option<String> {
-    let report = system.report.as_ref()?;
+/// Well for a moment is not well, and Ready is what a node was when it was last heard of: both have to be true of the time
+/// since it tries.
+fn soak(
+    rollout: &Rollout<'_>,
+    update: &Update,
+    node: &Node,
+    system: &NodeSystem,
+) -> Option<String> {
+    let Some(report) = &system.report else {
+        return Some("it has not reported".to_owned());
+    };
     let of_now = |w: &&Well| w.running == report.running && w.boot == report.boot;
     let well_since = system.well.as_ref().filter(of_now).map(|w| w.since);
     let soak =
@@ -63,5 +74,15 @@ fn soak(rollout: &Rollout<'_>, system: &NodeSystem) -> Option<String> {
     let well = well_since.map_or(SignedDuration::ZERO, |since| {
         rollout.now.duration_since(since)
     });
-    (well < soak).then(|| format!("it has to be well for {soak:#}, and has been for {well:#}"))
+    if well < soak {
+        return Some(format!(
+            "it has to be well for {soak:#}, and has been for {well:#}"
+        ));
+    }
+    let activity = report.activity.as_ref();
+    let activity = activity.filter(|a| a.ticket == update.number);
+    // Both by the node's own clock.
+    let heard = node.heard.zip(activity);
+    let heard = heard.is_some_and(|(at, tries)| at.duration_since(tries.since) >= soak);
+    (!heard).then(|| "its kubelet has to renew its Lease".to_owned())
 }

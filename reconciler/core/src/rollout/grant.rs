@@ -84,8 +84,7 @@ pub(super) fn step(
         step.holds.extend(hold);
         return step;
     }
-    // A node that never had an order has seen number 0.
-    let mut number = rollout.ledger().next_ticket.max(1);
+    let mut number = rollout.next_number();
     let (servers, agents): (Vec<_>, Vec<_>) = outdated(rollout, granted, &mut step.holds)
         .into_iter()
         .partition(|c| c.member.role == Role::Server);
@@ -258,7 +257,8 @@ fn by_pool(candidates: Vec<Candidate<'_>>) -> BTreeMap<&PoolName, Vec<Candidate<
     pools
 }
 
-/// The canary that the user named, then the sick, then where the fewest are being disturbed; etcd's leader last.
+/// The canary that the user named, then the sick, then where the fewest are being disturbed; last etcd's leader, and after
+/// it the server whose fabrik leads.
 fn in_order<'a>(rollout: &Rollout<'a>, mut candidates: Vec<Candidate<'a>>) -> Vec<Candidate<'a>> {
     let canary = rollout.desired.spec.update.canary.as_ref();
     let busy = busy_locations(rollout);
@@ -268,6 +268,7 @@ fn in_order<'a>(rollout: &Rollout<'a>, mut candidates: Vec<Candidate<'a>>) -> Ve
         (
             Some(&c.member.name) != canary,
             c.available,
+            Some(&c.member.name) == rollout.observed.leader.as_ref(),
             Some(&c.member.name) == leads,
             location.map_or(0, |l| busy.get(l).copied().unwrap_or(0)),
             c.member.name.clone(),
@@ -297,7 +298,7 @@ fn busy_locations<'a>(rollout: &Rollout<'a>) -> BTreeMap<&'a String, usize> {
 }
 
 fn etcd_leader<'a>(rollout: &Rollout<'a>) -> Option<&'a NodeName> {
-    let members = rollout.observed.etcd.as_ref()?.members.as_ref()?;
+    let members = rollout.observed.datastore.etcd()?.members.as_ref()?;
     members.iter().find(|m| m.leader)?.node.as_ref()
 }
 

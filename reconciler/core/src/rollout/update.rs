@@ -2,17 +2,19 @@
 //! its ticket, fixed when that was granted.
 
 mod step;
+mod words;
 
 use jiff::SignedDuration;
 
 pub(super) use self::step::step;
 use super::{Rollout, gates, grant};
+use crate::departure;
 use crate::id::{IntentId, NodeName};
 use crate::ledger::Ticket;
 use crate::observed::{Node, Pod, PodKind, Role};
 use crate::quorum;
 use crate::spec::K3sVersion;
-use crate::system::{Action, Activity, Needs, Order, Phase, Report, Update};
+use crate::system::{Action, Activity, Needs, Phase, Report, Update};
 use crate::window::{Opening, opening};
 
 /// How long a node that was uncordoned in the middle of its drain is left alone.
@@ -23,6 +25,9 @@ const RESET_SECS: i64 = 3;
 const GRACE_SECS: i64 = 120;
 /// How long after its deadline a node may take to go back by itself: a reboot of the old system and joining again.
 const RETURN_SECS: i64 = 600;
+
+/// How often a system may be left because nobody spoke, before that counts as its own fault.
+const MAX_LAPSES: u32 = 1;
 
 /// What is true of a node that holds a ticket for an update.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,12 +66,29 @@ pub enum Stage<'a> {
     Done,
     /// It runs the old system again.
     WentBack(String),
+    /// It runs the old system again, only because nobody had spoken in time: it may try once more.
+    TryAgain,
     /// Only a person can help. The ticket stays, counts, and stops the rollout.
     Stuck(String),
+    /// It was stuck, and a person takes its ticket away.
+    Released,
 }
 
 /// Where the holder of `ticket` stands.
 pub fn stage<'a>(
+    rollout: &Rollout<'a>,
+    id: &IntentId,
+    ticket: &Ticket,
+    update: &Update,
+) -> Stage<'a> {
+    match by_itself(rollout, id, ticket, update) {
+        Stage::Stuck(_) if rollout.observed.released.contains(&update.number) => Stage::Released,
+        stage => stage,
+    }
+}
+
+/// Where it stands if nobody helps.
+fn by_itself<'a>(
     rollout: &Rollout<'a>,
     id: &IntentId,
     ticket: &Ticket,
@@ -101,7 +123,6 @@ pub fn stage<'a>(
         update,
         node,
         report,
-        order,
     };
     match order.action {
         Action::Try => tried.trying(),
@@ -145,7 +166,7 @@ fn before_order<'a>(
         let left: Vec<&Pod> = pods
             .into_iter()
             .flatten()
-            .filter(|p| p.kind == PodKind::Ordinary)
+            .filter(|p| p.kind == PodKind::Ordinary && !departure::never_ends(p, node, observed.at))
             .collect();
         let drained = node.unschedulable && pods.is_some() && left.is_empty();
         if !node.unschedulable {
@@ -170,8 +191,9 @@ fn prepare_server<'a>(rollout: &Rollout<'a>, ticket: &Ticket, update: &Update) -
         // It gives its ticket back: another server may need it to mend what is in the way.
         return Stage::OutOfTime(hold.message);
     }
-    let Some(etcd) = &rollout.observed.etcd else {
-        return Stage::OutOfTime("etcd was not read".to_owned());
+    // Without etcd there is no leadership to hand over and no snapshot to take.
+    let Some(etcd) = rollout.observed.datastore.etcd() else {
+        return Stage::Try;
     };
     if let Some(next) = quorum::successor(&ticket.node, &etcd.members) {
         return Stage::HandOver {
@@ -181,10 +203,16 @@ fn prepare_server<'a>(rollout: &Rollout<'a>, ticket: &Ticket, update: &Update) -
     let name = snapshot_name(update);
     // Once a server runs the newer minor, a snapshot holds its data and is no way back.
     let first = update.minor && !rollout.any_server_runs(update.kubernetes.minor);
-    if first && !etcd.snapshots.contains(&name) {
+    if first && !etcd.snapshots.iter().any(|s| is_snapshot(s, &name)) {
         return Stage::Snapshot { name };
     }
     Stage::Try
+}
+
+/// k3s adds the node's name and the time to the name that it is given.
+fn is_snapshot(file: &str, name: &str) -> bool {
+    let rest = file.strip_prefix(name);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// Named after the ticket too: one that is left from an earlier try holds older data.
@@ -203,7 +231,6 @@ struct Tried<'r, 'a> {
     update: &'r Update,
     node: &'a Node,
     report: &'a Report,
-    order: &'a Order,
 }
 
 impl<'a> Tried<'_, 'a> {
@@ -242,7 +269,7 @@ impl<'a> Tried<'_, 'a> {
     fn trying(&self) -> Stage<'a> {
         match self.phase() {
             Some(Phase::Failed) => self.failed(),
-            Some(Phase::WentBack) => self.went_back(),
+            Some(Phase::WentBack) => self.went_back_by_itself(),
             Some(Phase::Kept) if self.is_kept() => Stage::Done,
             Some(Phase::Trying) if self.runs_new() => self.verify(),
             _ if self.late_by() <= SignedDuration::ZERO => Stage::Applying,
@@ -289,7 +316,7 @@ impl<'a> Tried<'_, 'a> {
 
     /// The snapshots that were made before this minor.
     fn way_back(&self) -> String {
-        let etcd = self.rollout.observed.etcd.as_ref();
+        let etcd = self.rollout.observed.datastore.etcd();
         let before = snapshots_before(self.update);
         let names = etcd.into_iter().flat_map(|e| &e.snapshots);
         let names: Vec<&str> = names
@@ -316,7 +343,7 @@ impl<'a> Tried<'_, 'a> {
         if self.phase() == Some(Phase::Kept) && self.is_kept() {
             Stage::Done
         } else if self.phase() == Some(Phase::WentBack) {
-            self.went_back()
+            self.went_back_by_itself()
         } else if self.phase() == Some(Phase::Failed)
             || self.late_by() > SignedDuration::from_secs(RETURN_SECS)
         {
@@ -336,6 +363,25 @@ impl<'a> Tried<'_, 'a> {
             _ if self.late_by() <= SignedDuration::from_secs(RETURN_SECS) => Stage::GoingBack,
             _ => self.overdue("does not go back to the old system"),
         }
+    }
+
+    fn went_back_by_itself(&self) -> Stage<'a> {
+        match self.went_back() {
+            Stage::WentBack(_) if self.was_unheard() => Stage::TryAgain,
+            stage => stage,
+        }
+    }
+
+    /// Its try says nothing of the system, and that did not happen too often (S8).
+    fn was_unheard(&self) -> bool {
+        let ledger = self.rollout.ledger();
+        let system = &self.update.system;
+        self.activity().is_some_and(|a| a.unheard)
+            && !ledger.denied.contains_key(system)
+            && ledger
+                .lapses
+                .get(system)
+                .is_none_or(|l| l.count < MAX_LAPSES)
     }
 
     fn went_back(&self) -> Stage<'a> {

@@ -10,7 +10,9 @@ use std::time::Duration;
 use fabrik_core::desired::Desired;
 use fabrik_core::id::{IntentId, NodeName, PoolName, ServerId};
 use fabrik_core::ledger::{Change, Ledger};
-use fabrik_core::observed::{Hetzner, Node, Observed, Pod, PodKind, Power, Role, Server};
+use fabrik_core::observed::{
+    Datastore, Hetzner, Node, Observed, Pod, PodKind, Power, Role, Server,
+};
 use fabrik_core::spec::{
     Firewall, Kubernetes, Limits, LocalData, Network, PlacementStrategy, Pool, SecretRef, Spec,
     Update,
@@ -88,7 +90,9 @@ impl Model {
             units: BTreeMap::new(),
             ledger: Ledger::new("abcdefgh01234567".parse().unwrap()),
             systems: BTreeMap::new(),
-            etcd: None,
+            datastore: Datastore::Other,
+            leader: None,
+            released: BTreeSet::new(),
             paused: None,
         };
         let desired = Desired {
@@ -250,6 +254,7 @@ impl Model {
             unschedulable: false,
             cordoned_under: None,
             deleting: false,
+            heard: None,
             kubelet_version: "v1.36.3".to_owned(),
             labels: BTreeMap::new(),
             our_labels: BTreeSet::new(),

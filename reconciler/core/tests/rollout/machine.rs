@@ -21,6 +21,9 @@ pub struct Machine {
     pub hangs: bool,
     /// The old system, while it tries a new one.
     pub from: String,
+    /// It went back because its time was over.
+    pub unheard: bool,
+    pub since: Timestamp,
 }
 
 impl Machine {
@@ -37,7 +40,9 @@ impl Machine {
             self.seen = order.ticket;
             self.until = now + SignedDuration::from_secs(order.seconds.into());
             self.from = self.running.clone();
-            self.apply(order.ticket, system, fate, needs);
+            self.unheard = false;
+            self.enter(order.ticket, Phase::Applying, now);
+            self.apply(system, fate, needs);
             return;
         }
         let Some((ticket, phase)) = self.phase else {
@@ -46,23 +51,28 @@ impl Machine {
         match (phase, order.action) {
             // The order was tried and something else runs: the boot loader came back to the default.
             (Phase::Applying, _) if self.running != system => {
-                self.phase = Some((ticket, Phase::WentBack));
+                self.enter(ticket, Phase::WentBack, now);
             }
-            (Phase::Applying, _) => self.phase = Some((ticket, Phase::Trying)),
+            (Phase::Applying, _) => self.enter(ticket, Phase::Trying, now),
             (Phase::Trying, Action::Keep) => {
                 system.clone_into(&mut self.default);
-                self.phase = Some((ticket, Phase::Kept));
+                self.enter(ticket, Phase::Kept, now);
             }
-            (Phase::Trying, Action::GoBack) => self.go_back(ticket),
+            (Phase::Trying, Action::GoBack) => self.go_back(ticket, now),
             (Phase::Trying, Action::Try) if now > self.until && !self.started_minor => {
-                self.go_back(ticket);
+                self.go_back(ticket, now);
+                self.unheard = true;
             }
             _ => {}
         }
     }
 
-    fn apply(&mut self, ticket: u64, system: &str, fate: Fate, needs: Needs) {
-        self.phase = Some((ticket, Phase::Applying));
+    fn enter(&mut self, ticket: u64, phase: Phase, now: Timestamp) {
+        self.phase = Some((ticket, phase));
+        self.since = now;
+    }
+
+    fn apply(&mut self, system: &str, fate: Fate, needs: Needs) {
         self.busy = APPLY_TICKS;
         if needs == Needs::Reboot {
             self.boot += 1;
@@ -74,11 +84,11 @@ impl Machine {
         }
     }
 
-    fn go_back(&mut self, ticket: u64) {
+    fn go_back(&mut self, ticket: u64, now: Timestamp) {
         self.running = self.from.clone();
         self.boot += 1;
         self.busy = APPLY_TICKS;
-        self.phase = Some((ticket, Phase::WentBack));
+        self.enter(ticket, Phase::WentBack, now);
     }
 
     pub fn report(&self, seen: &NodeSystem, needs: Needs) -> Report {
@@ -99,8 +109,9 @@ impl Machine {
             activity: self.phase.map(|(ticket, phase)| Activity {
                 ticket,
                 phase,
-                since: Timestamp::UNIX_EPOCH,
+                since: self.since,
                 started_minor: self.started_minor,
+                unheard: self.unheard,
                 message: "as the test wants it".to_owned(),
             }),
         }

@@ -7,7 +7,7 @@ use fabrik_core::desired::Desired;
 use fabrik_core::effect::Effect;
 use fabrik_core::id::{IntentId, NodeName, ServerId, StorePath};
 use fabrik_core::ledger::{Ledger, Member};
-use fabrik_core::observed::{Etcd, Node, Observed, Pod, PodKind, Power, Role, Server};
+use fabrik_core::observed::{Datastore, Etcd, Node, Observed, Pod, PodKind, Power, Role, Server};
 use fabrik_core::quorum;
 use fabrik_core::spec::{self, K3sVersion};
 use fabrik_core::step::{Step, step};
@@ -17,6 +17,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::machine::Machine;
 
 const TICK: SignedDuration = SignedDuration::from_secs(10);
+/// For how long a Node that nobody hears of any more is Ready still.
+const STALE: SignedDuration = SignedDuration::from_secs(40);
 /// How long a machine takes to switch, or to boot and join.
 pub const APPLY_TICKS: u32 = 3;
 
@@ -49,6 +51,8 @@ pub struct World {
     pub log: Vec<String>,
     /// etcd answers nobody.
     pub no_etcd: bool,
+    /// There is no etcd.
+    pub sqlite: bool,
     hidden: Option<Etcd>,
 }
 
@@ -94,6 +98,7 @@ impl World {
             blocked: BTreeSet::new(),
             log: Vec::new(),
             no_etcd: false,
+            sqlite: false,
             hidden: None,
         };
         for number in 0..servers {
@@ -150,6 +155,8 @@ impl World {
                 until: Timestamp::UNIX_EPOCH,
                 hangs: false,
                 from: "old".to_owned(),
+                unheard: false,
+                since: Timestamp::UNIX_EPOCH,
             },
         );
     }
@@ -199,6 +206,22 @@ impl World {
         self.look();
         self.check();
         step
+    }
+
+    /// Ticks of the machines, while no server leads.
+    pub fn without_a_leader(&mut self, ticks: u32) {
+        for _ in 0..ticks {
+            self.now += TICK;
+            self.machines_go_on();
+            self.look();
+        }
+    }
+
+    /// Ticks until that node is told to try.
+    pub fn until_tried(&mut self, node: &str) {
+        while !self.tried.iter().any(|(n, _)| n.as_str() == node) {
+            self.tick();
+        }
     }
 
     /// Writes what is to be written down, until effects may be carried out.
@@ -301,7 +324,12 @@ impl World {
                 node.cordoned_under = None;
             }
             Effect::Evict { node, .. } => {
-                if !self.blocked.contains(node) {
+                if !self.lives(node) {
+                    for pod in self.observed.pods.get_mut(node).unwrap() {
+                        pod.terminating = true;
+                        pod.ends.get_or_insert(self.now + TICK);
+                    }
+                } else if !self.blocked.contains(node) {
                     self.observed.pods.insert(node.clone(), Vec::new());
                 }
             }
@@ -313,25 +341,13 @@ impl World {
                 self.observed.systems.get_mut(&node.name).unwrap().order = None;
             }
             Effect::MoveEtcdLeader { to, .. } => {
-                let members = self
-                    .observed
-                    .etcd
-                    .as_mut()
-                    .unwrap()
-                    .members
-                    .as_mut()
-                    .unwrap();
+                let members = self.etcd_mut().members.as_mut().unwrap();
                 for member in members {
                     member.leader = member.name == *to;
                 }
             }
             Effect::SnapshotEtcd { name, .. } => {
-                self.observed
-                    .etcd
-                    .as_mut()
-                    .unwrap()
-                    .snapshots
-                    .insert(name.clone());
+                self.etcd_mut().snapshots.insert(name.clone());
             }
             Effect::Reset { server } => {
                 let machine = self.machines.get_mut(&server.name).unwrap();
@@ -360,8 +376,9 @@ impl World {
                     node.unschedulable,
                     "S7: {name} was told to try and takes pods"
                 );
+                let mut pods = self.observed.pods[name].iter();
                 assert!(
-                    self.observed.pods[name].is_empty(),
+                    pods.all(|p| p.terminating && !node.ready),
                     "S7: {name} has pods on it"
                 );
             }
@@ -408,9 +425,11 @@ impl World {
         for member in &members {
             let machine = &self.machines[&member.name];
             let down = machine.busy > 0 || machine.hangs;
-            let sick = self.fates.get(&machine.running) == Some(&Fate::Sick);
-            let ready = !down && !sick;
+            let lives = self.lives(&member.name);
             let before = self.observed.nodes.get(&member.name);
+            let heard = before.and_then(|n| n.heard).filter(|_| !lives);
+            let heard = heard.unwrap_or(self.now);
+            let ready = self.now.duration_since(heard) <= STALE;
             let version = self.versions[&machine.running].split('+').next().unwrap();
             let node = Node {
                 name: member.name.clone(),
@@ -421,6 +440,7 @@ impl World {
                 unschedulable: before.is_some_and(|n| n.unschedulable),
                 cordoned_under: before.and_then(|n| n.cordoned_under.clone()),
                 deleting: false,
+                heard: Some(heard),
                 kubelet_version: format!("v{version}"),
                 labels: BTreeMap::from([("fabrik.dev/pool".to_owned(), member.pool.to_string())]),
                 our_labels: BTreeSet::from(["fabrik.dev/pool".to_owned()]),
@@ -438,6 +458,7 @@ impl World {
             seen.well = ready.then(|| seen.well_now(self.now)).flatten();
             self.pods_of(&member.name);
         }
+        self.observed.at = self.now;
         self.etcd();
     }
 
@@ -471,8 +492,14 @@ impl World {
     }
 
     fn etcd(&mut self) {
-        let seen = self.observed.etcd.take();
-        let old = seen.or(self.hidden.take()).unwrap_or_default();
+        if self.sqlite {
+            self.observed.datastore = Datastore::Other;
+            return;
+        }
+        let old = match std::mem::take(&mut self.observed.datastore) {
+            Datastore::Etcd(seen) => seen,
+            _ => self.hidden.take().unwrap_or_default(),
+        };
         let leader = old
             .members
             .iter()
@@ -490,7 +517,7 @@ impl World {
                 name: server.name.to_string(),
                 node: Some(server.name.clone()),
                 learner: false,
-                healthy: self.observed.nodes[&server.name].ready,
+                healthy: self.lives(&server.name),
                 leader: leader.as_deref() == Some(server.name.as_str()),
                 lag: 0,
                 alarms: Vec::new(),
@@ -510,12 +537,27 @@ impl World {
             "S3: etcd has lost its quorum:\n{}",
             self.log.join("\n")
         );
-        self.hidden = Some(Etcd {
+        let etcd = Etcd {
             members: Some(members),
             snapshots: old.snapshots,
-        });
-        if !self.no_etcd {
-            self.observed.etcd = self.hidden.take();
+        };
+        if self.no_etcd {
+            self.hidden = Some(etcd);
+        } else {
+            self.observed.datastore = Datastore::Etcd(etcd);
+        }
+    }
+
+    fn lives(&self, name: &NodeName) -> bool {
+        let machine = &self.machines[name];
+        let sick = self.fates.get(&machine.running) == Some(&Fate::Sick);
+        machine.busy == 0 && !machine.hangs && !sick
+    }
+
+    fn etcd_mut(&mut self) -> &mut Etcd {
+        match &mut self.observed.datastore {
+            Datastore::Etcd(etcd) => etcd,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -563,7 +605,9 @@ fn empty(now: Timestamp) -> Observed {
         units: BTreeMap::new(),
         ledger: Ledger::new("abcdefgh01234567".parse().unwrap()),
         systems: BTreeMap::new(),
-        etcd: None,
+        datastore: Datastore::Unread,
+        leader: None,
+        released: BTreeSet::new(),
         paused: None,
     }
 }

@@ -95,6 +95,7 @@ fn convert(node: core::Node) -> Option<Node> {
             .annotations
             .and_then(|mut a| a.remove(TICKET_ANNOTATION)),
         deleting: metadata.deletion_timestamp.is_some(),
+        heard: None,
         kubelet_version: status
             .node_info
             .map(|i| i.kubelet_version)

@@ -8,6 +8,7 @@ use crate::effect::{Effect, NodeRef, ServerRef};
 use crate::hold::{Hold, HoldReason};
 use crate::id::IntentId;
 use crate::ledger::{Change, Ending, Ticket};
+use crate::names::RELEASE_TICKET_ANNOTATION;
 use crate::observed::Power;
 use crate::rollout::Rollout;
 use crate::step::Step;
@@ -72,13 +73,39 @@ pub(in crate::rollout) fn step(
         Stage::Done => leave(rollout, id, ticket, Ending::Kept),
         Stage::WentBack(why) if !is_denied(rollout, update) => deny(ticket, update, why),
         Stage::WentBack(_) => leave(rollout, id, ticket, Ending::WentBack),
+        Stage::TryAgain => try_again(rollout, id, ticket, update),
+        // What it tried is not tried again, unless it runs by now.
+        Stage::Released if !is_denied(rollout, update) && !keeps(rollout, ticket, update) => {
+            deny(ticket, update, "a person took its ticket away".to_owned())
+        }
+        Stage::Released => leave(rollout, id, ticket, Ending::Released),
         Stage::Stuck(why) => wait(
             HoldReason::Stuck,
             format!(
-                "{why}. It keeps its ticket, and no other node is touched before a person has mended it"
+                "{why}. It keeps its ticket, and no other node is touched before a person has mended it, or takes the \
+                 ticket away: kubectl annotate --overwrite fabriknode {} {RELEASE_TICKET_ANNOTATION}={}",
+                ticket.node, update.number
             ),
         ),
     }
+}
+
+/// Under a number of its own, for a node obeys no number twice.
+fn try_again(rollout: &Rollout<'_>, id: &IntentId, ticket: &Ticket, update: &Update) -> Step {
+    let system = rollout.observed.systems.get(&ticket.node);
+    let report = system.and_then(|s| s.report.as_ref());
+    let boot = report.map_or(&update.boot, |r| &r.boot);
+    Step::change(Change::TryAgain {
+        id: id.clone(),
+        number: rollout.next_number(),
+        boot: boot.clone(),
+    })
+}
+
+fn keeps(rollout: &Rollout<'_>, ticket: &Ticket, update: &Update) -> bool {
+    let system = rollout.observed.systems.get(&ticket.node);
+    let report = system.and_then(|s| s.report.as_ref());
+    report.is_some_and(|r| r.running == update.system && r.default == update.system)
 }
 
 fn is_denied(rollout: &Rollout<'_>, update: &Update) -> bool {

@@ -1,0 +1,49 @@
+//! What a person is told of a node at each stage.
+
+use super::Stage;
+
+impl Stage<'_> {
+    /// Completes "node w-1 …".
+    pub fn words(&self) -> String {
+        match self {
+            Self::Lost => "is gone".to_owned(),
+            Self::Withdrawn => "is wanted to run something else by now".to_owned(),
+            Self::OutOfTime(why) => format!("is taken back: {why}"),
+            Self::Cordon => "is about to be cordoned".to_owned(),
+            Self::Drain { pods } => drains(pods),
+            Self::HandOver { to } => format!("hands etcd's leadership over to {to}"),
+            Self::Snapshot { name } => format!("waits for the etcd snapshot {name}"),
+            Self::Try => "is told to try the new system".to_owned(),
+            Self::Applying => "starts the new system".to_owned(),
+            Self::Reset => "is silent beyond its deadline: its machine is reset".to_owned(),
+            Self::Verifying(missing) => format!("runs the new system; {missing}"),
+            Self::Keep => "is well on the new system".to_owned(),
+            Self::Keeping => "makes the new system its default".to_owned(),
+            Self::GoBack(why) => format!("has to go back: {why}"),
+            Self::GoingBack => "goes back to the old system".to_owned(),
+            Self::Done => "runs the new system".to_owned(),
+            Self::WentBack(why) if why.is_empty() => "went back to the old system".to_owned(),
+            Self::WentBack(why) => format!("went back to the old system: {why}"),
+            Self::TryAgain => {
+                "went back because nobody had spoken in time, and tries once more".to_owned()
+            }
+            Self::Stuck(why) => format!("needs a person: {why}"),
+            Self::Released => "was stuck, and a person took its ticket away".to_owned(),
+        }
+    }
+}
+
+fn drains(pods: &[&crate::observed::Pod]) -> String {
+    let blocked = pods.iter().find_map(|p| Some((p, p.blocked.as_ref()?)));
+    match (pods.len(), blocked) {
+        (0, _) => "is drained; its pods are being read".to_owned(),
+        (1, None) => "is drained: 1 pod is left".to_owned(),
+        (left, None) => format!("is drained: {left} pods are left"),
+        (_, Some((pod, by))) => {
+            format!(
+                "is drained: pod {}/{} can't be evicted: {by}",
+                pod.namespace, pod.name
+            )
+        }
+    }
+}
