@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::names::SERVERS_POOL;
+
 /// What is wrong with a name, in words that complete "`x` …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{value}` {problem}")]
@@ -148,7 +150,23 @@ impl NodeName {
     }
 }
 
+impl PoolName {
+    /// The control plane, where a pool is asked for. No pool of a spec can be called so.
+    pub fn servers() -> Self {
+        Self(SERVERS_POOL.to_owned())
+    }
+}
+
 impl IntentId {
+    /// What stands for a machine of the control plane, which no intent made. Counted from the other end, so that no
+    /// intent's sequence meets it; `attempt` tells apart what collides.
+    pub fn of_server(cluster: &ClusterId, server: ServerId, attempt: u64) -> Self {
+        Self::derive(
+            cluster,
+            u64::MAX.wrapping_sub(server.0).wrapping_sub(attempt << 54),
+        )
+    }
+
     /// The id of the `sequence`-th intent of a cluster: always the same, so that a plan can name a server before it
     /// exists. A hash spreads the ids; it hides nothing.
     #[allow(clippy::cast_possible_truncation, reason = "five bits fit any usize")]

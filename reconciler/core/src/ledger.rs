@@ -150,6 +150,13 @@ pub enum Change {
     Forget { id: IntentId },
     /// The Node of an intent has joined.
     Join { id: IntentId, uid: Uid },
+    /// A machine of the control plane is a member from now on, or its Node was made anew.
+    Adopt {
+        id: IntentId,
+        name: NodeName,
+        server: ServerId,
+        uid: Uid,
+    },
     /// A member may be taken down. Counts as a deletion where it is to leave.
     Grant { id: IntentId, ticket: Ticket },
     /// A node is about to be told to try its new system: from then on its deadline runs.
@@ -334,6 +341,21 @@ impl Ledger {
                         },
                     );
                 }
+            }
+            Change::Adopt {
+                id,
+                name,
+                server,
+                uid,
+            } => {
+                let member = Member {
+                    role: Role::Server,
+                    pool: PoolName::servers(),
+                    name: name.clone(),
+                    server: *server,
+                    uid: uid.clone(),
+                };
+                self.members.insert(id.clone(), member);
             }
             Change::Grant { id, ticket } => {
                 self.tickets.insert(id.clone(), ticket.clone());

@@ -5,6 +5,7 @@
 //! keeps it so). Time arrives as an argument.
 
 pub mod admit;
+pub mod adopt;
 pub mod apply;
 pub mod arrival;
 pub mod departure;

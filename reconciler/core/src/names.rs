@@ -29,6 +29,9 @@ pub const PRUNE_ANNOTATION: &str = "fabrik.dev/prune";
 pub const APPLIER_MANAGER: &str = "fabrik";
 /// Field manager of what the leader writes on Nodes and on fabrik's own objects.
 pub const LEADER_MANAGER: &str = "fabrik-leader";
+/// Field manager of what the leader tells a node to fetch and to do: apart from the rest of its `FabrikNode`, which is
+/// applied whole.
+pub const ORDERS_MANAGER: &str = "fabrik-orders";
 
 /// The namespace of fabrik's Lease, service accounts and published observation.
 pub const NAMESPACE: &str = "fabrik-system";

@@ -144,7 +144,7 @@ pub fn next_servers(
         .collect()
 }
 
-/// Members of all pools whose Nodes somebody deleted, those that hold a ticket for it among them.
+/// Workers of all pools whose Nodes somebody deleted, those that hold a ticket for it among them.
 pub fn without_node(observed: &Observed) -> Vec<&NodeName> {
     let ledger = &observed.ledger;
     let deleted = |id: &IntentId, member: &Member| match ledger.tickets.get(id) {
@@ -154,6 +154,7 @@ pub fn without_node(observed: &Observed) -> Vec<&NodeName> {
     ledger
         .members
         .iter()
+        .filter(|(_, member)| member.role == Role::Agent)
         .filter(|(id, member)| deleted(id, member))
         .map(|(_, member)| &member.name)
         .collect()

@@ -15,7 +15,7 @@ use crate::ledger::{Change, EventKind, Member, Purpose, Reason, Ticket};
 use crate::observed::Observed;
 use crate::pool::{self, Resize};
 use crate::spec::Pool;
-use crate::{arrival, departure, infrastructure, rollout};
+use crate::{adopt, arrival, departure, infrastructure, rollout};
 
 /// What to do now, and what waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +51,7 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
     pass.step.holds.extend(nodes_are_believable.err());
     let servers_are_believable = guard::servers_are_believable(&desired.spec.name, observed);
     pass.step.holds.extend(servers_are_believable.err());
+    pass.step.extend(adopt::step(desired, observed));
     pass.step.extend(arrival::strays(observed));
     pass.step.extend(strangers(observed));
     for (name, pool) in pool::all(desired, observed) {

@@ -72,6 +72,20 @@ pub fn mismatch(
     })
 }
 
+/// Why `server` is no machine of this cluster's control plane, if it is none. Intents stand for workers only, and these
+/// machines bear the name that a person gave them.
+pub fn mismatch_of_server(server: &wire::Server, cluster: &ClusterId) -> Option<String> {
+    let wanted = [(CLUSTER_LABEL, cluster.as_str()), (ROLE_LABEL, "server")];
+    let differs = |(label, value): &&(&str, &str)| {
+        server.labels.get(*label).map(String::as_str) != Some(*value)
+    };
+    let (label, value) = wanted.iter().find(differs)?;
+    Some(format!(
+        "label {label} of server {} is not `{value}`",
+        server.id
+    ))
+}
+
 /// A server as it is observed; the error says what can't be read.
 pub fn server(wire: &wire::Server) -> Result<Server, String> {
     let label = |key: &str| wire.labels.get(key);
@@ -203,6 +217,21 @@ mod tests {
         assert!(mismatch_of(&set(INTENT_LABEL, "aaaaaa")).is_some());
         assert!(mismatch_of(&worker(|s| s.name.push('x'))).is_some());
         assert!(mismatch_of(&worker(|s| s.labels.clear())).is_some());
+    }
+
+    #[test]
+    fn a_machine_of_the_control_plane_is_told_by_cluster_and_role() {
+        let with = |role: &str, id: &str| {
+            worker(|s| {
+                s.labels.insert(ROLE_LABEL.to_owned(), role.to_owned());
+                s.labels.insert(CLUSTER_LABEL.to_owned(), id.to_owned());
+            })
+        };
+        let ours = cluster();
+        let mismatch = |s: wire::Server| mismatch_of_server(&s, &ours);
+        assert_eq!(mismatch(with("server", ours.as_str())), None);
+        assert!(mismatch(with("agent", ours.as_str())).is_some());
+        assert!(mismatch(with("server", "0000000000000000")).is_some());
     }
 
     #[test]

@@ -117,7 +117,8 @@ async fn find_missing(
 /// Servers that we may have deleted ourselves: their absence is expected.
 fn leaving(ledger: &Ledger) -> BTreeSet<ServerId> {
     let cancelled = ledger.intents.values().filter(|i| i.cancelled.is_some());
-    let tickets = ledger.tickets.values().map(|t| t.server);
+    let leaving = ledger.tickets.values().filter(|t| t.leave().is_some());
+    let tickets = leaving.map(|t| t.server);
     cancelled.filter_map(|i| i.server).chain(tickets).collect()
 }
 

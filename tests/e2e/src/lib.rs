@@ -281,7 +281,7 @@ pub async fn settled(bed: &Bed, count: usize) -> Result<()> {
     bed.wait_until(&what, RESIZED, async || {
         let ledger = ledger(bed)?;
         let length = |key: &str| ledger[key].as_object().map_or(0, serde_json::Map::len);
-        let still = length("intents") + length("tickets") == 0 && length("members") == count;
+        let still = length("intents") + length("tickets") == 0 && workers_of(&ledger) == count;
         let workers = faults::workers(bed).await?;
         ensure!(
             still && workers.len() == count,
@@ -290,6 +290,13 @@ pub async fn settled(bed: &Bed, count: usize) -> Result<()> {
         Ok(Some(()))
     })
     .await
+}
+
+/// How many of the members that the leader has written down are workers.
+pub fn workers_of(ledger: &Value) -> usize {
+    let members = ledger["members"].as_object();
+    let members = members.into_iter().flat_map(serde_json::Map::values);
+    members.filter(|m| m["role"] == "agent").count()
 }
 
 /// A page of the first server's replica.

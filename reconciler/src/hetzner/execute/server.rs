@@ -87,7 +87,12 @@ pub async fn reset(
     cluster: &ClusterId,
 ) -> Result<Outcome, HetznerError> {
     let what = format!("reset server `{}` (id {})", server.name, server.id);
-    if meant(client, server, cluster, &what).await?.is_none() {
+    let same = |found: &wire::Server| {
+        let of_control_plane = convert::mismatch_of_server(found, cluster).is_none();
+        let mismatch = || convert::mismatch(found, cluster, &server.name, &server.intent);
+        if of_control_plane { None } else { mismatch() }
+    };
+    if found(client, server, &what, same).await?.is_none() {
         return Ok(Outcome::AlreadyGone);
     }
     let path = format!("servers/{}/actions/reset", server.id);
@@ -122,14 +127,24 @@ async fn meant(
     cluster: &ClusterId,
     what: &str,
 ) -> Result<Option<wire::Server>, HetznerError> {
+    let mismatch =
+        |found: &wire::Server| convert::mismatch(found, cluster, &server.name, &server.intent);
+    found(client, server, what, mismatch).await
+}
+
+/// The server of that id, unless `mismatch` has something against it.
+async fn found(
+    client: &Client,
+    server: &ServerRef,
+    what: &str,
+    mismatch: impl Fn(&wire::Server) -> Option<String>,
+) -> Result<Option<wire::Server>, HetznerError> {
     let found = client
         .get::<wire::Server>(server.id.0, Purpose::Act)
         .await?;
     let Some(found) = found else { return Ok(None) };
     let right_id = (found.id != server.id.0).then(|| format!("Hetzner answered with {}", found.id));
-    let problem =
-        right_id.or_else(|| convert::mismatch(&found, cluster, &server.name, &server.intent));
-    match problem {
+    match right_id.or_else(|| mismatch(&found)) {
         None => Ok(Some(found)),
         Some(problem) => Err(HetznerError::NotOurs {
             what: what.to_owned(),

@@ -273,7 +273,7 @@ async fn left_over(bed: &Bed, kube: &Client, count: usize) -> Result<String> {
     let ledger = ledgers.get("ledger").await?;
     let ledger = &ledger.data["spec"];
     let length = |key: &str| ledger[key].as_object().map_or(0, serde_json::Map::len);
-    if length("intents") + length("tickets") > 0 || length("members") != count {
+    if length("intents") + length("tickets") > 0 || fabrik_e2e::workers_of(ledger) != count {
         return Ok(format!("ledger {ledger}"));
     }
     let workers = faults::workers(bed).await?;
