@@ -6,6 +6,7 @@
 
 pub mod admit;
 pub mod adopt;
+pub mod agent;
 pub mod apply;
 pub mod arrival;
 pub mod departure;

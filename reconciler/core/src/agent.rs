@@ -1,0 +1,445 @@
+//! What a node does about the order it was given: accepts it, tries the system, keeps it or goes back.
+//!
+//! `next` is asked again after each thing that was done, and after each start: what it says follows from the journal
+//! and from what the machine shows, so a crash at any point loses nothing (S11). A command is begun only when the
+//! journal that says so is on the disk, and each may be begun again.
+
+mod journal;
+
+use jiff::{SignedDuration, Timestamp};
+
+pub use self::journal::{Journal, JournalError, Try};
+use crate::id::{BootId, StorePath};
+use crate::system::{Action, Activity, Needs, Order, Phase, Publication, Report, Staged};
+
+/// How often a command is begun that does not end, or ends without success, before it is given up.
+pub const MAX_ATTEMPTS: u32 = 3;
+/// Going back is worth more attempts: a reboot and what it leaves to be tidied up are two.
+pub const MAX_ATTEMPTS_BACK: u32 = 5;
+/// How long an order may be ahead of the publication of its system. They are written one after the other.
+pub const UNPUBLISHED_SECS: i64 = 60;
+
+/// What the leader wants of this node, as far as it was heard.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Its signature and its cluster are verified.
+    pub publication: Option<Publication>,
+    pub aim: Option<StorePath>,
+    pub order: Option<Order>,
+}
+
+/// What the machine shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    pub now: Timestamp,
+    pub boot: BootId,
+    /// `/run/current-system`.
+    pub running: StorePath,
+    /// What an ordinary boot would start.
+    pub default: StorePath,
+    /// `/run/booted-system`.
+    pub booted: StorePath,
+    /// The system that was fetched last, whole and kept from collection.
+    pub staged: Option<Staged>,
+    /// How the last command ended that was begun since the agent started.
+    pub last: Option<Outcome>,
+}
+
+/// How a command ended, and which one it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub ticket: u64,
+    pub phase: Phase,
+    pub attempt: u32,
+    /// The error in words for people.
+    pub result: Result<(), String>,
+}
+
+/// What is to be done now. Then `next` is asked again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Do {
+    /// Bring the journal to the disk.
+    Write(Journal),
+    /// Bring the journal to the disk, then carry out the command.
+    Run(Journal, Command),
+    /// Nothing, before that time or before something changes.
+    Wait(Option<Timestamp>),
+}
+
+/// Each may be begun again after a crash at any point of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Run the system now, without making it the default. Given up at the deadline.
+    Switch { to: StorePath, deadline: Timestamp },
+    /// Boot it once, now; `from` stays the default.
+    BootOnce { from: StorePath, to: StorePath },
+    /// Make the running system the default.
+    MakeDefault {
+        system: StorePath,
+        /// It was booted once.
+        booted: bool,
+    },
+    /// Run the old system again, which never ceased to be the default.
+    SwitchBack { to: StorePath },
+    /// Take the new system out of the boot menu and boot the old one.
+    RebootBack { to: StorePath, from: StorePath },
+    /// The old system runs: take the new one out of the boot menu, and make sure that the old one is the default.
+    TidyUp { keep: StorePath, drop: StorePath },
+}
+
+/// The next thing to do.
+pub fn next(journal: &Journal, facts: &Facts, wish: &Wish) -> Do {
+    if let Some(publication) = &wish.publication {
+        let newer = publication.sequence > journal.sequence;
+        let ours = journal.pool.as_ref().is_none_or(|p| *p == publication.pool);
+        if ours && (newer || journal.pool.is_none()) && publication.sequence >= journal.sequence {
+            return Do::Write(journal.accept(publication));
+        }
+    }
+    let agent = Agent {
+        journal,
+        facts,
+        wish,
+    };
+    match (&journal.current, agent.new_order()) {
+        (Some(current), Some(order)) if agent.gives_way(current) => agent.accept(order),
+        (Some(current), order) => agent.go_on(current, order.is_some()),
+        (None, Some(order)) => agent.accept(order),
+        (None, None) => Do::Wait(None),
+    }
+}
+
+/// The system that is to be fetched, if any: that of the order on its way, else the aim. Only what is published.
+pub fn to_fetch<'a>(journal: &'a Journal, wish: &'a Wish) -> Option<&'a StorePath> {
+    let open = journal.current.as_ref().filter(|t| !t.is_over());
+    let wanted = open.map(|t| &t.system).or(wish.aim.as_ref())?;
+    let allowed = journal.allowed(wish.publication.as_ref());
+    allowed.contains(&wanted).then_some(wanted)
+}
+
+/// What the node says of itself.
+pub fn report(journal: &Journal, facts: &Facts) -> Report {
+    Report {
+        boot: facts.boot.clone(),
+        running: facts.running.clone(),
+        default: facts.default.clone(),
+        staged: facts.staged.clone(),
+        activity: journal.current.as_ref().map(|t| Activity {
+            ticket: t.ticket,
+            phase: t.phase,
+            since: t.since,
+            started_minor: t.started_minor,
+            message: t.message.clone(),
+        }),
+    }
+}
+
+struct Agent<'a> {
+    journal: &'a Journal,
+    facts: &'a Facts,
+    wish: &'a Wish,
+}
+
+impl<'a> Agent<'a> {
+    /// An order that was not obeyed yet.
+    fn new_order(&self) -> Option<&'a Order> {
+        let order = self.wish.order.as_ref();
+        order.filter(|o| o.ticket > self.journal.ticket)
+    }
+
+    /// Whether a new order may take the place of this one.
+    fn gives_way(&self, current: &Try) -> bool {
+        match current.phase {
+            Phase::Accepted | Phase::Kept | Phase::WentBack | Phase::Failed => true,
+            Phase::Trying => !current.keep && !self.may_go_back(current),
+            Phase::Applying | Phase::GoingBack => false,
+        }
+    }
+
+    fn accept(&self, order: &Order) -> Do {
+        let facts = self.facts;
+        // Who runs it already, and would boot another one, is in the middle of a try that it has lost the memory of.
+        let runs_it = facts.running == order.system;
+        let from = if runs_it {
+            &facts.default
+        } else {
+            &facts.running
+        };
+        let accepted = Try::of(order, from, &facts.boot, facts.now);
+        self.write(Try {
+            started_minor: runs_it && order.minor,
+            ..accepted
+        })
+    }
+
+    fn go_on(&self, current: &Try, replaced: bool) -> Do {
+        match current.phase {
+            Phase::Accepted => self.accepted(current),
+            Phase::Applying => self.applying(current),
+            Phase::Trying => self.trying(current, replaced),
+            Phase::GoingBack => self.going_back(current),
+            Phase::Kept | Phase::WentBack | Phase::Failed => Do::Wait(None),
+        }
+    }
+
+    /// What the leader says about `current` at this moment.
+    fn action(&self, current: &Try) -> Option<Action> {
+        let order = self.wish.order.as_ref();
+        let order = order.filter(|o| o.ticket == current.ticket && o.system == current.system);
+        order.map(|o| o.action)
+    }
+
+    /// Nothing has happened yet, so whatever is in the way ends it.
+    fn accepted(&self, current: &Try) -> Do {
+        let (facts, system) = (self.facts, &current.system);
+        let back = |why: &str| self.enter(current, Phase::WentBack, why);
+        let runs_already =
+            facts.running == *system && (facts.booted == *system || current.needs < Needs::Reboot);
+        if runs_already && self.is_allowed(current) {
+            return self.enter(current, Phase::Trying, "");
+        }
+        if runs_already {
+            return self.wait_for_publication(current);
+        }
+        match self.action(current) {
+            Some(Action::GoBack) => return back("as ordered, before it was tried"),
+            Some(Action::Keep) => return back("it was never tried, so it can't be kept"),
+            _ if facts.now >= current.deadline => {
+                return back("its time was over before the system was fetched");
+            }
+            // Without a word of the leader nothing is begun.
+            None => return Do::Wait(Some(current.deadline)),
+            Some(Action::Try) => {}
+        }
+        if !self.is_allowed(current) {
+            return self.wait_for_publication(current);
+        }
+        match facts.staged.as_ref().filter(|s| s.system == *system) {
+            None => Do::Wait(Some(current.deadline)),
+            Some(staged) if staged.needs > current.needs => {
+                back("by now it takes more than it was prepared for")
+            }
+            Some(_) => self.apply(&current.enter(Phase::Applying, facts.now, "")),
+        }
+    }
+
+    fn is_allowed(&self, current: &Try) -> bool {
+        let allowed = self.journal.allowed(self.wish.publication.as_ref());
+        allowed.contains(&&current.system)
+    }
+
+    fn wait_for_publication(&self, current: &Try) -> Do {
+        let until = current.since + SignedDuration::from_secs(UNPUBLISHED_SECS);
+        let until = until.min(current.deadline);
+        if self.facts.now < until {
+            return Do::Wait(Some(until));
+        }
+        let why = "the newest publication does not have the system";
+        if self.facts.running == current.system {
+            self.leave(current, why)
+        } else {
+            self.enter(current, Phase::WentBack, why)
+        }
+    }
+
+    fn apply(&self, current: &Try) -> Do {
+        let (to, from) = (current.system.clone(), current.from.clone());
+        let command = match current.needs {
+            Needs::Reboot => Command::BootOnce { from, to },
+            Needs::Nothing | Needs::Switch | Needs::Drain => Command::Switch {
+                to,
+                deadline: current.deadline,
+            },
+        };
+        let noted = Try {
+            started_minor: current.started_minor || current.minor,
+            ..current.clone()
+        };
+        self.run(&noted, command)
+    }
+
+    fn applying(&self, current: &Try) -> Do {
+        let facts = self.facts;
+        let rebooted = facts.boot != current.boot;
+        if rebooted {
+            return if facts.running == current.system {
+                self.enter(current, Phase::Trying, "")
+            } else if facts.running == current.from {
+                let why = "the machine came up on the old system";
+                self.enter(current, Phase::GoingBack, why)
+            } else {
+                self.astray(current)
+            };
+        }
+        match self.outcome(current) {
+            Some(Ok(())) if current.needs == Needs::Reboot => {
+                self.leave(current, "the machine did not go down for its reboot")
+            }
+            Some(Ok(())) if facts.running == current.system => {
+                self.enter(current, Phase::Trying, "")
+            }
+            Some(Ok(())) => self.leave(current, "it was activated, and another system runs"),
+            Some(Err(why)) => self.leave(current, why),
+            // Begun by an agent that did not see its end.
+            None if facts.now >= current.deadline => {
+                self.leave(current, "its time was over before it was activated")
+            }
+            None if current.attempts >= MAX_ATTEMPTS => self.leave(
+                current,
+                "its activation was begun again and again and did not end",
+            ),
+            // Nor is it begun again without a word of the leader.
+            None => match self.action(current) {
+                Some(Action::Try) => self.apply(current),
+                Some(Action::GoBack) => self.leave(current, "as ordered"),
+                Some(Action::Keep) | None => Do::Wait(Some(current.deadline)),
+            },
+        }
+    }
+
+    fn trying(&self, current: &Try, replaced: bool) -> Do {
+        let facts = self.facts;
+        if facts.running == current.from && facts.running != current.system {
+            let why = "the machine came up on the old system";
+            return self.enter(current, Phase::GoingBack, why);
+        }
+        if facts.running != current.system {
+            return self.astray(current);
+        }
+        let action = self.action(current);
+        if current.keep || action == Some(Action::Keep) {
+            return self.keep(current);
+        }
+        let leave = match action {
+            Some(Action::GoBack) => Some("as ordered"),
+            _ if replaced => Some("another order has come"),
+            _ if facts.now >= current.deadline => Some("nobody said in time that it is well"),
+            _ => None,
+        };
+        match leave {
+            None => Do::Wait(Some(current.deadline)),
+            Some(why) if self.may_go_back(current) => self.enter(current, Phase::GoingBack, why),
+            Some(_) if !current.message.is_empty() => Do::Wait(None),
+            Some(why) => {
+                let told = format!(
+                    "{why}; but it has started another k3s minor, and a server is not taken back from that by itself"
+                );
+                self.write(Try {
+                    message: told,
+                    ..current.clone()
+                })
+            }
+        }
+    }
+
+    fn keep(&self, current: &Try) -> Do {
+        let begun = Try {
+            attempts: if current.keep { current.attempts } else { 0 },
+            keep: true,
+            ..current.clone()
+        };
+        let command = Command::MakeDefault {
+            system: current.system.clone(),
+            booted: current.needs == Needs::Reboot,
+        };
+        if !current.keep {
+            return self.run(&begun, command);
+        }
+        match self.outcome(current) {
+            Some(Ok(())) if self.facts.default == current.system => {
+                self.enter(current, Phase::Kept, "")
+            }
+            other if current.attempts >= MAX_ATTEMPTS => {
+                let why = match other {
+                    Some(Ok(())) => "another system is still the default",
+                    Some(Err(why)) => why,
+                    None => "it was begun again and again and did not end",
+                };
+                let told = format!("it can't be made the default: {why}");
+                self.enter(current, Phase::Failed, told)
+            }
+            _ => self.run(&begun, command),
+        }
+    }
+
+    fn going_back(&self, current: &Try) -> Do {
+        let facts = self.facts;
+        let on_old = facts.running == current.from;
+        let outcome = self.outcome(current);
+        if on_old && facts.default == current.from && outcome == Some(Ok(())) {
+            return self.enter(current, Phase::WentBack, current.message.clone());
+        }
+        if current.attempts >= MAX_ATTEMPTS_BACK {
+            let why = match outcome {
+                Some(Err(why)) => why,
+                _ if !on_old => "the old system does not come up",
+                _ => "the old system is not the default",
+            };
+            let told = format!("{}; it can't go back: {why}", current.message);
+            return self.enter(current, Phase::Failed, told);
+        }
+        let (old, new) = (current.from.clone(), current.system.clone());
+        // It may have been stopped half-way: units are as the old system has them when that has said so, or has booted.
+        let booted = current.needs == Needs::Reboot || facts.boot != current.boot;
+        let command = if on_old && (booted || outcome == Some(Ok(()))) {
+            Command::TidyUp {
+                keep: old,
+                drop: new,
+            }
+        } else if current.needs == Needs::Reboot {
+            Command::RebootBack { to: old, from: new }
+        } else {
+            Command::SwitchBack { to: old }
+        };
+        self.run(current, command)
+    }
+
+    /// Gives it up, where that is allowed.
+    fn leave(&self, current: &Try, why: &str) -> Do {
+        if self.may_go_back(current) {
+            self.enter(current, Phase::GoingBack, why)
+        } else {
+            let told = format!(
+                "{why}; it may have started another k3s minor, and a server is not taken back from that by itself"
+            );
+            self.enter(current, Phase::Failed, told)
+        }
+    }
+
+    /// S4: a server's data are the newer minor's once that has started. What has not replaced the old system has not
+    /// started anything.
+    fn may_go_back(&self, current: &Try) -> bool {
+        let started = self.journal.is_server() && current.started_minor;
+        !started || self.facts.running == current.from
+    }
+
+    /// Somebody else has put another system there: whose it is, only a person knows.
+    fn astray(&self, current: &Try) -> Do {
+        let told = format!("it runs {}, which nobody ordered", self.facts.running);
+        self.enter(current, Phase::Failed, told)
+    }
+
+    fn outcome(&self, current: &Try) -> Option<Result<(), &'a str>> {
+        let last = self.facts.last.as_ref()?;
+        let same = last.ticket == current.ticket
+            && last.phase == current.phase
+            && last.attempt == current.attempts;
+        same.then(|| last.result.as_ref().map(|&()| ()).map_err(String::as_str))
+    }
+
+    fn run(&self, current: &Try, command: Command) -> Do {
+        let begun = Try {
+            attempts: current.attempts + 1,
+            ..current.clone()
+        };
+        Do::Run(self.journal.with(begun), command)
+    }
+
+    fn enter(&self, current: &Try, phase: Phase, message: impl Into<String>) -> Do {
+        self.write(current.enter(phase, self.facts.now, message))
+    }
+
+    fn write(&self, current: Try) -> Do {
+        Do::Write(self.journal.with(current))
+    }
+}

@@ -1,0 +1,164 @@
+//! What a node must still know after a crash at any point.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{BootId, PoolName, StorePath};
+use crate::names::SERVERS_POOL;
+use crate::system::{Needs, Order, Phase, Publication};
+
+/// The agent's memory. It is on the disk, synced, before anything that it speaks of is begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Journal {
+    pub schema: u32,
+    /// Of the newest publication that was accepted. An older one is refused.
+    #[serde(default)]
+    pub sequence: u64,
+    /// The pool of the first publication that was accepted. Those of other pools are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// The highest ticket that was obeyed.
+    #[serde(default)]
+    pub ticket: u64,
+    /// The order that is carried out, or the last one that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<Try>,
+}
+
+/// One order on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Try {
+    pub ticket: u64,
+    pub system: StorePath,
+    /// What ran when the order was accepted, and is gone back to.
+    pub from: StorePath,
+    pub needs: Needs,
+    pub minor: bool,
+    /// The boot in which the order was accepted.
+    pub boot: BootId,
+    pub phase: Phase,
+    pub since: Timestamp,
+    /// By this node's clock.
+    pub deadline: Timestamp,
+    /// A k3s of another minor was about to start, or has.
+    #[serde(default)]
+    pub started_minor: bool,
+    /// It was told to make the new system its default.
+    #[serde(default)]
+    pub keep: bool,
+    /// How often the command of this phase was begun.
+    #[serde(default)]
+    pub attempts: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("it is not a journal: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error(
+        "its layout is version {found}, and this fabrik knows {}: run the fabrik that wrote it, or a newer one",
+        Journal::SCHEMA
+    )]
+    UnknownSchema { found: u32 },
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            schema: Self::SCHEMA,
+            sequence: 0,
+            pool: None,
+            ticket: 0,
+            current: None,
+        }
+    }
+}
+
+impl Journal {
+    /// The version of its layout.
+    pub const SCHEMA: u32 = 1;
+
+    pub fn read(text: &str) -> Result<Self, JournalError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema: u32,
+        }
+        // First: another layout would be called malformed.
+        let Versioned { schema: found } = serde_json::from_str(text)?;
+        if found != Self::SCHEMA {
+            return Err(JournalError::UnknownSchema { found });
+        }
+        Ok(serde_json::from_str(text)?)
+    }
+
+    /// A control-plane node, by the publication that it accepted.
+    pub fn is_server(&self) -> bool {
+        let pool = self.pool.as_ref();
+        pool.is_some_and(|pool| pool.as_str() == SERVERS_POOL)
+    }
+
+    /// What it may run by `publication`: nothing where that is older than one it has seen, or another pool's.
+    pub fn allowed<'a>(&self, publication: Option<&'a Publication>) -> Vec<&'a StorePath> {
+        let ours = |p: &&Publication| {
+            p.sequence >= self.sequence && self.pool.as_ref().is_none_or(|pool| *pool == p.pool)
+        };
+        let systems = publication.filter(ours).map(|p| p.systems.iter());
+        systems.into_iter().flatten().map(|s| &s.output).collect()
+    }
+
+    pub(super) fn accept(&self, publication: &Publication) -> Self {
+        Self {
+            sequence: publication.sequence,
+            pool: Some(publication.pool.clone()),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn with(&self, current: Try) -> Self {
+        Self {
+            ticket: self.ticket.max(current.ticket),
+            current: Some(current),
+            ..self.clone()
+        }
+    }
+}
+
+impl Try {
+    pub(super) fn of(order: &Order, from: &StorePath, boot: &BootId, now: Timestamp) -> Self {
+        let time = SignedDuration::from_secs(order.seconds.into());
+        Self {
+            ticket: order.ticket,
+            system: order.system.clone(),
+            from: from.clone(),
+            needs: order.needs,
+            minor: order.minor,
+            boot: boot.clone(),
+            phase: Phase::Accepted,
+            since: now,
+            deadline: now.saturating_add(time).unwrap_or(Timestamp::MAX),
+            started_minor: false,
+            keep: false,
+            attempts: 0,
+            message: String::new(),
+        }
+    }
+
+    /// Whether nothing is left to be done for it.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Kept | Phase::WentBack | Phase::Failed)
+    }
+
+    pub(super) fn enter(&self, phase: Phase, now: Timestamp, message: impl Into<String>) -> Self {
+        Self {
+            phase,
+            since: now,
+            attempts: 0,
+            message: message.into(),
+            ..self.clone()
+        }
+    }
+}

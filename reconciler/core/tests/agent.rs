@@ -1,0 +1,295 @@
+//! What an agent makes of its orders, on a machine in memory that crashes wherever it likes.
+
+#[path = "agent/machine.rs"]
+mod machine;
+
+use fabrik_core::agent::{Command, Journal, JournalError, UNPUBLISHED_SECS};
+use fabrik_core::system::{Action, Needs, Phase};
+use machine::{Crash, Fate, Machine, NEW, OLD, OTHER, path};
+use proptest::prelude::*;
+
+const WORKERS: &str = "workers";
+const SERVERS: &str = "servers";
+
+fn message(machine: &Machine) -> String {
+    machine.report().activity.unwrap().message
+}
+
+#[test]
+fn a_system_that_needs_no_reboot_is_switched_to_and_kept_when_it_is_said_to_be_well() {
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Trying));
+    assert_eq!(
+        (&machine.running, &machine.default),
+        (&path(NEW), &path(OLD))
+    );
+    machine.act(Action::Keep);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Kept));
+    assert_eq!(machine.default, path(NEW));
+    assert_eq!(machine.boot, 1);
+    assert_eq!(machine.commands.len(), 2);
+}
+
+#[test]
+fn a_system_that_needs_a_reboot_is_booted_once_and_kept() {
+    let mut machine = Machine::ordered(Needs::Reboot, WORKERS, false);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Trying));
+    assert_eq!((machine.boot, &machine.booted), (2, &path(NEW)));
+    machine.act(Action::Keep);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Kept));
+}
+
+#[test]
+fn without_a_word_until_its_deadline_it_goes_back() {
+    for needs in [Needs::Switch, Needs::Reboot] {
+        let mut machine = Machine::ordered(needs, WORKERS, true);
+        machine.settle();
+        machine.wish.order = None;
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::Trying));
+        machine.wait_until_deadline();
+        assert_eq!(machine.phase(), Some(Phase::WentBack));
+        assert_eq!(
+            (&machine.running, &machine.default),
+            (&path(OLD), &path(OLD))
+        );
+        assert_eq!(message(&machine), "nobody said in time that it is well");
+    }
+}
+
+#[test]
+fn a_server_that_has_started_a_minor_stays_where_it_is() {
+    for needs in [Needs::Drain, Needs::Reboot] {
+        let mut machine = Machine::ordered(needs, SERVERS, true);
+        machine.settle();
+        assert!(machine.report().activity.unwrap().started_minor);
+        machine.wait_until_deadline();
+        machine.act(Action::GoBack);
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::Trying));
+        assert_eq!(machine.running, path(NEW));
+        assert!(
+            message(&machine).contains("is not taken back"),
+            "{}",
+            message(&machine)
+        );
+        // A fix may still come, and so may the leader's word.
+        machine.act(Action::Keep);
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::Kept));
+    }
+}
+
+#[test]
+fn a_server_whose_minor_fails_to_start_is_a_person_s_and_one_that_did_not_get_so_far_goes_back() {
+    let mut late = Machine::ordered(Needs::Drain, SERVERS, true);
+    late.fate = Fate::FailsLate;
+    late.settle();
+    assert_eq!(late.phase(), Some(Phase::Failed));
+    let mut early = Machine::ordered(Needs::Drain, SERVERS, true);
+    early.fate = Fate::FailsEarly;
+    early.settle();
+    assert_eq!(early.phase(), Some(Phase::WentBack));
+    assert_eq!(message(&early), "it failed early");
+}
+
+#[test]
+fn a_boot_that_fails_ends_on_the_old_system() {
+    let mut machine = Machine::ordered(Needs::Reboot, WORKERS, false);
+    machine.fate = Fate::Panics;
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::WentBack));
+    assert_eq!(message(&machine), "the machine came up on the old system");
+    assert!(matches!(
+        machine.commands.as_slice(),
+        [Command::BootOnce { .. }, Command::TidyUp { .. }]
+    ));
+}
+
+#[test]
+fn an_activation_that_fails_is_taken_back_with_what_it_said() {
+    for fate in [Fate::FailsEarly, Fate::FailsLate] {
+        let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+        machine.fate = fate;
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::WentBack));
+        assert!(message(&machine).contains("failed"));
+        assert_eq!(machine.running, path(OLD));
+    }
+}
+
+#[test]
+fn only_what_is_published_is_fetched_and_tried() {
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.order(1, OTHER, Action::Try, false);
+    machine.fetched = Some(path(OTHER));
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Accepted));
+    assert_eq!(machine.to_fetch(), None);
+    machine.seconds_pass(UNPUBLISHED_SECS);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::WentBack));
+    assert_eq!(machine.commands, []);
+    assert_eq!(machine.to_fetch(), Some(path(NEW)));
+}
+
+#[test]
+fn a_publication_that_is_old_or_another_pool_s_counts_for_nothing() {
+    let mut machine = Machine::new(Needs::Switch);
+    machine.publish(7, WORKERS, NEW);
+    machine.settle();
+    for (sequence, pool) in [(6, WORKERS), (8, SERVERS)] {
+        machine.publish(sequence, pool, OTHER);
+        machine.settle();
+        assert_eq!(machine.journal.sequence, 7);
+        assert_eq!(machine.to_fetch(), None);
+    }
+    machine.publish(8, WORKERS, OTHER);
+    machine.settle();
+    assert_eq!(machine.to_fetch(), Some(path(OTHER)));
+}
+
+#[test]
+fn an_order_is_obeyed_once_and_a_lower_ticket_never() {
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.act(Action::GoBack);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::WentBack));
+    for ticket in [0, 1] {
+        machine.order(ticket, NEW, Action::Try, false);
+        machine.settle();
+        assert_eq!(machine.commands, []);
+    }
+    machine.order(2, NEW, Action::Try, false);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Trying));
+}
+
+#[test]
+fn another_order_in_the_middle_of_a_try_ends_it_first() {
+    let mut machine = Machine::ordered(Needs::Reboot, WORKERS, false);
+    machine.settle();
+    machine.publish(2, WORKERS, OTHER);
+    machine.order(2, OTHER, Action::Try, false);
+    machine.fetched = Some(path(OTHER));
+    machine.settle();
+    let current = machine.journal.current.as_ref().unwrap();
+    assert_eq!((current.ticket, current.phase), (2, Phase::Trying));
+    assert_eq!(current.from, path(OLD));
+}
+
+#[test]
+fn what_takes_more_by_now_than_it_was_prepared_for_is_not_begun() {
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.needs = Needs::Reboot;
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::WentBack));
+    assert_eq!(machine.commands, []);
+}
+
+#[test]
+fn a_system_that_is_never_fetched_costs_no_more_than_its_time() {
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.fetched = None;
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Accepted));
+    machine.wait_until_deadline();
+    assert_eq!(machine.phase(), Some(Phase::WentBack));
+}
+
+#[test]
+fn an_agent_that_lost_its_memory_ends_what_it_was_doing() {
+    for (action, phase) in [
+        (Action::Keep, Phase::Kept),
+        (Action::GoBack, Phase::WentBack),
+    ] {
+        let mut machine = Machine::ordered(Needs::Reboot, WORKERS, false);
+        machine.settle();
+        machine.journal = Journal::default();
+        machine.act(action);
+        machine.settle();
+        assert_eq!(machine.phase(), Some(phase));
+        assert_eq!(machine.running, machine.default);
+    }
+}
+
+#[test]
+fn an_activation_that_kills_the_agent_each_time_is_given_up() {
+    for crash in [Crash::Agent, Crash::PowerCut] {
+        let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+        // The publication, the acceptance, then two steps into each attempt.
+        machine.crashes = vec![(3, crash), (3, crash), (3, crash), (7, crash)];
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::WentBack));
+        assert_eq!(machine.running, path(OLD));
+    }
+}
+
+#[test]
+fn a_journal_of_another_version_is_named_and_not_guessed_at() {
+    let text = serde_json::to_string(&Journal::default()).unwrap();
+    assert_eq!(Journal::read(&text).unwrap(), Journal::default());
+    let newer = text.replace("\"schema\":1", "\"schema\":2");
+    assert!(matches!(
+        Journal::read(&newer),
+        Err(JournalError::UnknownSchema { found: 2 })
+    ));
+    assert!(matches!(
+        Journal::read("{"),
+        Err(JournalError::Malformed(_))
+    ));
+}
+
+fn crashes() -> impl Strategy<Value = Vec<(u32, Crash)>> {
+    let crash = prop_oneof![Just(Crash::Agent), Just(Crash::PowerCut)];
+    prop::collection::vec((0_u32..12, crash), 0..4)
+}
+
+fn fates() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        Just(Fate::Well),
+        Just(Fate::FailsEarly),
+        Just(Fate::FailsLate),
+        Just(Fate::Panics)
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// The machine's own checks hold at each step; here is what must be true at the end.
+    #[test]
+    fn wherever_it_crashes_it_ends_on_one_system(
+        needs in prop_oneof![Just(Needs::Switch), Just(Needs::Drain), Just(Needs::Reboot)],
+        fate in fates(),
+        crashes in crashes(),
+        server in any::<bool>(),
+        minor in any::<bool>(),
+        verdict in prop_oneof![Just(None), Just(Some(Action::Keep)), Just(Some(Action::GoBack))],
+    ) {
+        let mut machine = Machine::ordered(needs, if server { SERVERS } else { WORKERS }, minor);
+        machine.fate = fate;
+        machine.crashes = crashes;
+        machine.settle();
+        match verdict {
+            Some(action) if machine.phase() == Some(Phase::Trying) => machine.act(action),
+            _ => machine.wish.order = None,
+        }
+        machine.settle();
+        machine.wait_until_deadline();
+        let on = |system: &str| machine.running == path(system) && machine.default == path(system);
+        let bound = server && minor && machine.new_minor_ran;
+        match machine.phase().unwrap() {
+            Phase::Kept => prop_assert!(on(NEW) && verdict == Some(Action::Keep)),
+            Phase::WentBack => prop_assert!(on(OLD)),
+            Phase::Trying => prop_assert!(bound && machine.running == path(NEW)),
+            // Four crashes in a row can use up all attempts, of which there is a bounded number.
+            Phase::Failed => prop_assert!(bound || machine.commands.len() >= 3, "{machine:?}", machine = machine.journal),
+            phase => prop_assert!(false, "it ends in {phase:?}"),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! A machine, its disk and its agent, in memory: commands take steps, and it may crash between any two of them.
+
+use fabrik_core::agent::{Command, Do, Facts, Journal, Outcome, Wish, next, report, to_fetch};
+use fabrik_core::id::{BootId, StorePath};
+use fabrik_core::names::SERVERS_POOL;
+use fabrik_core::system::{Action, Needs, Order, Phase, Publication, Report, Staged, System};
+use jiff::{SignedDuration, Timestamp};
+
+pub const OLD: &str = "old";
+pub const NEW: &str = "new";
+pub const OTHER: &str = "other";
+pub const SECONDS: u32 = 900;
+
+pub fn path(name: &str) -> StorePath {
+    format!("/nix/store/{}-{name}", "a".repeat(32))
+        .parse()
+        .unwrap()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Well,
+    /// The activation fails when the new system runs already.
+    FailsLate,
+    /// It fails before that.
+    FailsEarly,
+    /// It does not come up when it is booted.
+    Panics,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    Agent,
+    PowerCut,
+}
+
+pub struct Machine {
+    pub journal: Journal,
+    pub wish: Wish,
+    pub fate: Fate,
+    /// The crash, and after how many more steps it comes.
+    pub crashes: Vec<(u32, Crash)>,
+    pub now: Timestamp,
+    pub boot: u32,
+    pub running: StorePath,
+    pub default: StorePath,
+    pub booted: StorePath,
+    once: Option<StorePath>,
+    pub fetched: Option<StorePath>,
+    pub needs: Needs,
+    pub last: Option<Outcome>,
+    pub commands: Vec<Command>,
+    /// The new minor's k3s has run, and the server's data are its own.
+    pub new_minor_ran: bool,
+}
+
+/// It crashed on the way.
+pub struct Crashed;
+
+impl Machine {
+    pub fn new(needs: Needs) -> Self {
+        Self {
+            journal: Journal::default(),
+            wish: Wish::default(),
+            fate: Fate::Well,
+            crashes: Vec::new(),
+            now: Timestamp::from_second(1_000_000).unwrap(),
+            boot: 1,
+            running: path(OLD),
+            default: path(OLD),
+            booted: path(OLD),
+            once: None,
+            fetched: None,
+            needs,
+            last: None,
+            commands: Vec::new(),
+            new_minor_ran: false,
+        }
+    }
+
+    pub fn publish(&mut self, sequence: u64, pool: &str, system: &str) {
+        self.wish.publication = Some(Publication {
+            schema: Publication::SCHEMA,
+            cluster: "abcdefgh01234567".parse().unwrap(),
+            pool: pool.parse().unwrap(),
+            commit: "2f3a".repeat(10).parse().unwrap(),
+            sequence,
+            systems: vec![System {
+                output: path(system),
+                derivation: path("x.drv"),
+                kubernetes: "1.36.3+k3s1".parse().unwrap(),
+            }],
+        });
+        self.wish.aim = Some(path(system));
+    }
+
+    pub fn order(&mut self, ticket: u64, system: &str, action: Action, minor: bool) {
+        self.wish.order = Some(Order {
+            ticket,
+            system: path(system),
+            needs: self.needs,
+            minor,
+            action,
+            seconds: SECONDS,
+        });
+    }
+
+    pub fn act(&mut self, action: Action) {
+        self.wish.order.as_mut().unwrap().action = action;
+    }
+
+    /// With the new system published, fetched and ordered.
+    pub fn ordered(needs: Needs, pool: &str, minor: bool) -> Self {
+        let mut machine = Self::new(needs);
+        machine.publish(1, pool, NEW);
+        machine.order(1, NEW, Action::Try, minor);
+        machine.fetched = Some(path(NEW));
+        machine
+    }
+
+    pub fn facts(&self) -> Facts {
+        let staged = self.fetched.clone().map(|system| Staged {
+            needs: if system == self.running {
+                Needs::Nothing
+            } else {
+                self.needs
+            },
+            system,
+        });
+        Facts {
+            now: self.now,
+            boot: boot_id(self.boot),
+            running: self.running.clone(),
+            default: self.default.clone(),
+            booted: self.booted.clone(),
+            staged,
+            last: self.last.clone(),
+        }
+    }
+
+    pub fn report(&self) -> Report {
+        report(&self.journal, &self.facts())
+    }
+
+    pub fn phase(&self) -> Option<Phase> {
+        self.journal.current.as_ref().map(|t| t.phase)
+    }
+
+    pub fn to_fetch(&self) -> Option<StorePath> {
+        to_fetch(&self.journal, &self.wish).cloned()
+    }
+
+    /// Goes on until there is nothing to do; until when.
+    pub fn settle(&mut self) -> Option<Timestamp> {
+        for _ in 0..200 {
+            match next(&self.journal, &self.facts(), &self.wish) {
+                Do::Wait(until) => {
+                    assert!(until.is_none_or(|u| u > self.now), "it waits for the past");
+                    return until;
+                }
+                Do::Write(journal) => {
+                    assert_ne!(journal, self.journal, "it writes what is written");
+                    let _ = self.write(journal);
+                }
+                Do::Run(journal, command) => {
+                    if self.write(journal).is_ok() {
+                        let _ = self.run(command);
+                    }
+                }
+            }
+            self.check();
+        }
+        panic!("it does not come to rest: {:?}", self.journal);
+    }
+
+    pub fn wait_until_deadline(&mut self) {
+        let deadline = self.journal.current.as_ref().unwrap().deadline;
+        self.now = self.now.max(deadline);
+        self.settle();
+    }
+
+    pub fn seconds_pass(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+    }
+
+    pub fn power_cut(&mut self) {
+        self.last = None;
+        self.reboot();
+    }
+
+    fn write(&mut self, journal: Journal) -> Result<(), Crashed> {
+        self.step()?;
+        assert!(journal.ticket >= self.journal.ticket);
+        assert!(journal.sequence >= self.journal.sequence);
+        self.journal = journal;
+        self.step()
+    }
+
+    fn run(&mut self, command: Command) -> Result<(), Crashed> {
+        let (ticket, phase, attempt) = {
+            let current = self.journal.current.as_ref().unwrap();
+            (current.ticket, current.phase, current.attempts)
+        };
+        self.commands.push(command.clone());
+        self.check_command(&command);
+        let result = self.carry_out(command)?;
+        self.last = Some(Outcome {
+            ticket,
+            phase,
+            attempt,
+            result,
+        });
+        self.step()
+    }
+
+    fn carry_out(&mut self, command: Command) -> Result<Result<(), String>, Crashed> {
+        let is_new = |system: &StorePath| *system == path(NEW);
+        self.step()?;
+        match command {
+            Command::Switch { to, .. } if self.fate == Fate::FailsEarly && is_new(&to) => {
+                return Ok(Err("it failed early".to_owned()));
+            }
+            Command::Switch { to, .. } => {
+                self.start(to);
+                self.step()?;
+                if self.fate == Fate::FailsLate {
+                    return Ok(Err("some units failed".to_owned()));
+                }
+            }
+            Command::BootOnce { to, .. } if self.fate == Fate::FailsEarly && is_new(&to) => {
+                return Ok(Err("/boot is full".to_owned()));
+            }
+            Command::BootOnce { to, .. } => {
+                self.once = Some(to);
+                self.step()?;
+                self.power_cut();
+                return Err(Crashed);
+            }
+            Command::MakeDefault { system, booted } => {
+                assert!(!booted || self.booted == system);
+                self.default = system;
+                self.step()?;
+            }
+            Command::SwitchBack { to } => {
+                self.start(to);
+                self.step()?;
+            }
+            Command::RebootBack { to, .. } => {
+                self.once = None;
+                self.step()?;
+                self.default = to;
+                self.step()?;
+                self.power_cut();
+                return Err(Crashed);
+            }
+            Command::TidyUp { keep, .. } => {
+                self.once = None;
+                self.step()?;
+                self.default = keep;
+                self.step()?;
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn start(&mut self, system: StorePath) {
+        self.new_minor_ran |= system == path(NEW);
+        self.running = system;
+    }
+
+    fn reboot(&mut self) {
+        self.boot += 1;
+        let mut starts = self.once.take().unwrap_or_else(|| self.default.clone());
+        if starts == path(NEW) && self.fate == Fate::Panics {
+            self.boot += 1;
+            starts = self.default.clone();
+        }
+        self.booted = starts.clone();
+        self.start(starts);
+    }
+
+    /// One thing that a crash may come after.
+    fn step(&mut self) -> Result<(), Crashed> {
+        let Some((left, crash)) = self.crashes.last_mut() else {
+            return Ok(());
+        };
+        if *left > 0 {
+            *left -= 1;
+            return Ok(());
+        }
+        let crash = *crash;
+        self.crashes.pop();
+        self.last = None;
+        if crash == Crash::PowerCut {
+            self.reboot();
+        }
+        Err(Crashed)
+    }
+
+    fn check(&self) {
+        let keep = self.journal.current.as_ref().is_some_and(|t| t.keep);
+        assert!(
+            keep || self.default == path(OLD),
+            "the old system is the default until the new one is kept"
+        );
+        assert!(self.commands.len() <= 11, "{:?}", self.commands);
+    }
+
+    fn check_command(&self, command: &Command) {
+        let current = self.journal.current.as_ref().unwrap();
+        match command {
+            Command::Switch { .. } | Command::BootOnce { .. } => {
+                assert_eq!(current.phase, Phase::Applying);
+                assert_eq!(current.started_minor, current.minor, "noted before");
+            }
+            Command::SwitchBack { .. } | Command::RebootBack { .. } => {
+                let bound = current.minor && self.is_server();
+                assert!(
+                    !bound || self.running != path(NEW),
+                    "a server never leaves a minor that runs"
+                );
+            }
+            Command::MakeDefault { .. } | Command::TidyUp { .. } => {}
+        }
+    }
+
+    fn is_server(&self) -> bool {
+        let pool = self.journal.pool.as_ref();
+        pool.is_some_and(|p| p.as_str() == SERVERS_POOL)
+    }
+}
+
+pub fn boot_id(number: u32) -> BootId {
+    format!("00000000-0000-4000-8000-{number:012}")
+        .parse()
+        .unwrap()
+}
