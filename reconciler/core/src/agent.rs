@@ -19,6 +19,8 @@ pub const MAX_ATTEMPTS_BACK: u32 = 5;
 /// How long an order may be ahead of the publication of its system. They are written one after the other.
 pub const UNPUBLISHED_SECS: i64 = 60;
 
+const UNHEARD: &str = "nobody said in time that it is well";
+
 /// What the leader wants of this node, as far as it was heard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wish {
@@ -129,6 +131,7 @@ pub fn report(journal: &Journal, facts: &Facts) -> Report {
             phase: t.phase,
             since: t.since,
             started_minor: t.started_minor,
+            unheard: t.unheard,
             message: t.message.clone(),
         }),
     }
@@ -205,7 +208,8 @@ impl<'a> Agent<'a> {
             Some(Action::GoBack) => return back("as ordered, before it was tried"),
             Some(Action::Keep) => return back("it was never tried, so it can't be kept"),
             _ if facts.now >= current.deadline => {
-                return back("its time was over before the system was fetched");
+                let why = "its time was over before the system was fetched";
+                return self.lapse(current, Phase::WentBack, why);
             }
             // Without a word of the leader nothing is begun.
             None => return Do::Wait(Some(current.deadline)),
@@ -238,7 +242,7 @@ impl<'a> Agent<'a> {
         if self.facts.running == current.system {
             self.leave(current, why)
         } else {
-            self.enter(current, Phase::WentBack, why)
+            self.lapse(current, Phase::WentBack, why)
         }
     }
 
@@ -313,11 +317,14 @@ impl<'a> Agent<'a> {
         let leave = match action {
             Some(Action::GoBack) => Some("as ordered"),
             _ if replaced => Some("another order has come"),
-            _ if facts.now >= current.deadline => Some("nobody said in time that it is well"),
+            _ if facts.now >= current.deadline => Some(UNHEARD),
             _ => None,
         };
         match leave {
             None => Do::Wait(Some(current.deadline)),
+            Some(UNHEARD) if self.may_go_back(current) => {
+                self.lapse(current, Phase::GoingBack, UNHEARD)
+            }
             Some(why) if self.may_go_back(current) => self.enter(current, Phase::GoingBack, why),
             Some(_) if !current.message.is_empty() => Do::Wait(None),
             Some(why) => {
@@ -437,6 +444,14 @@ impl<'a> Agent<'a> {
 
     fn enter(&self, current: &Try, phase: Phase, message: impl Into<String>) -> Do {
         self.write(current.enter(phase, self.facts.now, message))
+    }
+
+    /// It ends, and that says nothing of the system.
+    fn lapse(&self, current: &Try, phase: Phase, why: &str) -> Do {
+        self.write(Try {
+            unheard: true,
+            ..current.enter(phase, self.facts.now, why)
+        })
     }
 
     fn write(&self, current: Try) -> Do {

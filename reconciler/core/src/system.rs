@@ -105,7 +105,7 @@ pub struct Activity {
     /// A k3s of a newer minor was about to start, or has: written down before it did.
     #[serde(default)]
     pub started_minor: bool,
-    /// It ran the new system and went back only because its time was over and nobody had said what to do.
+    /// The try says nothing of the system: its time was over and nobody had said what to do, or it could not begin.
     #[serde(default)]
     pub unheard: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -57,7 +57,9 @@ fn without_a_word_until_its_deadline_it_goes_back() {
             (&machine.running, &machine.default),
             (&path(OLD), &path(OLD))
         );
-        assert_eq!(message(&machine), "nobody said in time that it is well");
+        let activity = machine.report().activity.unwrap();
+        assert!(activity.unheard);
+        assert_eq!(activity.message, "nobody said in time that it is well");
     }
 }
 

@@ -29,6 +29,10 @@ pub struct Journal {
 /// One order on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each may be true without the others"
+)]
 pub struct Try {
     pub ticket: u64,
     pub system: StorePath,
@@ -45,6 +49,9 @@ pub struct Try {
     /// A k3s of another minor was about to start, or has.
     #[serde(default)]
     pub started_minor: bool,
+    /// It ends only because nobody said in time what to do; see `Activity::unheard`.
+    #[serde(default)]
+    pub unheard: bool,
     /// It was told to make the new system its default.
     #[serde(default)]
     pub keep: bool,
@@ -141,6 +148,7 @@ impl Try {
             since: now,
             deadline: now.saturating_add(time).unwrap_or(Timestamp::MAX),
             started_minor: false,
+            unheard: false,
             keep: false,
             attempts: 0,
             message: String::new(),
