@@ -14,12 +14,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::repo::RepositoryConfig;
 
+mod nix;
+
+pub use nix::{Cache, Nix, Size};
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
     /// The Node that this replica runs on.
     pub node: NodeName,
-    /// Holds the bare clone and nothing else; may be emptied at any time.
+    /// Holds the bare clone, and what is known and kept of systems that were built. May be emptied at any time.
     pub state_dir: PathBuf,
     /// Where health, metrics, the observation and the webhook are served.
     pub listen: SocketAddr,
@@ -32,6 +36,12 @@ pub struct Config {
     pub webhook: Option<Webhook>,
     #[serde(default)]
     pub leader_election: LeaderElection,
+    /// How systems are evaluated and built; without it, no commit changes what nodes run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nix: Option<Nix>,
+    /// How what was built here is served to nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +205,9 @@ impl Config {
                 }
             }
         }
+        if self.cache.is_some() && self.nix.is_none() {
+            faults.push("[cache] serves what [nix] built: add [nix], or remove [cache]".to_owned());
+        }
         if self.repository.poll < Duration::from_secs(1) {
             faults.push("repository.poll must be at least 1s".to_owned());
         }
@@ -229,10 +242,10 @@ pub(crate) mod friendly {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const GOOD: &str = r#"
+    pub const GOOD: &str = r#"
 node = "server-1"
 state-dir = "/var/lib/fabrik"
 listen = "127.0.0.1:9640"

@@ -35,6 +35,19 @@ pub struct Spec {
     pub limits: Limits,
     #[serde(default)]
     pub update: Update,
+    #[serde(default)]
+    pub nix: Nix,
+}
+
+/// Whom the leader's Nix trusts and has help from, beside what the machine's own configuration of Nix says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Nix {
+    /// URLs of binary caches.
+    pub substituters: Vec<String>,
+    /// Keys that what comes from them is signed with, as `NAME:BASE64`.
+    pub trusted_public_keys: Vec<String>,
+    /// Machines that build for it, each as Nix' setting `builders` has it.
+    pub builders: Vec<String>,
 }
 
 /// How a new system reaches the nodes.

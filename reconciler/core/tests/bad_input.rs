@@ -51,6 +51,11 @@ creations-per-hour = 20
 deletions-per-hour = 10
 prunes-per-hour = 100
 max-prune = 25
+
+[nix]
+substituters = ["https://cache.example.com"]
+trusted-public-keys = ["cache.example.com-1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]
+builders = ["ssh-ng://build@arm.example.com aarch64-linux - 4 1 big-parallel"]
 "#;
 
 const GOOD_MANIFEST: &str = r"apiVersion: v1

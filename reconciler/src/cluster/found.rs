@@ -261,6 +261,8 @@ fn configuration(
             renew_deadline: options.renew_deadline.unwrap_or(timing.renew_deadline),
             retry_period: options.retry_period.unwrap_or(timing.retry_period),
         },
+        nix: None,
+        cache: None,
     })
 }
 
@@ -313,6 +315,8 @@ fn unless_told(options: &FoundOptions, old: Config, new: Config) -> Config {
             renew_deadline: options.renew_deadline.unwrap_or(timing.renew_deadline),
             retry_period: options.retry_period.unwrap_or(timing.retry_period),
         },
+        nix: old.nix,
+        cache: old.cache,
     }
 }
 

@@ -199,6 +199,7 @@ pub fn spec() -> Spec {
         ssh_keys: BTreeMap::from([("alice".to_owned(), format!("{KEY} alice"))]),
         pools: BTreeMap::new(),
         update: fabrik_core::spec::Update::default(),
+        nix: fabrik_core::spec::Nix::default(),
         limits: Limits::default(),
     }
 }

@@ -1,6 +1,7 @@
 //! From the text of `cluster.toml` to a `Spec`, or to all that is wrong with it.
 
 mod network;
+mod nix;
 mod pool;
 mod syntax;
 
@@ -71,6 +72,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
     let zone = network.as_ref().map(|network| network.zone.as_str());
     let pools = pool::pools(&mut root, zone);
     let limits = limits(&mut root);
+    let nix = nix::nix(&mut root);
     if let (Some(network), Some(pools)) = (&network, &pools) {
         network::holds_all_nodes(reader, network, pools);
     }
@@ -85,6 +87,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
         pools: pools?,
         limits: limits?,
         update: Update::default(),
+        nix: nix?,
     })
 }
 

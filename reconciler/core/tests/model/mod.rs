@@ -78,6 +78,7 @@ impl Model {
                 ..Limits::default()
             },
             update: Update::default(),
+            nix: fabrik_core::spec::Nix::default(),
         };
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
         let observed = Observed {
