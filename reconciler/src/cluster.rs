@@ -6,6 +6,7 @@
 pub mod connect;
 pub mod credentials;
 pub mod error;
+pub mod etcd;
 pub mod events;
 pub mod found;
 pub mod founding;

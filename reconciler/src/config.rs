@@ -34,6 +34,9 @@ pub struct Config {
     pub hetzner: Hetzner,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
+    /// Where the control plane keeps its data in etcd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<Etcd>,
     #[serde(default)]
     pub leader_election: LeaderElection,
     /// How systems are evaluated and built; without it, no commit changes what nodes run.
@@ -86,6 +89,17 @@ pub struct Webhook {
     /// An address for `/webhook` alone, for a git server that is elsewhere: `listen` shows what not everybody should see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+}
+
+/// How this server's etcd is asked, and where its snapshots are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Etcd {
+    pub endpoint: String,
+    pub ca_file: PathBuf,
+    pub certificate_file: PathBuf,
+    pub key_file: PathBuf,
+    pub snapshot_dir: PathBuf,
 }
 
 /// How long leadership lasts. `renew-deadline` is shorter than `lease-duration`, so that a leader stops before
@@ -205,6 +219,15 @@ impl Config {
                 }
             }
         }
+        if let Some(etcd) = &self.etcd
+            && (!etcd.endpoint.starts_with("https://")
+                || etcd.endpoint.parse::<http::Uri>().is_err())
+        {
+            faults.push(format!(
+                "etcd.endpoint: `{}` is no https:// URL",
+                etcd.endpoint
+            ));
+        }
         if self.cache.is_some() && self.nix.is_none() {
             faults.push("[cache] serves what [nix] built: add [nix], or remove [cache]".to_owned());
         }
@@ -303,6 +326,20 @@ retry-period = "250ms"
         let error = Config::parse("f", &text).unwrap_err().to_string();
         assert!(error.contains("renew-deadline must be shorter"), "{error}");
         assert!(error.contains("`http://a` is no https:// URL"), "{error}");
+    }
+
+    #[test]
+    fn etcd_is_asked_over_tls_only() {
+        let etcd = |endpoint: &str| {
+            let files = "ca-file = '/e/ca'\ncertificate-file = '/e/c'\nkey-file = '/e/k'";
+            let etcd = format!("[etcd]\nendpoint = '{endpoint}'\n{files}\nsnapshot-dir = '/e/s'");
+            Config::parse("f", &format!("{GOOD}{etcd}"))
+        };
+        let config = etcd("https://127.0.0.1:2379").unwrap();
+        let rendered = config.render().unwrap();
+        assert_eq!(Config::parse("f", &rendered).unwrap(), config);
+        let error = etcd("http://127.0.0.1:2379").unwrap_err().to_string();
+        assert!(error.contains("etcd.endpoint"), "{error}");
     }
 
     #[test]

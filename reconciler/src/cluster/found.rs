@@ -256,6 +256,7 @@ fn configuration(
             secret_file: dir.join(founding_keys::WEBHOOK_SECRET_FILE),
             listen: options.webhook_listen,
         }),
+        etcd: None,
         leader_election: config::LeaderElection {
             lease_duration: options.lease_duration.unwrap_or(timing.lease_duration),
             renew_deadline: options.renew_deadline.unwrap_or(timing.renew_deadline),
@@ -310,6 +311,7 @@ fn unless_told(options: &FoundOptions, old: Config, new: Config) -> Config {
             listen: options.webhook_listen.or(webhook.listen),
             ..webhook
         }),
+        etcd: old.etcd,
         leader_election: config::LeaderElection {
             lease_duration: options.lease_duration.unwrap_or(timing.lease_duration),
             renew_deadline: options.renew_deadline.unwrap_or(timing.renew_deadline),

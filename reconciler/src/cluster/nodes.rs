@@ -6,10 +6,12 @@
 mod evict;
 mod execute;
 mod observe;
+mod systems;
 
 pub use evict::{Eviction, evict};
 pub use execute::{cordon, delete, label, uncordon};
-pub use observe::{NodesSeen, observe_nodes, observe_pinned, observe_pods};
+pub use observe::{NodesSeen, PodsSeen, heard, observe_nodes, observe_pinned, observe_pods};
+pub use systems::{SystemsSeen, aim, observe_systems, order, withdraw};
 
 /// What the API server said to something that the leader asked of it.
 #[derive(Debug, thiserror::Error)]

@@ -6,18 +6,18 @@ use std::hash::{DefaultHasher, Hasher as _};
 use fabrik_core::names::RECONCILE_ANNOTATION;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::Api;
+use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, ResourceExt};
 use tokio::sync::mpsc;
 
-use super::resources::FabrikCluster;
+use super::resources::{FabrikCluster, FabrikNode};
 
 /// Why to look again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// A Node came, went, or changed in what matters here.
+    /// A Node came, went, or changed in what matters here, or says something else of its system.
     Nodes,
     /// A person or a webhook asks for a fetch now.
     Fetch,
@@ -30,7 +30,8 @@ pub enum Trigger {
 pub async fn watch(client: Client, triggers: mpsc::Sender<Trigger>) {
     tokio::select! {
         () = watch_nodes(client.clone(), &triggers) => {}
-        () = watch_cluster(client, &triggers) => {}
+        () = watch_cluster(client.clone(), &triggers) => {}
+        () = watch_reports(client, &triggers) => {}
     }
 }
 
@@ -45,6 +46,27 @@ async fn watch_nodes(client: Client, triggers: &mpsc::Sender<Trigger>) {
             Ok(event) => seen.take(event, what_matters),
             Err(error) => {
                 tracing::debug!(%error, "the watch of Nodes is renewed");
+                false
+            }
+        };
+        if changed && !send(triggers, Trigger::Nodes) {
+            return;
+        }
+    }
+}
+
+async fn watch_reports(client: Client, triggers: &mpsc::Sender<Trigger>) {
+    let kind = ApiResource::erase::<FabrikNode>(&());
+    let api: Api<DynamicObject> = Api::all_with(client, &kind);
+    let mut seen = Seen::default();
+    let mut events = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .boxed();
+    while let Some(event) = events.next().await {
+        let changed = match event {
+            Ok(event) => seen.take(event, what_is_said),
+            Err(error) => {
+                tracing::debug!(%error, "the watch of FabrikNodes is renewed");
                 false
             }
         };
@@ -109,6 +131,12 @@ fn what_matters(node: &Node) -> u64 {
         spec.and_then(|s| s.unschedulable).unwrap_or(false),
         spec.and_then(|s| s.provider_id.as_deref()),
     ))
+}
+
+/// What a node says of itself. What it is told is the leader's own doing.
+fn what_is_said(node: &DynamicObject) -> u64 {
+    let report = node.data.pointer("/status/report");
+    digest(&(node.uid(), report.map(ToString::to_string)))
 }
 
 fn digest(value: &impl std::hash::Hash) -> u64 {

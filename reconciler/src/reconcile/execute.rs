@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use fabrik_core::effect::{Effect, NewServer};
+use fabrik_core::effect::{Effect, NewServer, NodeRef};
 use fabrik_core::hold::{Hold, HoldReason};
-use fabrik_core::id::Uid;
+use fabrik_core::id::{PoolName, StorePath, Uid};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -17,6 +17,7 @@ use crate::report::Outcome;
 
 /// How many effects are under way at once.
 const CONCURRENCY: usize = 8;
+const NO_ETCD: &str = "the configuration has no [etcd]: run `fabrik found` on this server again";
 /// kubectl's interval between two tries to evict a pod.
 const EVICTION_RETRY: Duration = Duration::from_secs(5);
 
@@ -92,6 +93,21 @@ impl<'a> Executor<'a> {
             Effect::DeleteNode { node } => {
                 nodes::delete(client, node).await.map_err(|e| e.to_string())
             }
+            Effect::Aim { node, pool, system } => self.aim(node, pool, system).await,
+            Effect::Order { node, order } => nodes::order(client, node, order)
+                .await
+                .map_err(|e| e.to_string()),
+            Effect::Withdraw { node } => nodes::withdraw(client, node)
+                .await
+                .map_err(|e| e.to_string()),
+            Effect::MoveEtcdLeader { to, .. } => match &self.leader.etcd {
+                Some(etcd) => etcd.move_leader(to).await.map_err(|e| e.to_string()),
+                None => Err(NO_ETCD.to_owned()),
+            },
+            Effect::SnapshotEtcd { name, .. } => match &self.leader.etcd {
+                Some(etcd) => etcd.snapshot(name).await.map_err(|e| e.to_string()),
+                None => Err(NO_ETCD.to_owned()),
+            },
             Effect::RevokeToken { intent } => self
                 .leader
                 .tokens
@@ -114,6 +130,17 @@ impl<'a> Executor<'a> {
                 message,
             },
         }
+    }
+
+    /// A system that no statement covers is none that a node would fetch.
+    async fn aim(&self, node: &NodeRef, pool: &PoolName, system: &StorePath) -> Result<(), String> {
+        let publication = self.leader.publications.get(pool);
+        let publication = publication
+            .ok_or_else(|| format!("nothing is signed yet for the nodes of pool {pool}"))?;
+        let client = &self.leader.replica.clients.leader_once;
+        nodes::aim(client, node, system, publication)
+            .await
+            .map_err(|e| e.to_string())
     }
 
     async fn evict(&self, namespace: &str, pod: &str, uid: &Uid) -> Done {

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use fabrik_core::desired::Desired;
 use fabrik_core::hold::Hold;
-use fabrik_core::id::{CommitId, Uid};
+use fabrik_core::id::{CommitId, NodeName, PoolName, Uid};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::Object;
-use fabrik_core::observed::Observed;
+use fabrik_core::observed::{Observed, Well};
 use fabrik_core::spec::Limits;
 use fabrik_core::step::{Step, step};
+use fabrik_core::system::SignedPublication;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
@@ -26,6 +27,7 @@ use super::status::{self, Refusal};
 use super::{Replica, RunError, admission, observe, publish};
 use crate::apply::{Engine, UnitsReport, Wanted};
 use crate::cluster::LedgerStore;
+use crate::cluster::etcd::Etcd;
 use crate::cluster::events::Events;
 use crate::cluster::lease::Authority;
 use crate::cluster::tokens::Tokens;
@@ -62,6 +64,16 @@ pub struct Leader {
     /// Evictions that were refused, and when to ask again.
     pub(super) blocked: BTreeMap<Uid, (String, Instant)>,
     pub(super) backoff: Backoff,
+    /// The control plane's etcd, where the configuration says how to ask it.
+    pub(super) etcd: Option<Etcd>,
+    /// What was said last about it, if it can't be read.
+    pub(super) etcd_trouble: Option<String>,
+    /// What can't be read of the `FabrikNode`s, as it was said last.
+    pub(super) unreadable: Vec<String>,
+    /// Since when the nodes that are being updated are well.
+    pub(super) well: BTreeMap<NodeName, Well>,
+    /// What the nodes of each pool may run, as it was signed for the commit in force.
+    pub(super) publications: BTreeMap<PoolName, SignedPublication>,
     pub(super) publisher: publish::Publisher,
     limits: watch::Sender<Limits>,
     /// Tells the engine what is wanted; `None` until something is.
@@ -118,6 +130,11 @@ impl Leader {
             wishes: Wishes::default(),
             blocked: BTreeMap::new(),
             backoff: Backoff::default(),
+            etcd: replica.config.etcd.clone().map(Etcd::new),
+            etcd_trouble: None,
+            unreadable: Vec::new(),
+            well: BTreeMap::new(),
+            publications: BTreeMap::new(),
             publisher: publish::Publisher::new(clients.leader.clone(), name),
             limits: watch::Sender::new(Limits::default()),
             wanted: None,

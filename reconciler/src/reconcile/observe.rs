@@ -1,18 +1,20 @@
 //! One pass of looking: Hetzner and Kubernetes at the same time, put together for the core.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod systems;
+
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use fabrik_core::id::NodeName;
 use fabrik_core::ledger::Ledger;
-use fabrik_core::observed::{Datastore, Hetzner, Observed, Pod};
+use fabrik_core::observed::{Hetzner, Observed};
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use tokio::try_join;
 use tracing::warn;
 
 use super::leader::{InForce, Leader};
-use crate::cluster::nodes;
+use crate::cluster::nodes::{self, PodsSeen};
 use crate::hetzner;
 
 /// Everything, or the reason why this pass sees too little to act on. Before the first commit there is no token for
@@ -24,15 +26,30 @@ pub async fn observe(
 ) -> Result<Observed, String> {
     let at = Timestamp::now();
     let client = &leader.replica.clients.leader;
-    let (hetzner, seen, pinned, tokens, pods) = try_join!(
+    let (hetzner, mut seen, pinned, tokens, mut pods, told, heard) = try_join!(
         observe_hetzner(leader, in_force, &ledger),
         async { nodes::observe_nodes(client).await.map_err(text) },
         async { nodes::observe_pinned(client).await.map_err(text) },
         async { leader.tokens.observe().await.map_err(text) },
         pods_of_ticketed(client, &ledger),
+        async { nodes::observe_systems(client).await.map_err(text) },
+        heard_of_updating(client, &ledger),
     )?;
+    let datastore = systems::datastore(leader, &seen).await;
     if !seen.unreadable.is_empty() {
         warn!(nodes = ?seen.unreadable, "Nodes with names that no server of ours can have; passed over");
+    }
+    systems::tell_unreadable(leader, &told);
+    let mut told = told;
+    for (node, seen) in &mut pods {
+        if let Some(system) = told.systems.get_mut(node) {
+            system.unready_daemons = std::mem::take(&mut seen.unready_daemons);
+        }
+    }
+    for (name, at) in heard {
+        if let Some(node) = seen.nodes.get_mut(&name) {
+            node.heard = at;
+        }
     }
     let units = leader
         .units()
@@ -44,18 +61,19 @@ pub async fn observe(
         at,
         hetzner,
         nodes: seen.nodes,
-        pods,
+        pods: pods.into_iter().map(|(node, p)| (node, p.pods)).collect(),
         pinned,
         tokens,
         units,
         ledger,
-        systems: BTreeMap::new(),
-        datastore: Datastore::Unread,
-        leader: None,
-        released: BTreeSet::new(),
+        systems: told.systems,
+        datastore,
+        leader: Some(leader.replica.config.node.clone()),
+        released: told.released,
         paused: leader.wishes.paused.clone(),
     };
     remember_blocked(leader, &mut observed);
+    systems::remember_well(leader, &mut observed);
     Ok(observed)
 }
 
@@ -78,7 +96,7 @@ async fn observe_hetzner(
 async fn pods_of_ticketed(
     client: &kube::Client,
     ledger: &Ledger,
-) -> Result<BTreeMap<NodeName, Vec<Pod>>, String> {
+) -> Result<BTreeMap<NodeName, PodsSeen>, String> {
     let of_node = |node: NodeName| async move {
         let pods = nodes::observe_pods(client, &node).await.map_err(text)?;
         Ok::<_, String>((node, pods))
@@ -88,6 +106,18 @@ async fn pods_of_ticketed(
         .await?
         .into_iter()
         .collect())
+}
+
+async fn heard_of_updating(
+    client: &kube::Client,
+    ledger: &Ledger,
+) -> Result<Vec<(NodeName, Option<Timestamp>)>, String> {
+    let updating = ledger.tickets.values().filter(|t| t.update().is_some());
+    let heard = updating.map(async |ticket| {
+        let at = nodes::heard(client, &ticket.node).await.map_err(text)?;
+        Ok((ticket.node.clone(), at))
+    });
+    try_join_all(heard).await
 }
 
 /// Gives each pod what refused its last eviction, and forgets pods that are gone.

@@ -9,7 +9,7 @@ use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::IntentId;
 use fabrik_core::ledger::Member;
 use fabrik_core::names::{LEADER_MANAGER, NAMESPACE};
-use fabrik_core::observed::Observed;
+use fabrik_core::observed::{Datastore, Observed};
 use fabrik_core::step::Step;
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -246,6 +246,12 @@ impl Publisher {
     async fn tell_observed(&mut self, observed: &Observed) -> Result<(), kube::Error> {
         let mut lasting = observed.clone();
         lasting.at = Timestamp::UNIX_EPOCH;
+        // How far etcd's members have come changes with each write, this one among them.
+        if let Datastore::Etcd(etcd) = &mut lasting.datastore {
+            let members = etcd.members.iter_mut().flatten();
+            members.for_each(|m| m.lag = 0);
+        }
+        lasting.nodes.values_mut().for_each(|n| n.heard = None);
         if let Some((before, at)) = &self.observed
             && (*before == lasting || at.elapsed() < OBSERVED_PERIOD)
         {

@@ -1,16 +1,20 @@
 //! Nodes, the pods on them and the local volumes pinned to them, as the core knows them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use fabrik_core::id::NodeName;
 use fabrik_core::names::{LEADER_MANAGER, TICKET_ANNOTATION};
 use fabrik_core::observed::{Node, Pod, PodKind};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{self as core, PersistentVolume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 
 use super::NodeError;
+use crate::cluster::etcd::Hosts;
 
 /// k3s sets it on servers; `NodeRestriction` keeps kubelets from setting it themselves.
 const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
@@ -21,7 +25,17 @@ const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 #[derive(Debug, Default)]
 pub struct NodesSeen {
     pub nodes: BTreeMap<NodeName, Node>,
+    /// The control plane's.
+    pub hosts: Hosts,
     pub unreadable: Vec<String>,
+}
+
+/// The pods of one Node.
+#[derive(Debug, Default)]
+pub struct PodsSeen {
+    pub pods: Vec<Pod>,
+    /// Those of the system's DaemonSets that are not ready, as `namespace/name`.
+    pub unready_daemons: Vec<String>,
 }
 
 /// Reads all Nodes.
@@ -30,8 +44,14 @@ pub async fn observe_nodes(client: &Client) -> Result<NodesSeen, NodeError> {
     for node in list::<core::Node>(Api::all(client.clone()), ListParams::default(), "nodes").await?
     {
         let name = node.metadata.name.clone().unwrap_or_default();
+        let addresses = addresses(&node);
         match convert(node) {
             Some(node) => {
+                if node.control_plane {
+                    let by_address = addresses.into_iter().map(|a| (a, node.name.clone()));
+                    seen.hosts.by_address.extend(by_address);
+                    seen.hosts.names.insert(node.name.clone());
+                }
                 seen.nodes.insert(node.name.clone(), node);
             }
             None => seen.unreadable.push(name),
@@ -41,13 +61,19 @@ pub async fn observe_nodes(client: &Client) -> Result<NodesSeen, NodeError> {
 }
 
 /// Reads the pods of one Node.
-pub async fn observe_pods(client: &Client, node: &NodeName) -> Result<Vec<Pod>, NodeError> {
+pub async fn observe_pods(client: &Client, node: &NodeName) -> Result<PodsSeen, NodeError> {
     let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let pods = list::<core::Pod>(Api::all(client.clone()), params, "pods").await?;
-    Ok(pods
-        .iter()
-        .filter_map(|pod| convert_pod(pod, node))
-        .collect())
+    let unready = pods.iter().filter(|p| is_unready_daemon(p));
+    Ok(PodsSeen {
+        unready_daemons: unready
+            .map(|p| format!("{}/{}", p.namespace().unwrap_or_default(), p.name_any()))
+            .collect(),
+        pods: pods
+            .iter()
+            .filter_map(|pod| convert_pod(pod, node))
+            .collect(),
+    })
 }
 
 /// Reads which Nodes bound local `PersistentVolume`s are pinned to.
@@ -63,6 +89,17 @@ pub async fn observe_pinned(client: &Client) -> Result<BTreeSet<NodeName>, NodeE
         .filter(|v| is_bound(v))
         .flat_map(pinned_to)
         .collect())
+}
+
+/// When the kubelet of a Node last renewed its Lease.
+pub async fn heard(client: &Client, node: &NodeName) -> Result<Option<Timestamp>, NodeError> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
+    let lease = api.get_opt(node.as_str()).await;
+    let lease = lease.map_err(|source| NodeError::List {
+        what: "the Leases of nodes",
+        source: Box::new(source),
+    })?;
+    Ok(lease.and_then(|l| Some(l.spec?.renew_time?.0)))
 }
 
 async fn list<K>(api: Api<K>, params: ListParams, what: &'static str) -> Result<Vec<K>, NodeError>
@@ -103,6 +140,29 @@ fn convert(node: core::Node) -> Option<Node> {
         our_labels: our_labels(&metadata.managed_fields.unwrap_or_default()),
         labels,
     })
+}
+
+fn addresses(node: &core::Node) -> Vec<IpAddr> {
+    let addresses = node
+        .status
+        .iter()
+        .flat_map(|s| s.addresses.iter().flatten());
+    let own = addresses.filter(|a| a.type_ == "InternalIP");
+    own.filter_map(|a| a.address.parse().ok()).collect()
+}
+
+/// Of those that a node is not well without: the cluster's own and fabrik's.
+fn is_unready_daemon(pod: &core::Pod) -> bool {
+    let system = matches!(
+        pod.metadata.namespace.as_deref(),
+        Some("kube-system" | "fabrik-system")
+    );
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    let ready = |c: &core::PodCondition| c.type_ == "Ready" && c.status == "True";
+    system && pod_kind(pod) == PodKind::DaemonSet && !conditions.into_iter().any(ready)
 }
 
 /// The label keys that the leader owns by server-side apply.
@@ -244,6 +304,22 @@ mod tests {
             kind(json!({"metadata": {}, "status": {"phase": "Running"}})),
             PodKind::Ordinary
         );
+    }
+
+    #[test]
+    fn only_the_system_s_daemons_must_be_ready() {
+        let pod = |namespace: &str, owner: &str, ready: &str| {
+            let pod = json!({
+                "metadata": {"name": "p", "namespace": namespace, "ownerReferences": [
+                    {"apiVersion": "apps/v1", "kind": owner, "name": "d", "uid": "u", "controller": true}]},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+            });
+            is_unready_daemon(&serde_json::from_value(pod).unwrap())
+        };
+        assert!(pod("kube-system", "DaemonSet", "False"));
+        assert!(!pod("kube-system", "DaemonSet", "True"));
+        assert!(!pod("web", "DaemonSet", "False"));
+        assert!(!pod("kube-system", "ReplicaSet", "False"));
     }
 
     #[test]

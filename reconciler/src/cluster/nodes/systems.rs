@@ -1,0 +1,189 @@
+//! The `FabrikNode`s: what members were told and what they say (`observe_systems`), and what the leader tells them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fabrik_core::effect::NodeRef;
+use fabrik_core::id::{NodeName, StorePath};
+use fabrik_core::names::{ORDERS_MANAGER, RELEASE_TICKET_ANNOTATION};
+use fabrik_core::observed::NodeSystem;
+use fabrik_core::system::{Order, SignedPublication};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::NodeError;
+use crate::cluster::resources::FabrikNode;
+
+/// All `FabrikNode`s of one quorum read, and what in them this version can't read.
+#[derive(Debug, Default)]
+pub struct SystemsSeen {
+    pub systems: BTreeMap<NodeName, NodeSystem>,
+    /// Numbers of the tickets that a person takes away.
+    pub released: BTreeSet<u64>,
+    pub unreadable: Vec<String>,
+}
+
+/// Reads all `FabrikNode`s. A report that another version wrote, or a forger, is none.
+pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> {
+    let listed = dynamic(client).list(&ListParams::default()).await;
+    let listed = listed.map_err(|source| NodeError::List {
+        what: "fabriknodes",
+        source: Box::new(source),
+    })?;
+    let mut seen = SystemsSeen::default();
+    for object in &listed.items {
+        let Ok(name) = object.name_any().parse() else {
+            continue;
+        };
+        let system = NodeSystem {
+            aim: read(object, "/spec/aim", &mut seen.unreadable),
+            order: read(object, "/spec/order", &mut seen.unreadable),
+            report: read(object, "/status/report", &mut seen.unreadable),
+            ..NodeSystem::default()
+        };
+        let release = object.annotations().get(RELEASE_TICKET_ANNOTATION);
+        match release.map(|number| number.trim().parse()) {
+            None => {}
+            Some(Ok(number)) => drop(seen.released.insert(number)),
+            Some(Err(_)) => seen.unreadable.push(format!(
+                "{}: annotation {RELEASE_TICKET_ANNOTATION} is no number of a ticket",
+                object.name_any()
+            )),
+        }
+        seen.systems.insert(name, system);
+    }
+    Ok(seen)
+}
+
+/// Tells a node which system to fetch, with the statement that it may.
+pub async fn aim(
+    client: &Client,
+    node: &NodeRef,
+    system: &StorePath,
+    publication: &SignedPublication,
+) -> Result<(), NodeError> {
+    let spec = json!({"aim": system, "publication": publication});
+    tell(client, node, "aim", &spec).await
+}
+
+/// Tells a node what to do now.
+pub async fn order(client: &Client, node: &NodeRef, order: &Order) -> Result<(), NodeError> {
+    tell(client, node, "order", &json!({"order": order})).await
+}
+
+/// Takes back what a node was told to do.
+pub async fn withdraw(client: &Client, node: &NodeRef) -> Result<(), NodeError> {
+    tell(
+        client,
+        node,
+        "withdraw the order of",
+        &json!({"order": null}),
+    )
+    .await
+}
+
+/// Merges into the spec of the `FabrikNode` that stands for this Node, and for no other of the same name.
+async fn tell(
+    client: &Client,
+    node: &NodeRef,
+    verb: &'static str,
+    spec: &Value,
+) -> Result<(), NodeError> {
+    let api = dynamic(client);
+    let object = format!("FabrikNode {}", node.name);
+    let refused = |error: kube::Error| match error {
+        kube::Error::Api(status) if status.code == 409 => NodeError::Changed {
+            object: object.clone(),
+            reason: status.message.clone(),
+        },
+        source => NodeError::Refused {
+            verb,
+            object: object.clone(),
+            source: Box::new(source),
+        },
+    };
+    let live = api.get(node.name.as_str()).await.map_err(refused)?;
+    let stands_for = live.data.pointer("/spec/uid").and_then(Value::as_str);
+    if stands_for != Some(node.uid.as_str()) {
+        return Err(NodeError::Changed {
+            object: object.clone(),
+            reason: format!(
+                "it stands for the Node with UID {}",
+                stands_for.unwrap_or("(none)")
+            ),
+        });
+    }
+    let patch = json!({
+        "metadata": {"resourceVersion": live.metadata.resource_version},
+        "spec": spec,
+    });
+    let params = PatchParams {
+        field_manager: Some(ORDERS_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let patched = api
+        .patch(node.name.as_str(), &params, &Patch::Merge(&patch))
+        .await;
+    patched.map(drop).map_err(refused)
+}
+
+fn dynamic(client: &Client) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &ApiResource::erase::<FabrikNode>(&()))
+}
+
+fn read<T: DeserializeOwned>(
+    object: &DynamicObject,
+    pointer: &str,
+    unreadable: &mut Vec<String>,
+) -> Option<T> {
+    let value = object.data.pointer(pointer).filter(|v| !v.is_null())?;
+    match serde_json::from_value(value.clone()) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            unreadable.push(format!("{}{pointer}: {error}", object.name_any()));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_is_none_is_told_and_not_believed() {
+        let object = |report: Value| {
+            let object = json!({
+                "apiVersion": "fabrik.dev/v1alpha1", "kind": "FabrikNode", "metadata": {"name": "n-1"},
+                "spec": {"aim": "/nix/store/00000000000000000000000000000000-a"}, "status": {"report": report},
+            });
+            serde_json::from_value::<DynamicObject>(object).unwrap()
+        };
+        let report = |value: Value| {
+            let mut unreadable = Vec::new();
+            let report = read::<fabrik_core::system::Report>(
+                &object(value),
+                "/status/report",
+                &mut unreadable,
+            );
+            (report, unreadable)
+        };
+        let whole = json!({
+            "boot": "00000000-0000-0000-0000-000000000001",
+            "running": "/nix/store/00000000000000000000000000000000-a",
+            "default": "/nix/store/00000000000000000000000000000000-a",
+            "later": 1,
+        });
+        assert!(matches!(report(whole), (Some(_), u) if u.is_empty()));
+        assert_eq!(report(Value::Null), (None, Vec::new()));
+        let (none, unreadable) = report(json!({"boot": "x"}));
+        assert_eq!(none, None);
+        assert!(
+            unreadable[0].starts_with("n-1/status/report: "),
+            "{unreadable:?}"
+        );
+        let aim: Option<StorePath> = read(&object(Value::Null), "/spec/aim", &mut Vec::new());
+        assert!(aim.is_some());
+    }
+}
