@@ -19,6 +19,9 @@ pub async fn guard_the_status_of_nodes(world: &World) {
             server_id: 1,
             uid: String::new(),
             intent: String::new(),
+            aim: None,
+            publication: None,
+            order: None,
         };
         let node = FabrikNode::new(name, spec);
         all.create(&PostParams::default(), &node).await.unwrap();
