@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod config;
 pub mod gate;
 pub mod hetzner;
+pub mod node;
 pub mod publication;
 pub mod reconcile;
 pub mod repo;
