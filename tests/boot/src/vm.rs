@@ -1,0 +1,256 @@
+//! A machine in QEMU, watched through its serial console.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::parts::Parts;
+use crate::systems::{NEW, OLD};
+use crate::{Setup, disk};
+
+/// A machine that says nothing new for so long hangs. Emulated, on a machine that does much else.
+const DEADLINE: Duration = Duration::from_secs(120);
+const JOB_BYTES: u64 = 4096;
+
+/// A machine that is off: its disk, its firmware's variables, and the job for the program on it.
+#[derive(Debug, Clone)]
+pub struct Hardware {
+    pub setup: Setup,
+    pub disk: PathBuf,
+    pub variables: PathBuf,
+}
+
+impl Hardware {
+    /// Of `disk`, with fresh variables.
+    pub fn new(parts: &Parts, setup: Setup, disk: PathBuf) -> Result<Self> {
+        let variables = disk.with_extension("variables");
+        std::fs::copy(parts.file("usr/share/OVMF/OVMF_VARS.fd")?, &variables)?;
+        Ok(Self {
+            setup,
+            disk,
+            variables,
+        })
+    }
+
+    /// A copy whose files are in `folder`.
+    pub fn copy(&self, folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let copy = Self {
+            setup: self.setup,
+            disk: folder.join("disk"),
+            variables: folder.join("disk.variables"),
+        };
+        disk::copy(&self.disk, &copy.disk)?;
+        std::fs::copy(&self.variables, &copy.variables)?;
+        Ok(copy)
+    }
+}
+
+/// What the program on the machine does after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Reboots, or powers off, as the step wants.
+    GoesOn,
+    /// Stands still, so that the power can be cut exactly there.
+    Parks,
+}
+
+/// A running machine. Dropping it cuts the power.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    monitor: PathBuf,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Vm {
+    /// Powers on. All writes to the disk are recorded in `log`, when it is named.
+    pub fn start(
+        parts: &Parts,
+        hardware: &Hardware,
+        then: Then,
+        log: Option<&Path>,
+    ) -> Result<Self> {
+        let monitor = hardware.disk.with_extension("monitor");
+        let job = hardware.disk.with_extension("job");
+        let park = if then == Then::Parks { " park" } else { "" };
+        let mut file = File::create(&job)?;
+        write!(file, "{OLD} {NEW}{park}")?;
+        file.set_len(JOB_BYTES)?;
+
+        let mut qemu = parts.program("qemu-system-x86_64")?;
+        qemu.args([
+            "-accel",
+            "tcg",
+            "-machine",
+            "q35",
+            "-cpu",
+            "max",
+            "-m",
+            "256",
+            "-nodefaults",
+            "-no-user-config",
+        ]);
+        qemu.args(["-display", "none", "-vga", "none", "-serial", "stdio"]);
+        for folder in ["usr/share/seabios", "usr/share/qemu"] {
+            qemu.arg("-L").arg(parts.file(folder)?);
+        }
+        qemu.arg("-monitor")
+            .arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        qemu.arg("-blockdev").arg(format!(
+            "driver=file,node-name=file,filename={}",
+            hardware.disk.display()
+        ));
+        let node = match log {
+            None => "file",
+            Some(log) => {
+                File::create(log)?;
+                qemu.arg("-blockdev").arg(format!(
+                    "driver=file,node-name=log,filename={}",
+                    log.display()
+                ));
+                qemu.args([
+                    "-blockdev",
+                    "driver=blklogwrites,node-name=logged,file=file,log=log",
+                ]);
+                "logged"
+            }
+        };
+        qemu.arg("-device")
+            .arg(format!("virtio-blk-pci,drive={node},bootindex=0"));
+        qemu.arg("-drive").arg(format!(
+            "if=none,id=job,format=raw,readonly=on,file={}",
+            job.display()
+        ));
+        qemu.args(["-device", "virtio-blk-pci,drive=job"]);
+        if hardware.setup.is_uefi() {
+            let code = parts.file("usr/share/OVMF/OVMF_CODE.fd")?;
+            qemu.arg("-drive").arg(format!(
+                "if=pflash,format=raw,readonly=on,file={}",
+                code.display()
+            ));
+            qemu.arg("-drive").arg(format!(
+                "if=pflash,format=raw,file={}",
+                hardware.variables.display()
+            ));
+        }
+        let mut child = qemu
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{qemu:?}"))?;
+        let console = child.stdout.take().context("QEMU has no output")?;
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self {
+            child,
+            monitor,
+            lines,
+            seen: Vec::new(),
+        })
+    }
+
+    /// Waits for the next line that has one of the words, and gives the word.
+    pub fn wait_for<'a>(&mut self, words: &[&'a str]) -> Result<&'a str> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match self
+                .lines
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) => {
+                    let found = words.iter().find(|word| line.contains(**word));
+                    let failed = line.contains("FAILED");
+                    self.seen.push(line);
+                    match found {
+                        Some(word) => return Ok(word),
+                        None if failed => bail!("waited for {words:?}:\n{}", self.transcript()),
+                        None => {}
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("waited {DEADLINE:?} for {words:?}:\n{}", self.transcript())
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("powered off before {words:?}:\n{}", self.transcript())
+                }
+            }
+        }
+    }
+
+    /// Waits for each in its turn; nothing that `never` names may come before the last.
+    pub fn expect(&mut self, words: &[&str]) -> Result<()> {
+        for word in words {
+            self.wait_for(&[word])?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the machine is off.
+    pub fn wait_for_power_off(&mut self) -> Result<()> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match self
+                .lines
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("does not power off:\n{}", self.transcript())
+                }
+            }
+        }
+    }
+
+    /// The reset button, as Hetzner's API presses it.
+    pub fn reset(&mut self) -> Result<()> {
+        let mut monitor = UnixStream::connect(&self.monitor).context("QEMU's monitor")?;
+        monitor.write_all(b"system_reset\n")?;
+        // Read up to the next prompt: then it is done.
+        let mut reader = BufReader::new(monitor);
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("system_reset") {
+            if reader.read_until(b'\n', &mut answer)? == 0 {
+                bail!("QEMU's monitor hung up");
+            }
+        }
+        Ok(())
+    }
+
+    /// All that the console said, for a person.
+    pub fn transcript(&self) -> String {
+        self.seen
+            .iter()
+            .map(|line| format!("  {}\n", line.escape_debug()))
+            .collect()
+    }
+
+    /// Cuts the power.
+    pub fn cut(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
