@@ -9,9 +9,9 @@ use crate::parts::Parts;
 use crate::systems::Behaviour;
 
 /// In the order in which they load.
-const MODULES: [&str; 13] = [
-    "virtio",
+const MODULES: [&str; 12] = [
     "virtio_ring",
+    "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
@@ -21,7 +21,6 @@ const MODULES: [&str; 13] = [
     "nls_cp437",
     "nls_ascii",
     "nls_utf8",
-    "efivarfs",
     "watchdog",
 ];
 const STAGE_1: &str = include_str!("../guest/stage-1");

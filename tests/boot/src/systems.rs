@@ -148,7 +148,9 @@ fn programs(parts: &Parts, setup: Setup, machine: &Path, root: &Path) -> Result<
     )?;
     let library = "usr/share/grub/grub-mkconfig_lib";
     install(&parts.file(library)?, &root.join(library))?;
-    install(&parts.module("softdog")?, &root.join("lib/softdog.ko"))?;
+    for module in ["efivarfs", "softdog"] {
+        install(&parts.module(module)?, &root.join(format!("lib/{module}.ko")))?;
+    }
     let installer = match setup {
         Setup::SystemdBoot => include_str!("../guest/install-systemd-boot"),
         Setup::GrubBios | Setup::GrubUefi => include_str!("../guest/install-grub"),
