@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::Setup;
 use crate::parts::{Parts, run};
@@ -233,35 +233,71 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("cp").arg("--sparse=always").arg(from).arg(to))
 }
 
-/// Reads a file of the boot partition as a loader reads it: without the journal.
-pub fn read_boot_file(
-    parts: &Parts,
-    setup: Setup,
-    disk: &Path,
-    path: &str,
-) -> Result<Option<Vec<u8>>> {
-    let partition = boot_partition(setup);
-    let mut command = if setup.is_uefi() {
-        let mut mtype = parts.program("mtype")?;
-        mtype
-            .arg("-i")
-            .arg(format!("{}@@{}", disk.display(), partition.start_bytes))
-            .arg(format!("::{path}"));
-        mtype
-    } else {
-        let mut debugfs = parts.program("debugfs")?;
-        let image = format!("{}?offset={}", disk.display(), partition.start_bytes);
-        debugfs.args(["-R", &format!("cat {path}")]).arg(image);
-        debugfs
+/// All that decides what a loader boots, read as loaders read: without the journal of the file system. The files that are
+/// booted are told by their names and sizes.
+pub fn what_the_loader_finds(parts: &Parts, setup: Setup, disk: &Path) -> Result<Vec<u8>> {
+    let (files, folder): (&[&str], _) = match setup {
+        Setup::GrubBios | Setup::GrubUefi => (&["grub/grub.cfg", "grub/grubenv"], "kernels"),
+        Setup::SystemdBoot => (
+            &[
+                "loader/loader.conf",
+                "loader/entries/nixos-generation-1.conf",
+                "loader/entries/nixos-generation-2.conf",
+            ],
+            "EFI/nixos",
+        ),
     };
-    let output = command
-        .env("MTOOLS_SKIP_CHECK", "1")
-        .output()
-        .with_context(|| format!("{command:?}"))?;
-    match output.status.code() {
-        Some(0) if output.stdout.is_empty() => Ok(None), // debugfs says so on its error output only
-        Some(0) => Ok(Some(output.stdout)),
-        Some(_) => Ok(None),
-        None => bail!("{command:?} was killed"),
+    let start = boot_partition(setup).start_bytes;
+    let mut found = Vec::new();
+    let mut read = |command: &mut Command| -> Result<()> {
+        // What is not there, or can't be read, is nothing.
+        let output = command
+            .env("MTOOLS_SKIP_CHECK", "1")
+            .output()
+            .with_context(|| format!("{command:?}"))?;
+        found.extend(output.stdout);
+        found.push(0);
+        Ok(())
+    };
+    if setup.is_uefi() {
+        let image = format!("{}@@{start}", disk.display());
+        for file in files {
+            read(
+                parts
+                    .program("mtype")?
+                    .args(["-i", &image, &format!("::{file}")]),
+            )?;
+        }
+        read(
+            parts
+                .program("mdir")?
+                .args(["-a", "-i", &image, &format!("::{folder}")]),
+        )?;
+    } else {
+        let image = format!("{}?offset={start}", disk.display());
+        for file in files {
+            read(
+                parts
+                    .program("debugfs")?
+                    .args(["-R", &format!("cat /{file}"), &image]),
+            )?;
+        }
+        read(
+            parts
+                .program("debugfs")?
+                .args(["-R", &format!("ls -p /{folder}"), &image]),
+        )?;
     }
+    // A copy in the making is nothing to the loader.
+    Ok(without_lines(&found, "tmp"))
+}
+
+fn without_lines(text: &[u8], word: &str) -> Vec<u8> {
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    let kept = lines.filter(|line| {
+        let line = String::from_utf8_lossy(line).to_lowercase();
+        // The sums at the end of mdir's table count such copies too.
+        !line.contains(word) && !line.contains(" bytes")
+    });
+    kept.flatten().copied().collect()
 }

@@ -32,8 +32,8 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 /// Major 5, minor 1.
 const CONSOLE: (u32, u32) = (5, 1);
 
-/// The initrd of a generation.
-pub fn build(parts: &Parts, generation: u32, behaviour: Behaviour) -> Result<Vec<u8>> {
+/// The initrd of a system.
+pub fn build(parts: &Parts, number: usize, behaviour: Behaviour) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "modules"] {
         archive.add(folder, DIRECTORY, (0, 0), &[]);
@@ -46,12 +46,7 @@ pub fn build(parts: &Parts, generation: u32, behaviour: Behaviour) -> Result<Vec
         &fs::read(parts.program_file("busybox")?)?,
     );
     archive.add("init", PROGRAM, (0, 0), STAGE_1.as_bytes());
-    archive.add(
-        "generation",
-        FILE,
-        (0, 0),
-        generation.to_string().as_bytes(),
-    );
+    archive.add("generation", FILE, (0, 0), number.to_string().as_bytes());
     archive.add("behaviour", FILE, (0, 0), behaviour.word().as_bytes());
     let mut order = String::new();
     for name in MODULES {

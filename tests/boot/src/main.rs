@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use fabrik::node::boot::{self, Layout, Machine, System, Tools};
 
 const JOURNAL: &str = "/var/attempt";
@@ -25,51 +25,58 @@ fn main() -> ExitCode {
     }
 }
 
-/// The job: "old new [park]", then NULs.
+/// The job: the trusted system and those to try, one after the other.
 fn run() -> Result<u8> {
     let disk = std::env::args()
         .nth(1)
         .context("the job's disk is missing")?;
     let bytes = fs::read(disk)?;
     let text = String::from_utf8_lossy(&bytes);
-    let words: Vec<&str> = text
-        .trim_end_matches('\0')
-        .split_ascii_whitespace()
-        .collect();
-    let (old, new, park) = match words[..] {
-        [old, new] => (old, new, false),
-        [old, new, "park"] => (old, new, true),
-        _ => bail!("no job: {text:?}"),
-    };
-    let (old, new) = (System::parse(old)?, System::parse(new)?);
-    let (said, code) = step(&machine(), &old, &new)?;
-    println!("{said}");
-    while park {
-        std::thread::park();
+    let words = text.trim_end_matches('\0').split_ascii_whitespace();
+    let systems: Vec<System> = words.map(System::parse).collect::<Result<_, _>>()?;
+    let (old, tried) = systems.split_first().context("no job")?;
+    let booted = fs::read_link("/run/booted-system")?;
+    let machine = machine();
+    match tried.iter().find(|new| booted == Path::new(new.as_str())) {
+        Some(new) => verified(&machine, new),
+        None => next(&machine, old, tried),
     }
-    Ok(code)
 }
 
-fn step(machine: &Machine, old: &System, new: &System) -> Result<(&'static str, u8)> {
-    let booted = fs::read_link("/run/booted-system")?;
-    if booted == Path::new(new.as_str()) {
-        if machine.menu(machine.loader()?)?.default == *new {
-            return Ok(("STEADY", POWER_OFF));
-        }
-        boot::keep(machine, new)?;
-        return Ok(("KEPT", REBOOT));
+/// This is the new system, and it works.
+fn verified(machine: &Machine, new: &System) -> Result<u8> {
+    if machine.menu(machine.loader()?)?.default == *new {
+        println!("STEADY");
+        return Ok(POWER_OFF);
     }
-    if Path::new(JOURNAL).exists() {
-        boot::abandon(machine, old, new)?;
-        return Ok(("ABANDONED", POWER_OFF));
+    boot::keep(machine, new)?;
+    println!("KEPT");
+    Ok(REBOOT)
+}
+
+/// This is the old system: what was tried failed, and the next one has its turn.
+fn next(machine: &Machine, old: &System, tried: &[System]) -> Result<u8> {
+    let mut left = tried.iter();
+    if let Ok(failed) = fs::read_to_string(JOURNAL) {
+        let failed = left
+            .find(|new| new.as_str() == failed)
+            .context("the journal names a system of no job")?;
+        boot::abandon(machine, old, failed)?;
+        fs::remove_file(JOURNAL)?;
+        println!("ABANDONED");
     }
+    let Some(new) = left.next() else {
+        println!("DONE");
+        return Ok(POWER_OFF);
+    };
     boot::prepare(machine, old, new)?;
     println!("PREPARED");
     let mut journal = File::create(JOURNAL)?;
     journal.write_all(new.as_str().as_bytes())?;
     journal.sync_all()?;
     boot::boot_once(machine, old, new)?;
-    Ok(("ONCE", REBOOT))
+    println!("ONCE");
+    Ok(REBOOT)
 }
 
 fn machine() -> Machine {

@@ -10,10 +10,12 @@ use anyhow::Result;
 use crate::parts::{Parts, output, run};
 use crate::{Setup, initrd};
 
-/// The system that is booted at first, and trusted.
-pub const OLD: &str = "/nix/store/1aaa-nixos-system-test-1";
-/// The system that is tried.
-pub const NEW: &str = "/nix/store/2bbb-nixos-system-test-2";
+/// The number of the system that is booted at first, and trusted; those that are tried follow.
+pub const OLD: usize = 1;
+
+/// `panic=` is what brings the old system back by itself; the rest saves an emulated processor its time.
+const KERNEL_PARAMS: &str = "console=ttyS0 quiet panic=1 nokaslr cryptomgr.notests mitigations=off audit=0 apparmor=0 \
+                             tsc=reliable no_timer_check";
 
 /// How a system boots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,11 @@ impl Behaviour {
     }
 }
 
+/// The path of a system by its number.
+pub fn path(number: usize) -> String {
+    format!("/nix/store/{number}aaa-nixos-system-test-{number}")
+}
+
 /// A machine's files before they are on a disk: `root` (with /boot empty) and `boot`.
 #[derive(Debug)]
 pub struct Trees {
@@ -59,7 +66,7 @@ pub fn boot_uuid(setup: Setup) -> &'static str {
 pub fn build(
     parts: &Parts,
     setup: Setup,
-    new: Behaviour,
+    tried: &[Behaviour],
     machine: &Path,
     folder: &Path,
 ) -> Result<Trees> {
@@ -82,10 +89,12 @@ pub fn build(
     }
     fs::create_dir_all(root.join("nix/var/nix/profiles"))?;
     programs(parts, setup, machine, &root)?;
-    system(parts, setup, &root, OLD, 1, Behaviour::Works)?;
-    system(parts, setup, &root, NEW, 2, new)?;
+    system(parts, setup, &root, OLD, Behaviour::Works)?;
+    for (behaviour, number) in tried.iter().zip(OLD + 1..) {
+        system(parts, setup, &root, number, *behaviour)?;
+    }
     let profiles = root.join("nix/var/nix/profiles");
-    symlink(OLD, profiles.join("system-1-link"))?;
+    symlink(path(OLD), profiles.join("system-1-link"))?;
     symlink("system-1-link", profiles.join("system"))?;
 
     fs::write(root.join("etc/boot-uuid"), boot_uuid(setup))?;
@@ -97,13 +106,18 @@ pub fn build(
         root.join("etc/boot-partition"),
         if setup.is_uefi() { "1" } else { "2" },
     )?;
-    let applets = root.join("bin");
-    run(Command::new(applets.join("busybox"))
-        .arg("sh")
-        .arg(applets.join("install-boot-loader"))
-        .arg(OLD)
+    // Not the tree's own busybox: a file that another thread's child still holds open for writing can't be run.
+    let applets = folder.join("applets");
+    fs::create_dir(&applets)?;
+    for applet in applet_names(parts)? {
+        symlink(parts.program_file("busybox")?, applets.join(applet))?;
+    }
+    run(Command::new(applets.join("sh"))
+        .arg(root.join("bin/install-boot-loader"))
+        .arg(path(OLD))
         .env("ROOT", &root)
         .env("PATH", &applets))?;
+    fs::remove_dir_all(applets)?;
     let boot = folder.join("boot");
     fs::rename(root.join("boot"), &boot)?;
     fs::create_dir(root.join("boot"))?;
@@ -114,10 +128,7 @@ fn programs(parts: &Parts, setup: Setup, machine: &Path, root: &Path) -> Result<
     let bin = root.join("bin");
     let busybox = bin.join("busybox");
     fs::copy(parts.program_file("busybox")?, &busybox)?;
-    for applet in output(Command::new(&busybox).arg("--list"))?
-        .lines()
-        .filter(|name| *name != "busybox")
-    {
+    for applet in applet_names(parts)? {
         symlink("busybox", bin.join(applet))?;
     }
     // grub-reboot is a script that names its helpers by their places in Debian.
@@ -149,7 +160,10 @@ fn programs(parts: &Parts, setup: Setup, machine: &Path, root: &Path) -> Result<
     let library = "usr/share/grub/grub-mkconfig_lib";
     install(&parts.file(library)?, &root.join(library))?;
     for module in ["efivarfs", "softdog"] {
-        install(&parts.module(module)?, &root.join(format!("lib/{module}.ko")))?;
+        install(
+            &parts.module(module)?,
+            &root.join(format!("lib/{module}.ko")),
+        )?;
     }
     let installer = match setup {
         Setup::SystemdBoot => include_str!("../guest/install-systemd-boot"),
@@ -167,28 +181,30 @@ fn system(
     parts: &Parts,
     setup: Setup,
     root: &Path,
-    path: &str,
-    generation: u32,
+    number: usize,
     behaviour: Behaviour,
 ) -> Result<()> {
     let on_disk = |path: &str| root.join(path.trim_start_matches('/'));
-    let system = on_disk(path);
+    let system = on_disk(&path(number));
     fs::create_dir_all(system.join("bin"))?;
-    let kernel = format!("/nix/store/{generation}ccc-linux/bzImage");
-    let initrd = format!("/nix/store/{generation}ddd-initrd/initrd");
+    // One that works brings a kernel of its own, so that there is much to copy; the others share the first one's.
+    let of_kernel = if behaviour == Behaviour::Works {
+        number
+    } else {
+        OLD
+    };
+    let kernel = format!("/nix/store/{of_kernel}ccc-linux/bzImage");
+    let initrd = format!("/nix/store/{number}ddd-initrd/initrd");
     install(&parts.kernel()?, &on_disk(&kernel))?;
     fs::create_dir_all(on_disk(&initrd).parent().unwrap_or(root))?;
-    fs::write(
-        on_disk(&initrd),
-        initrd::build(parts, generation, behaviour)?,
-    )?;
+    fs::write(on_disk(&initrd), initrd::build(parts, number, behaviour)?)?;
     symlink(kernel, system.join("kernel"))?;
     symlink(initrd, system.join("initrd"))?;
     let partition = if setup.is_uefi() { 2 } else { 3 };
-    let params = format!("console=ttyS0 quiet panic=1 root=/dev/vda{partition}");
+    let params = format!("{KERNEL_PARAMS} root=/dev/vda{partition}");
     fs::write(system.join("kernel-params"), params)?;
-    fs::write(system.join("nixos-version"), format!("25.05.{generation}"))?;
-    fs::write(system.join("generation"), generation.to_string())?;
+    fs::write(system.join("nixos-version"), format!("25.05.{number}"))?;
+    fs::write(system.join("generation"), number.to_string())?;
     fs::write(system.join("behaviour"), behaviour.word())?;
     script(&system.join("init"), include_str!("../guest/stage-2"))?;
     script(

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::parts::Parts;
-use crate::systems::{NEW, OLD};
-use crate::{Setup, disk};
+use crate::{Setup, systems};
 
 /// A machine that says nothing new for so long hangs. Emulated, on a machine that does much else.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -24,41 +23,22 @@ pub struct Hardware {
     pub setup: Setup,
     pub disk: PathBuf,
     pub variables: PathBuf,
+    /// How many systems there are.
+    pub systems: usize,
 }
 
 impl Hardware {
     /// Of `disk`, with fresh variables.
-    pub fn new(parts: &Parts, setup: Setup, disk: PathBuf) -> Result<Self> {
+    pub fn new(parts: &Parts, setup: Setup, disk: PathBuf, systems: usize) -> Result<Self> {
         let variables = disk.with_extension("variables");
         std::fs::copy(parts.file("usr/share/OVMF/OVMF_VARS.fd")?, &variables)?;
         Ok(Self {
             setup,
             disk,
             variables,
+            systems,
         })
     }
-
-    /// A copy whose files are in `folder`.
-    pub fn copy(&self, folder: &Path) -> Result<Self> {
-        std::fs::create_dir_all(folder)?;
-        let copy = Self {
-            setup: self.setup,
-            disk: folder.join("disk"),
-            variables: folder.join("disk.variables"),
-        };
-        disk::copy(&self.disk, &copy.disk)?;
-        std::fs::copy(&self.variables, &copy.variables)?;
-        Ok(copy)
-    }
-}
-
-/// What the program on the machine does after a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// Reboots, or powers off, as the step wants.
-    GoesOn,
-    /// Stands still, so that the power can be cut exactly there.
-    Parks,
 }
 
 /// A running machine. Dropping it cuts the power.
@@ -72,17 +52,12 @@ pub struct Vm {
 
 impl Vm {
     /// Powers on. All writes to the disk are recorded in `log`, when it is named.
-    pub fn start(
-        parts: &Parts,
-        hardware: &Hardware,
-        then: Then,
-        log: Option<&Path>,
-    ) -> Result<Self> {
+    pub fn start(parts: &Parts, hardware: &Hardware, log: Option<&Path>) -> Result<Self> {
         let monitor = hardware.disk.with_extension("monitor");
         let job = hardware.disk.with_extension("job");
-        let park = if then == Then::Parks { " park" } else { "" };
+        let systems: Vec<String> = (1..=hardware.systems).map(systems::path).collect();
         let mut file = File::create(&job)?;
-        write!(file, "{OLD} {NEW}{park}")?;
+        file.write_all(systems.join(" ").as_bytes())?;
         file.set_len(JOB_BYTES)?;
 
         let mut qemu = parts.program("qemu-system-x86_64")?;
@@ -192,7 +167,7 @@ impl Vm {
         }
     }
 
-    /// Waits for each in its turn; nothing that `never` names may come before the last.
+    /// Waits for each in its turn.
     pub fn expect(&mut self, words: &[&str]) -> Result<()> {
         for word in words {
             self.wait_for(&[word])?;
