@@ -88,6 +88,7 @@ fn machine() -> Machine {
         grub_editenv: tool("grub-editenv"),
         bootctl: tool("bootctl"),
         df: tool("df"),
+        mount: tool("mount"),
         sync: tool("sync"),
     };
     Machine::new(PathBuf::from("/"), Layout::default(), tools)

@@ -177,6 +177,15 @@ fn programs(parts: &Parts, setup: Setup, machine: &Path, root: &Path) -> Result<
     )
 }
 
+fn applet_names(parts: &Parts) -> Result<Vec<String>> {
+    let names = output(parts.program("busybox")?.arg("--list"))?;
+    Ok(names
+        .lines()
+        .filter(|name| *name != "busybox")
+        .map(str::to_owned)
+        .collect())
+}
+
 fn system(
     parts: &Parts,
     setup: Setup,

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use self::filesystem::Mount;
 use super::loader::Traces;
 use super::profile::Generations;
 use super::systemd_boot::{self, Variables};
@@ -22,6 +23,9 @@ const EFI_VARIABLES: &str = "/sys/firmware/efi/efivars";
 const BOOTED: &str = "/run/booted-system";
 /// With one of them set, switch-to-configuration writes the loader itself anew, and takes loader.conf away meanwhile.
 const INSTALL_VARIABLES: [&str; 2] = ["NIXOS_INSTALL_BOOTLOADER", "NIXOS_INSTALL_GRUB"];
+const MOUNTS: &str = "/proc/self/mountinfo";
+/// A second name of GRUB's menu as it was before the last installation.
+const FORMER_MENU: &str = "grub.cfg.former";
 const MAX_LINKS: usize = 16;
 /// So much of what a tool says in its error is shown.
 const MAX_STDERR_CHARS: usize = 2000;
@@ -35,6 +39,7 @@ pub struct Tools {
     pub grub_editenv: PathBuf,
     pub bootctl: PathBuf,
     pub df: PathBuf,
+    pub mount: PathBuf,
     pub sync: PathBuf,
 }
 
@@ -136,7 +141,7 @@ impl Machine {
         if !loader.is_grub() {
             return Ok(());
         }
-        let mounts = read_text(&self.path("/proc/self/mountinfo"))?;
+        let mounts = read_text(&self.path(MOUNTS))?;
         filesystem::grub_can_write(&mounts, &self.layout.boot)
     }
 
@@ -180,9 +185,10 @@ impl Machine {
         self.run(&self.tools.nix_env, &all).map(drop)
     }
 
+    /// `system` becomes the newest generation of the profile, and writes the loader's entries with itself as the default.
     pub(super) fn nixos_rebuild_boot(&self, system: &System) -> Result<(), BootError> {
         let arguments = ["boot", "--store-path", system.as_str()].map(OsStr::new);
-        self.run(&self.tools.nixos_rebuild, &arguments).map(drop)
+        self.while_readable(|| self.run(&self.tools.nixos_rebuild, &arguments).map(drop))
     }
 
     /// `system` writes the loader's entries, with itself as the default.
@@ -190,7 +196,44 @@ impl Machine {
         let program = self
             .path(system.as_str())
             .join("bin/switch-to-configuration");
-        self.run(&program, &[OsStr::new("boot")]).map(drop)
+        self.while_readable(|| self.run(&program, &[OsStr::new("boot")]).map(drop))
+    }
+
+    /// NixOS puts a new menu in the old one's place by a rename, which is several writes to the disk, in no order. A loader
+    /// that comes between two of them must find either menu: the old one's blocks may not be given back before the new
+    /// one is named. FAT does that in order when it writes through; elsewhere a second name keeps the old file alive.
+    fn while_readable(
+        &self,
+        install: impl FnOnce() -> Result<(), BootError>,
+    ) -> Result<(), BootError> {
+        let mounts = read_text(&self.path(MOUNTS))?;
+        let on_fat =
+            Mount::of(&mounts, &self.layout.boot).is_some_and(|mount| mount.kind == "vfat");
+        if !on_fat {
+            self.keep_former_menu()?;
+            return install();
+        }
+        self.remount("remount,sync")?;
+        let installed = install();
+        let as_before = self.remount("remount,async");
+        installed.and(as_before)
+    }
+
+    fn remount(&self, options: &str) -> Result<(), BootError> {
+        let boot = self.path(&self.layout.boot);
+        let arguments = [OsStr::new("-o"), OsStr::new(options), boot.as_os_str()];
+        self.run(&self.tools.mount, &arguments).map(drop)
+    }
+
+    fn keep_former_menu(&self) -> Result<(), BootError> {
+        let menu = self.grub_cfg();
+        let former = menu.with_file_name(FORMER_MENU);
+        let failed = |source| BootError::Io {
+            path: former.clone(),
+            source,
+        };
+        optional(&former, fs::remove_file(&former).map_err(failed))?;
+        fs::hard_link(&menu, &former).map_err(failed)
     }
 
     /// Sets the entry of the next boot, or takes it back, and brings that to the disk.

@@ -71,6 +71,7 @@ impl World {
             ("bootctl", BOOTCTL),
             ("df", DF),
             ("sync", ""),
+            ("mount", "echo \"$2\" >>ROOT/mounted"),
         ] {
             script(root, &root.join("bin").join(name), text);
         }
@@ -84,6 +85,8 @@ impl World {
         symlink(OLD, root.join("nix/var/nix/profiles/system-1-link")).unwrap();
         symlink("system-1-link", root.join("nix/var/nix/profiles/system")).unwrap();
         fs::write(root.join("free"), "100000").unwrap();
+        let mount = "40 22 254:1 / /boot rw - vfat /dev/vda1 rw\n";
+        fs::write(root.join("proc/self/mountinfo"), mount).unwrap();
         let info: Vec<u8> = "systemd-boot 257\0"
             .encode_utf16()
             .flat_map(u16::to_le_bytes)
@@ -101,6 +104,7 @@ impl World {
             grub_editenv: tool("grub-editenv"),
             bootctl: tool("bootctl"),
             df: tool("df"),
+            mount: tool("mount"),
             sync: tool("sync"),
         };
         let world = Self {
@@ -186,6 +190,21 @@ fn kept_it_is_the_default_and_no_one_shot_is_left() {
         (world.new.clone(), None)
     );
     assert_eq!(world.numbers(), [1, 2], "keeping makes no third generation");
+}
+
+#[test]
+fn fat_writes_through_while_the_loader_is_installed_and_no_longer() {
+    let world = World::new();
+    let mounted = world.root().join("mounted");
+    fs::remove_file(&mounted).unwrap();
+    fs::write(world.root().join("hidden"), NEW).unwrap();
+    prepare(&world.machine, &world.old, &world.new).unwrap_err();
+    let mounted = fs::read_to_string(mounted).unwrap();
+    assert_eq!(
+        mounted,
+        "remount,sync\nremount,async\n".repeat(2),
+        "once to prepare, once to undo it"
+    );
 }
 
 #[test]

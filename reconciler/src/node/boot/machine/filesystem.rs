@@ -17,18 +17,12 @@ pub fn grub_can_write(mounts: &str, boot: &Path) -> Result<(), BootError> {
         mount: mount.to_owned(),
         found,
     };
-    // The last of equals is the one on top. An automount point stays in the table beside what is mounted on it.
-    let mount = mounts
-        .lines()
-        .filter_map(Mount::parse)
-        .filter(|mount| mount.kind != "autofs" && boot.starts_with(mount.point))
-        .max_by_key(|mount| mount.point.len())
-        .ok_or_else(|| {
-            cannot(
-                &boot.to_string_lossy(),
-                "it is on no mounted file system".to_owned(),
-            )
-        })?;
+    let mount = Mount::of(mounts, boot).ok_or_else(|| {
+        cannot(
+            &boot.to_string_lossy(),
+            "it is on no mounted file system".to_owned(),
+        )
+    })?;
     if !WRITABLE.contains(&mount.kind) {
         return Err(cannot(mount.point, mount.kind.to_owned()));
     }
@@ -45,14 +39,26 @@ pub fn grub_can_write(mounts: &str, boot: &Path) -> Result<(), BootError> {
     Ok(())
 }
 
-struct Mount<'a> {
-    point: &'a str,
-    kind: &'a str,
+/// What is mounted.
+pub struct Mount<'a> {
+    pub point: &'a str,
+    /// The type of the file system.
+    pub kind: &'a str,
     source: &'a str,
     options: &'a str,
 }
 
 impl<'a> Mount<'a> {
+    /// The mount that `path` is on: the last of equals is the one on top. An automount point stays in the table beside what
+    /// is mounted on it.
+    pub fn of(mounts: &'a str, path: &Path) -> Option<Self> {
+        mounts
+            .lines()
+            .filter_map(Self::parse)
+            .filter(|mount| mount.kind != "autofs" && path.starts_with(mount.point))
+            .max_by_key(|mount| mount.point.len())
+    }
+
     /// proc(5): … (5) mount point (6) options, optional fields, "-", type, source, super options.
     fn parse(line: &'a str) -> Option<Self> {
         let (first, last) = line.split_once(" - ")?;
