@@ -74,7 +74,9 @@ fn keeps_and_survives(setup: Setup) -> Result<()> {
     let log = world.file("log");
     let mut vm = Vm::start(world.parts, &world.hardware, Some(&log))?;
     let fresh = world.variables("fresh")?;
-    vm.expect(&["SYSTEM 1 UP", "PREPARED", "ONCE"])?;
+    vm.expect(&["SYSTEM 1 UP", "PREPARED"])?;
+    let prepared_at = cuts::log_bytes(&log)?;
+    vm.expect(&["ONCE"])?;
     let (set, once_at) = (world.variables("set")?, cuts::log_bytes(&log)?);
     vm.expect(&["SYSTEM 2 UP"])?;
     let (taken, up_at) = (world.variables("taken")?, cuts::log_bytes(&log)?);
@@ -99,8 +101,8 @@ fn keeps_and_survives(setup: Setup) -> Result<()> {
             ..world.hardware.clone()
         };
         let mut vm = Vm::start(world.parts, &hardware, None)?;
-        // Before the one-shot is set, only the old system may come up; after that, either.
-        let up: &[&str] = if cut.log_bytes <= once_at {
+        // Until all is prepared, only the old system may come up; after that, either.
+        let up: &[&str] = if cut.log_bytes <= prepared_at {
             &["SYSTEM 1 UP"]
         } else {
             &["SYSTEM 1 UP", "SYSTEM 2 UP"]
@@ -109,7 +111,7 @@ fn keeps_and_survives(setup: Setup) -> Result<()> {
             .wait_for(up)
             .with_context(|| format!("{setup:?}, cut at {} of the log", cut.log_bytes))?;
         println!(
-            "{setup:?}: cut at {} (one-shot at {once_at}, up at {up_at}): {came}",
+            "{setup:?}: cut at {} (prepared at {prepared_at}, one-shot at {once_at}, up at {up_at}): {came}",
             cut.log_bytes
         );
         vm.cut()?;
