@@ -68,19 +68,14 @@ pub fn build(parts: &Parts, setup: Setup, trees: &Trees, folder: &Path) -> Resul
     let boot = boot_partition(setup);
     let root_start = boot.start_bytes + boot.size_bytes;
     File::create(&disk)?.set_len(root_start + (ROOT_MIB + 1) * MIB)?;
-    let mut table = String::from("label: gpt\n");
-    if !setup.is_uefi() {
-        table += &format!(
-            "start=1MiB, size={BIOS_PARTITION_MIB}MiB, type=21686148-6449-6E6F-744E-656564454649\n"
-        );
-    }
-    let boot_type = if setup.is_uefi() { "uefi" } else { "linux" };
-    table += &format!(
-        "start={}, size={BOOT_MIB}MiB, type={boot_type}\n",
-        boot.start_bytes / SECTOR_BYTES
+    let bios = format!(
+        "start=1MiB, size={BIOS_PARTITION_MIB}MiB, type=21686148-6449-6E6F-744E-656564454649\n"
     );
-    table += &format!(
-        "start={}, size={ROOT_MIB}MiB, type=linux\n",
+    let table = format!(
+        "label: gpt\n{}start={}, size={BOOT_MIB}MiB, type={}\nstart={}, size={ROOT_MIB}MiB, type=linux\n",
+        if setup.is_uefi() { "" } else { &bios },
+        boot.start_bytes / SECTOR_BYTES,
+        if setup.is_uefi() { "uefi" } else { "linux" },
         root_start / SECTOR_BYTES
     );
     partition(parts, &disk, &table)?;
@@ -88,9 +83,9 @@ pub fn build(parts: &Parts, setup: Setup, trees: &Trees, folder: &Path) -> Resul
     install_loader(parts, setup, trees, &disk, folder)?;
     let image = folder.join("boot.image");
     if setup.is_uefi() {
-        fat(parts, setup, &trees.boot, &image)?
+        fat(parts, setup, &trees.boot, &image)?;
     } else {
-        ext4(parts, setup, &trees.boot, &image, BOOT_MIB)?
+        ext4(parts, setup, &trees.boot, &image, BOOT_MIB)?;
     }
     copy_into(&image, &disk, boot.start_bytes)?;
     ext4(parts, setup, &trees.root, &image, ROOT_MIB)?;

@@ -170,7 +170,7 @@ impl Machine {
         if loader.is_grub() && device(&boot)? == device(&self.path(STORE))? {
             missing.clear(); // GRUB reads them from the store.
         }
-        let df = self.run(&self.tools.df, &[OsStr::new("-Pk"), boot.as_os_str()])?;
+        let df = run(&self.tools.df, &[OsStr::new("-Pk"), boot.as_os_str()])?;
         let free = space::free_bytes(&df).ok_or_else(|| BootError::Tool {
             command: format!("{} -Pk {}", self.tools.df.display(), boot.display()),
             reason: format!("this is no table of file systems: {df}"),
@@ -182,13 +182,13 @@ impl Machine {
         let profile = self.path(PROFILE);
         let mut all = vec![OsStr::new("--profile"), profile.as_os_str()];
         all.extend(arguments.iter().map(OsStr::new));
-        self.run(&self.tools.nix_env, &all).map(drop)
+        run(&self.tools.nix_env, &all).map(drop)
     }
 
     /// `system` becomes the newest generation of the profile, and writes the loader's entries with itself as the default.
     pub(super) fn nixos_rebuild_boot(&self, system: &System) -> Result<(), BootError> {
         let arguments = ["boot", "--store-path", system.as_str()].map(OsStr::new);
-        self.while_readable(|| self.run(&self.tools.nixos_rebuild, &arguments).map(drop))
+        self.while_readable(|| run(&self.tools.nixos_rebuild, &arguments).map(drop))
     }
 
     /// `system` writes the loader's entries, with itself as the default.
@@ -196,7 +196,7 @@ impl Machine {
         let program = self
             .path(system.as_str())
             .join("bin/switch-to-configuration");
-        self.while_readable(|| self.run(&program, &[OsStr::new("boot")]).map(drop))
+        self.while_readable(|| run(&program, &[OsStr::new("boot")]).map(drop))
     }
 
     /// NixOS puts a new menu in the old one's place by a rename, which is several writes to the disk, in no order. A loader
@@ -222,7 +222,7 @@ impl Machine {
     fn remount(&self, options: &str) -> Result<(), BootError> {
         let boot = self.path(&self.layout.boot);
         let arguments = [OsStr::new("-o"), OsStr::new(options), boot.as_os_str()];
-        self.run(&self.tools.mount, &arguments).map(drop)
+        run(&self.tools.mount, &arguments).map(drop)
     }
 
     fn keep_former_menu(&self) -> Result<(), BootError> {
@@ -245,14 +245,14 @@ impl Machine {
                 let arguments =
                     [esp.as_str(), "set-oneshot", entry.unwrap_or_default()].map(OsStr::new);
                 // The kernel writes a variable through to the firmware's flash; there is no cache to sync.
-                self.run(&self.tools.bootctl, &arguments).map(drop)
+                run(&self.tools.bootctl, &arguments).map(drop)
             }
             (_, Some(entry)) => {
                 let boot = format!(
                     "--boot-directory={}",
                     self.path(&self.layout.boot).display()
                 );
-                self.run(
+                run(
                     &self.tools.grub_reboot,
                     &[OsStr::new(&boot), OsStr::new(entry)],
                 )?;
@@ -264,7 +264,7 @@ impl Machine {
                     OsStr::new("unset"),
                     OsStr::new("next_entry"),
                 ];
-                self.run(&self.tools.grub_editenv, &arguments)?;
+                run(&self.tools.grub_editenv, &arguments)?;
                 self.sync()
             }
         }
@@ -277,35 +277,7 @@ impl Machine {
         let profiles = profile.parent().unwrap_or(&profile);
         let mut arguments = vec![OsStr::new("-f"), profiles.as_os_str()];
         arguments.extend(paths.iter().map(|path| path.as_os_str()));
-        self.run(&self.tools.sync, &arguments).map(drop)
-    }
-
-    fn run(&self, program: &Path, arguments: &[&OsStr]) -> Result<String, BootError> {
-        let words: Vec<_> = arguments
-            .iter()
-            .map(|word| word.to_string_lossy())
-            .collect();
-        let told = format!("{} {}", program.display(), words.join(" "));
-        tracing::debug!(command = told, "running");
-        let mut command = Command::new(program);
-        command.args(arguments);
-        for variable in INSTALL_VARIABLES {
-            command.env_remove(variable);
-        }
-        let failed = |reason: String| BootError::Tool {
-            command: told.clone(),
-            reason,
-        };
-        let output = command
-            .output()
-            .map_err(|error| failed(error.to_string()))?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let skipped = stderr.chars().count().saturating_sub(MAX_STDERR_CHARS);
-        let end: String = stderr.chars().skip(skipped).collect();
-        Err(failed(format!("{}: {}", output.status, end.trim_end())))
+        run(&self.tools.sync, &arguments).map(drop)
     }
 
     fn grub_cfg(&self) -> PathBuf {
@@ -325,7 +297,7 @@ impl Machine {
         let names = optional(&folder, names(&folder))?.unwrap_or_default();
         names
             .into_iter()
-            .filter(|name| name.ends_with(".conf"))
+            .filter(|name| Path::new(name).extension() == Some(OsStr::new("conf")))
             .map(|name| Ok((name.clone(), read_text(&folder.join(name))?)))
             .collect()
     }
@@ -423,4 +395,32 @@ fn optional<T>(at: &Path, read: Result<T, BootError>) -> Result<Option<T>, BootE
         }
         Err(error) => Err(error),
     }
+}
+
+fn run(program: &Path, arguments: &[&OsStr]) -> Result<String, BootError> {
+    let words: Vec<_> = arguments
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let told = format!("{} {}", program.display(), words.join(" "));
+    tracing::debug!(command = told, "running");
+    let mut command = Command::new(program);
+    command.args(arguments);
+    for variable in INSTALL_VARIABLES {
+        command.env_remove(variable);
+    }
+    let failed = |reason: String| BootError::Tool {
+        command: told.clone(),
+        reason,
+    };
+    let output = command
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let skipped = stderr.chars().count().saturating_sub(MAX_STDERR_CHARS);
+    let end: String = stderr.chars().skip(skipped).collect();
+    Err(failed(format!("{}: {}", output.status, end.trim_end())))
 }

@@ -60,6 +60,7 @@ impl World {
             "bin",
             "run",
             "boot/loader/entries",
+            "proc/self",
             "nix/var/nix/profiles",
             "sys/firmware/efi/efivars",
         ] {
