@@ -175,7 +175,7 @@ fn embed(parts: &Parts, disk: &Path, core: &Path) -> Result<()> {
         core.len() as u64 <= BIOS_PARTITION_MIB * MIB,
         "GRUB's image is too large for its partition"
     );
-    let rest = u16::try_from(core.len().div_ceil(SECTOR_BYTES as usize) - 1)?;
+    let rest = u16::try_from((core.len() as u64).div_ceil(SECTOR_BYTES) - 1)?;
     core[CORE_IMG_BLOCKS..CORE_IMG_BLOCKS + 8].copy_from_slice(&(start + 1).to_le_bytes());
     core[CORE_IMG_BLOCKS + 8..CORE_IMG_BLOCKS + 10].copy_from_slice(&rest.to_le_bytes());
     let mut boot = fs::read(parts.file("usr/lib/grub/i386-pc/boot.img")?)?;
