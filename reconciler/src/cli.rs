@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub mod access;
+mod agent;
 mod checkout;
 mod found;
 mod leader;
@@ -42,6 +43,8 @@ pub enum Verb {
     Found(Box<FoundOptions>),
     /// Runs one replica, on a control-plane node.
     Run(run::Options),
+    /// Runs on every node, and follows the leader's orders about the system that the node runs.
+    Agent(agent::Options),
     /// Says all that is wrong with a repository, before it is pushed.
     Validate(validate::Options),
     /// Says what a commit will do, before it is pushed.
@@ -96,6 +99,7 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Found(options) => found::run(*options).await,
         Verb::Run(options) => run::run(options).await,
+        Verb::Agent(options) => agent::run(options).await,
         Verb::Validate(options) => validate::run(options).await,
         Verb::Plan(options) => plan::run(options).await,
         Verb::Status(options) => status::run(options).await,

@@ -7,6 +7,7 @@
 mod journal;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 pub use self::journal::{Journal, JournalError, Try};
 use crate::id::{BootId, StorePath};
@@ -48,7 +49,7 @@ pub struct Facts {
 }
 
 /// How a command ended, and which one it was.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     pub ticket: u64,
     pub phase: Phase,
@@ -69,7 +70,8 @@ pub enum Do {
 }
 
 /// Each may be begun again after a crash at any point of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Command {
     /// Run the system now, without making it the default. Given up at the deadline.
     Switch { to: StorePath, deadline: Timestamp },

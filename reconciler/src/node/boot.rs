@@ -11,7 +11,7 @@ mod loader;
 mod machine;
 mod menu;
 mod profile;
-mod space;
+pub(super) mod space;
 mod system;
 mod systemd_boot;
 
@@ -82,6 +82,21 @@ pub fn keep(machine: &Machine, new: &System) -> Result<(), BootError> {
     machine.nixos_rebuild_boot(new)?;
     machine.sync()?;
     machine.menu(loader)?.defaults_to(new)
+}
+
+/// Whether `system` has an entry in the menu or a generation in the profile.
+pub fn is_prepared(machine: &Machine, system: &System) -> Result<bool, BootError> {
+    if machine.generations()?.of(system).next().is_some() {
+        return Ok(true);
+    }
+    match machine.loader() {
+        Ok(loader) => {
+            let menu = machine.menu(loader)?;
+            Ok(menu.entries.iter().any(|entry| entry.system == *system))
+        }
+        Err(BootError::UnknownLoader { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes `new` out of the profile and out of the loader's menu; `old` installs the loader's entries and stays the default.

@@ -1,0 +1,202 @@
+//! Carries one command out. It runs in a transient unit of its own, so that it outlives the agent, which the new system
+//! may restart; how it ended is left in a file.
+//!
+//! Calls block. Each command may be begun again after a crash at any point of it.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command as Process, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fabrik_core::agent::Command;
+use fabrik_core::id::StorePath;
+use jiff::Timestamp;
+
+use super::boot::{self, Machine, System};
+use super::state::{State, Trace, Work};
+use super::{AgentConfig, NodeError, look};
+
+/// How long the old system may take to be put back.
+const GO_BACK_LIMIT: Duration = Duration::from_secs(600);
+/// How long a shutdown may take. NixOS' default for RebootWatchdogSec is as long.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(600);
+/// How often a child is looked at.
+const GLANCE: Duration = Duration::from_millis(50);
+/// So much of what a program said last is shown.
+const MAX_SAID_CHARS: usize = 2000;
+/// Where nixos-rebuild runs the activation itself (nixos-rebuild-ng, services.py).
+const INNER_UNIT: &str = "nixos-rebuild-switch-to-configuration.service";
+
+/// Carries out `work`, and leaves behind how it ended.
+pub fn carry_out(config: &AgentConfig, work: &Work) -> Result<(), NodeError> {
+    let state = State::new(&config.state_dir);
+    let activation = Activation {
+        config,
+        machine: config.machine(),
+        state: &state,
+    };
+    let done = activation.run(work);
+    if let Err(error) = &done {
+        tracing::error!(ticket = work.ticket, %error, "not carried out");
+    }
+    let outcome = work.ended(done.map_err(|error| error.to_string()));
+    state.write_trace(&Trace::Ended(outcome))
+}
+
+struct Activation<'a> {
+    config: &'a AgentConfig,
+    machine: Machine,
+    state: &'a State,
+}
+
+impl Activation<'_> {
+    fn run(&self, work: &Work) -> Result<(), NodeError> {
+        tracing::info!(ticket = work.ticket, command = ?work.command, "carrying out");
+        match &work.command {
+            Command::Switch { to, deadline } => self.switch(to, *deadline),
+            Command::BootOnce { from, to } => {
+                let (old, new) = (system(from)?, system(to)?);
+                boot::prepare(&self.machine, &old, &new)?;
+                boot::boot_once(&self.machine, &old, &new)?;
+                self.reboot(work)
+            }
+            Command::MakeDefault {
+                system: new,
+                booted,
+            } if *booted => Ok(boot::keep(&self.machine, &system(new)?)?),
+            Command::MakeDefault { system, .. } => self.make_default(system),
+            Command::SwitchBack { to } => self.switch_back(to),
+            Command::RebootBack { to, from } => {
+                boot::abandon(&self.machine, &system(to)?, &system(from)?)?;
+                self.reboot(work)
+            }
+            Command::TidyUp { keep, drop } => self.tidy_up(keep, drop),
+        }
+    }
+
+    fn switch(&self, to: &StorePath, deadline: Timestamp) -> Result<(), NodeError> {
+        let left = deadline.duration_since(Timestamp::now());
+        let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
+        let arguments = ["test", "--store-path", to.as_str(), "--no-reexec"];
+        let program = self.config.programs().find("nixos-rebuild");
+        let switched = self.program(&program, &arguments, left);
+        if switched.is_err() {
+            // What nixos-rebuild has started goes on without it.
+            let _ = self.systemctl(&["stop", INNER_UNIT]);
+        }
+        switched
+    }
+
+    fn switch_back(&self, to: &StorePath) -> Result<(), NodeError> {
+        let system = self.config.on_machine(to.as_str());
+        let program = system.join("bin/switch-to-configuration");
+        self.program(&program, &["test"], GO_BACK_LIMIT)
+    }
+
+    fn make_default(&self, system: &StorePath) -> Result<(), NodeError> {
+        let program = self.config.programs().find("nixos-rebuild");
+        let arguments = ["boot", "--store-path", system.as_str()];
+        self.program(&program, &arguments, GO_BACK_LIMIT)?;
+        // NixOS writes GRUB's menu without a sync.
+        self.program(&self.config.programs().find("sync"), &[], GO_BACK_LIMIT)?;
+        let default = look::default(self.config)?;
+        if default == *system {
+            Ok(())
+        } else {
+            Err(NodeError::Program {
+                program: program.display().to_string(),
+                reason: format!("it made {default} the default and not {system}"),
+            })
+        }
+    }
+
+    /// Only what is there is taken away: a system that was switched to is no generation.
+    fn tidy_up(&self, keep: &StorePath, drop: &StorePath) -> Result<(), NodeError> {
+        if keep != drop && boot::is_prepared(&self.machine, &system(drop)?)? {
+            return Ok(boot::abandon(
+                &self.machine,
+                &system(keep)?,
+                &system(drop)?,
+            )?);
+        }
+        if look::default(self.config)? == *keep {
+            return Ok(());
+        }
+        self.make_default(keep)
+    }
+
+    /// Comes back only when the machine did not go down.
+    fn reboot(&self, work: &Work) -> Result<(), NodeError> {
+        self.state.write_trace(&Trace::Rebooting {
+            ticket: work.ticket,
+            phase: work.phase,
+            attempt: work.attempt,
+        })?;
+        self.systemctl(&["reboot"])?;
+        thread::sleep(SHUTDOWN_LIMIT);
+        Err(NodeError::Program {
+            program: "systemctl reboot".to_owned(),
+            reason: format!("the machine did not go down within {SHUTDOWN_LIMIT:?}"),
+        })
+    }
+
+    fn systemctl(&self, arguments: &[&str]) -> Result<(), NodeError> {
+        let program = self.config.programs().find("systemctl");
+        self.program(&program, arguments, GO_BACK_LIMIT)
+    }
+
+    /// Runs a program to its end, for `limit` at most. What it says goes to the log.
+    fn program(&self, path: &Path, arguments: &[&str], limit: Duration) -> Result<(), NodeError> {
+        let told = format!("{} {}", path.display(), arguments.join(" "));
+        let failed = |reason: String| NodeError::Program {
+            program: told.clone(),
+            reason,
+        };
+        let log = self.state.log();
+        let output = File::create(&log).map_err(NodeError::io(&log))?;
+        let errors = output.try_clone().map_err(NodeError::io(&log))?;
+        let child = Process::new(path)
+            .args(arguments)
+            .env("PATH", self.config.programs().path())
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .map_err(|error| failed(error.to_string()))?;
+        match wait(child, limit).map_err(|error| failed(error.to_string()))? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(failed(format!("{status}: {}", said(&log)))),
+            None => Err(failed(format!("it did not end in time: {}", said(&log)))),
+        }
+    }
+}
+
+/// `None` where it did not end in time; then it is killed.
+fn wait(mut child: Child, limit: Duration) -> std::io::Result<Option<std::process::ExitStatus>> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if begun.elapsed() >= limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(GLANCE);
+    }
+}
+
+/// The end of what a program said, for people.
+fn said(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let text = text.trim_end();
+    let skipped = text.chars().count().saturating_sub(MAX_SAID_CHARS);
+    text.chars().skip(skipped).collect()
+}
+
+fn system(path: &StorePath) -> Result<System, NodeError> {
+    Ok(System::parse(path.as_str())?)
+}

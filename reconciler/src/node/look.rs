@@ -1,0 +1,84 @@
+//! What the machine shows: which system runs, was booted, and would boot.
+
+use std::fs;
+
+use fabrik_core::agent::{Facts, Outcome};
+use fabrik_core::id::{BootId, StorePath};
+use fabrik_core::system::Staged;
+use jiff::Timestamp;
+
+use super::boot::BootError;
+use super::{AgentConfig, NodeError, closure};
+
+const RUNNING: &str = "/run/current-system";
+const BOOTED: &str = "/run/booted-system";
+const PROFILE: &str = "/nix/var/nix/profiles/system";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Looks at the machine. `staged` is the system that is whole in its store, `last` how the last command ended.
+pub fn facts(
+    config: &AgentConfig,
+    staged: Option<&StorePath>,
+    last: Option<Outcome>,
+) -> Result<Facts, NodeError> {
+    let running = system(config, RUNNING)?;
+    let booted = system(config, BOOTED)?;
+    let staged = staged
+        .map(|new| {
+            let needs = closure::needs(config, &booted, &running, new)?;
+            let system = new.clone();
+            Ok::<_, NodeError>(Staged { system, needs })
+        })
+        .transpose()?;
+    Ok(Facts {
+        now: Timestamp::now(),
+        boot: boot_id(config)?,
+        default: default(config)?,
+        running,
+        booted,
+        staged,
+        last,
+    })
+}
+
+pub fn boot_id(config: &AgentConfig) -> Result<BootId, NodeError> {
+    let path = config.on_machine(BOOT_ID);
+    let text = fs::read_to_string(&path).map_err(NodeError::io(&path))?;
+    text.trim()
+        .parse()
+        .map_err(|error: fabrik_core::id::InvalidId| NodeError::Malformed {
+            path,
+            problem: error.to_string(),
+        })
+}
+
+/// What an ordinary boot starts. A loader that fabrik does not know boots what was installed last: the profile.
+pub fn default(config: &AgentConfig) -> Result<StorePath, NodeError> {
+    let machine = config.machine();
+    let menu = machine.loader().and_then(|loader| machine.menu(loader));
+    match menu {
+        Ok(menu) => parse(menu.default.as_str(), "the boot loader's default"),
+        Err(BootError::UnknownLoader { .. }) => {
+            let profile = config.on_machine(PROFILE);
+            let generation = fs::read_link(&profile).map_err(NodeError::io(&profile))?;
+            let folder = profile.parent().unwrap_or(&profile);
+            let generation = folder.join(generation);
+            let system = fs::read_link(&generation).map_err(NodeError::io(&generation))?;
+            parse(&system.to_string_lossy(), PROFILE)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn system(config: &AgentConfig, link: &str) -> Result<StorePath, NodeError> {
+    let path = config.on_machine(link);
+    let target = fs::read_link(&path).map_err(NodeError::io(&path))?;
+    parse(&target.to_string_lossy(), link)
+}
+
+fn parse(found: &str, place: &str) -> Result<StorePath, NodeError> {
+    found.parse().map_err(|_| NodeError::NoSystem {
+        path: place.into(),
+        found: found.to_owned(),
+    })
+}

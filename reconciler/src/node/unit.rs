@@ -1,0 +1,150 @@
+//! The transient unit that a command runs in: starts it, finds it again, and reads what it left.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use fabrik_core::agent::{Command, Outcome, Try};
+use tokio::process::Command as Process;
+
+use super::state::{State, Trace, Work};
+use super::{AgentConfig, NodeError};
+
+/// How often a unit is looked at.
+const GLANCE: Duration = Duration::from_millis(500);
+/// How long after its unit ended a command may still be heard of: a machine that goes down ends both, in no order.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Starts commands and awaits their end.
+pub struct Units {
+    config: AgentConfig,
+    /// The file that the configuration was read from.
+    config_file: PathBuf,
+    /// The program that carries commands out.
+    fabrik: PathBuf,
+    state: State,
+}
+
+impl Units {
+    /// `fabrik` is this program, as the unit will start it.
+    pub fn new(config: &AgentConfig, config_file: &Path, fabrik: &Path) -> Self {
+        Self {
+            config: config.clone(),
+            config_file: config_file.to_owned(),
+            fabrik: fabrik.to_owned(),
+            state: State::new(&config.state_dir),
+        }
+    }
+
+    /// Begins `command`, which `current` says was begun, and awaits its end.
+    pub async fn run(&self, current: &Try, command: Command) -> Outcome {
+        let work = Work::of(current, command);
+        if let Err(error) = self.start(&work).await {
+            return work.ended(Err(error.to_string()));
+        }
+        self.end_of(current).await
+    }
+
+    /// How the command ended that was begun for `current` by an agent before this one, if it is known.
+    pub async fn found(&self, current: &Try) -> Option<Outcome> {
+        if self.is_active(current.ticket).await {
+            return Some(self.end_of(current).await);
+        }
+        match self.state.trace(current) {
+            Ok(Some(Trace::Ended(outcome))) => Some(outcome),
+            Ok(Some(Trace::Rebooting { .. }) | None) => None,
+            Err(error) => {
+                tracing::warn!(%error, "how the last command ended is not known");
+                None
+            }
+        }
+    }
+
+    async fn start(&self, work: &Work) -> Result<(), NodeError> {
+        // One of an attempt before may be at its end.
+        while self.is_active(work.ticket).await {
+            tokio::time::sleep(GLANCE).await;
+        }
+        let program = self.config.programs().find("systemd-run");
+        let failed = |reason: String| NodeError::Program {
+            program: program.display().to_string(),
+            reason,
+        };
+        let text = serde_json::to_string(work).map_err(|error| failed(error.to_string()))?;
+        let mut path = std::ffi::OsString::from("PATH=");
+        path.push(self.config.programs().path());
+        let mut command = Process::new(&program);
+        command
+            .arg(format!("--unit={}", unit(work.ticket)))
+            .args(["--collect", "--service-type=exec", "--quiet", "-E"])
+            .arg(path)
+            .arg(&self.fabrik)
+            .args(["agent", "--config"])
+            .arg(&self.config_file)
+            .args(["--carry-out", &text]);
+        let output = output(command)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(failed(format!("{}: {}", output.status, said.trim_end())))
+    }
+
+    async fn end_of(&self, current: &Try) -> Outcome {
+        let failed = |why: String| Outcome {
+            ticket: current.ticket,
+            phase: current.phase,
+            attempt: current.attempts,
+            result: Err(why),
+        };
+        let mut gone: Option<Instant> = None;
+        loop {
+            let active = self.is_active(current.ticket).await;
+            match self.state.trace(current) {
+                // It ends its unit right after its last word.
+                Ok(Some(Trace::Ended(outcome))) if !active => return outcome,
+                Err(error) => return failed(error.to_string()),
+                Ok(_) => {}
+            }
+            if active {
+                gone = None;
+            } else if gone.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS {
+                return failed("it was ended before it said how it went".to_owned());
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    async fn is_active(&self, ticket: u64) -> bool {
+        let mut command = Process::new(self.config.programs().find("systemctl"));
+        command.args(["is-active", &unit(ticket)]);
+        match output(command).await {
+            // While it starts or ends it is not gone.
+            Ok(output) => {
+                let state = String::from_utf8_lossy(&output.stdout);
+                matches!(
+                    state.trim(),
+                    "active" | "activating" | "deactivating" | "reloading"
+                )
+            }
+            Err(error) => {
+                tracing::warn!(%error, "systemctl can't be run");
+                false
+            }
+        }
+    }
+}
+
+fn unit(ticket: u64) -> String {
+    format!("fabrik-try-{ticket}.service")
+}
+
+async fn output(mut command: Process) -> std::io::Result<Output> {
+    command
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+}
