@@ -298,6 +298,7 @@ fn removed_pool() -> Pool {
         max_unavailable: 1,
         local_data: LocalData::Keep,
         drain_deadline: DEFAULT_DRAIN_DEADLINE,
+        may_be_off: false,
     }
 }
 

@@ -6,6 +6,7 @@
 mod forecast;
 mod gates;
 mod grant;
+mod skew;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,7 @@ pub fn step(
     }
     step.effects.extend(rollout.aims());
     step.effects.extend(rollout.stale_orders());
+    step.holds.extend(skew::holds(&rollout));
     step.extend(grant::step(&rollout, budgets, granted));
     step
 }

@@ -65,6 +65,9 @@ pub struct Update {
     pub held: BTreeMap<NodeName, String>,
     /// Lets the only server, or one of two, go down.
     pub allow_control_plane_downtime: bool,
+    /// Why no node begins an update, if none does. Those that are being updated end it.
+    #[serde(default)]
+    pub paused: Option<String>,
 }
 
 impl Default for Update {
@@ -76,6 +79,7 @@ impl Default for Update {
             windows: Vec::new(),
             held: BTreeMap::new(),
             allow_control_plane_downtime: false,
+            paused: None,
         }
     }
 }
@@ -135,6 +139,9 @@ pub struct Pool {
     pub local_data: LocalData,
     /// How long a drain may take before the node is uncordoned and left for later.
     pub drain_deadline: Duration,
+    /// A node that is off is no fault: it takes nothing of `max_unavailable` and holds nobody up (S2).
+    #[serde(default)]
+    pub may_be_off: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -182,6 +182,7 @@ impl Pass<'_> {
             .filter(|(_, m)| m.pool == *name);
         let mut unavailable = of_pool
             .filter(|(id, m)| !guard::is_available(id, m, observed))
+            .filter(|(id, _)| !pool.may_be_off || observed.ledger.tickets.contains_key(*id))
             .count();
         let mut ticketed = observed
             .ledger

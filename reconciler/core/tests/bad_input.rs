@@ -45,12 +45,23 @@ taints = ["dedicated=web:NoSchedule"]
 max-unavailable = 1
 local-data = "keep"
 drain-deadline = "1h"
+may-be-off = false
 
 [limits]
 creations-per-hour = 20
 deletions-per-hour = 10
 prunes-per-hour = 100
 max-prune = 25
+
+[update]
+canary = "server-1"
+soak = "30s"
+try-deadline = "15m"
+windows = [{ start = "0 2 * * 6", length = "4h", zone = "Europe/Berlin" }]
+allow-control-plane-downtime = false
+
+[update.hold]
+demo-workers-k3x9qd = "its disk is being looked at"
 
 [nix]
 substituters = ["https://cache.example.com"]

@@ -589,3 +589,63 @@ fn name(text: &str) -> NodeName {
 fn pool(text: &str) -> PoolName {
     text.parse().unwrap()
 }
+
+#[test]
+fn a_pause_in_the_repository_lets_an_update_end_and_none_begin() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.until_tried("servers-1");
+    world.desired.spec.update.paused = Some("the holidays".to_owned());
+    let holds = world.stand_still();
+    let on_new = world.machines.values().filter(|m| m.running == "new");
+    assert_eq!(on_new.count(), 1);
+    world.nothing_is_left_over();
+    assert_eq!(
+        holds,
+        ["rollout: is paused in cluster.toml ([update] paused): the holidays"]
+    );
+    world.desired.spec.update.paused = None;
+    world.settle("new");
+}
+
+/// Of a pool whose nodes may be off, one that is takes nobody's place, and is left alone until it is back.
+#[test]
+fn a_node_that_may_be_off_holds_nobody_up() {
+    let mut world = World::new(3, 3, 1);
+    let pool = world.desired.spec.pools.values_mut().next().unwrap();
+    pool.may_be_off = true;
+    let off: fabrik_core::id::NodeName = "workers-2".parse().unwrap();
+    world.machines.get_mut(&off).unwrap().hangs = true;
+    for _ in 0..10 {
+        world.tick();
+    }
+    world.want("new", "1.36.3+k3s1");
+    let holds = world.stand_still();
+    let on_new = world.machines.values().filter(|m| m.running == "new");
+    assert_eq!(on_new.count(), 5);
+    assert_eq!(
+        holds,
+        ["node workers-2: is off, as nodes of its pool may be; it is updated when it is back"]
+    );
+    world.machines.get_mut(&off).unwrap().hangs = false;
+    world.settle("new");
+}
+
+#[test]
+fn systems_that_the_ladder_forbids_are_named() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    let mut newer = world.desired.targets[&"workers".parse().unwrap()].clone();
+    newer.system.kubernetes = "1.37.0+k3s1".parse().unwrap();
+    world
+        .desired
+        .targets
+        .insert("workers".parse().unwrap(), newer);
+    let step = world.decide();
+    let told = step.holds.iter().find(|h| h.about == "kubernetes").unwrap();
+    assert!(
+        told.message
+            .contains("an agent is never newer than its servers"),
+        "{told}"
+    );
+}

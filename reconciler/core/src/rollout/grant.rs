@@ -4,8 +4,9 @@ mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::rules::may_go;
 pub(super) use self::rules::may_still_climb;
-use self::rules::{may_go, rung};
+pub(super) use self::rules::rung;
 
 use super::update::Stage;
 use super::{Rollout, stage};
@@ -29,7 +30,7 @@ pub struct Budget {
 }
 
 /// What the pools have left once the grants among `changes` are made. The servers' is one, whatever for (S3). Nodes that
-/// a person keeps out do not count (S2).
+/// a person keeps out, and those that are off and may be, do not count (S2).
 pub fn budgets(
     desired: &Desired,
     observed: &Observed,
@@ -43,7 +44,8 @@ pub fn budgets(
     };
     let mut budgets = BTreeMap::<PoolName, Budget>::new();
     for (id, member) in &ledger.members {
-        let max_unavailable = match desired.spec.pools.get(&member.pool) {
+        let pool = desired.spec.pools.get(&member.pool);
+        let max_unavailable = match pool {
             Some(pool) if member.role == Role::Agent => pool.max_unavailable,
             _ => 1,
         };
@@ -57,6 +59,10 @@ pub fn budgets(
             continue;
         }
         let available = !ticketed && guard::is_available(id, member, observed);
+        let may_be_off = pool.is_some_and(|p| p.may_be_off);
+        if may_be_off && !ticketed && !available {
+            continue;
+        }
         budget.unavailable += usize::from(!available);
         budget.ticketed += usize::from(ticketed);
     }
@@ -134,7 +140,7 @@ fn concerns_one_node(hold: &Hold) -> bool {
     matches!(hold.reason, HoldReason::Resting | HoldReason::VersionSkew)
 }
 
-/// Why nobody gets a ticket: a system that failed is still wanted, or a node needs a person.
+/// Why nobody gets a ticket: a system that failed is still wanted, a node needs a person, or one has paused it.
 fn halted(rollout: &Rollout<'_>) -> Option<Vec<Hold>> {
     let wanted = |path: &StorePath| {
         let goals = rollout.desired.targets.values();
@@ -160,7 +166,13 @@ fn halted(rollout: &Rollout<'_>) -> Option<Vec<Hold>> {
             message: format!("stands still until node {} is mended", ticket.node),
         })
     });
-    let holds: Vec<Hold> = denied.chain(stuck).collect();
+    let paused = rollout.desired.spec.update.paused.as_ref();
+    let paused = paused.map(|reason| Hold {
+        about: "rollout".to_owned(),
+        reason: HoldReason::Paused,
+        message: format!("is paused in cluster.toml ([update] paused): {reason}"),
+    });
+    let holds: Vec<Hold> = denied.chain(stuck).chain(paused).collect();
     (!holds.is_empty()).then_some(holds)
 }
 
@@ -194,6 +206,14 @@ fn outdated<'a>(
             holds.push(held(
                 HoldReason::HeldOut,
                 &format!("is held out of updates: {why}"),
+            ));
+            continue;
+        }
+        let pool = rollout.desired.spec.pools.get(&member.pool);
+        if pool.is_some_and(|p| p.may_be_off) && joined.is_some_and(|n| !n.ready) {
+            holds.push(held(
+                HoldReason::HeldOut,
+                "is off, as nodes of its pool may be; it is updated when it is back",
             ));
             continue;
         }

@@ -4,6 +4,8 @@ mod network;
 mod nix;
 mod pool;
 mod syntax;
+mod update;
+mod values;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, Table, Text};
-use super::{Hetzner, K3sVersion, Kubernetes, Limits, SecretRef, Spec, Update};
+use super::{Hetzner, K3sVersion, Kubernetes, Limits, SecretRef, Spec};
 use crate::diagnostic::Diagnostic;
 use crate::id::{ClusterName, InvalidId};
 use crate::merge;
@@ -72,6 +74,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
     let zone = network.as_ref().map(|network| network.zone.as_str());
     let pools = pool::pools(&mut root, zone);
     let limits = limits(&mut root);
+    let update = update::update(&mut root);
     let nix = nix::nix(&mut root);
     if let (Some(network), Some(pools)) = (&network, &pools) {
         network::holds_all_nodes(reader, network, pools);
@@ -86,7 +89,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
         ssh_keys,
         pools: pools?,
         limits: limits?,
-        update: Update::default(),
+        update: update?,
         nix: nix?,
     })
 }
@@ -316,7 +319,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::spec::{Firewall, LocalData, PlacementStrategy};
+    use crate::spec::{Firewall, LocalData, PlacementStrategy, Update};
 
     const SMALL: &str = r#"
 [cluster]
@@ -340,11 +343,40 @@ image = "debian-12"
         assert_eq!(spec.network.zone, "eu-central");
         assert_eq!(spec.firewall, Firewall::default());
         assert_eq!(spec.limits, Limits::default());
+        assert_eq!(spec.update, Update::default());
         let pool = spec.pools.values().next().unwrap();
         assert_eq!(pool.placement, PlacementStrategy::Spread);
         assert_eq!(pool.local_data, LocalData::Keep);
         assert_eq!(pool.max_unavailable, 1);
         assert_eq!(pool.drain_deadline, Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn an_update_is_read_whole() {
+        let text = r#"
+may-be-off = true
+[update]
+canary = "server-1"
+soak = "0s"
+try-deadline = "20m"
+windows = [{ start = "0 2 * * 6", length = "4h", zone = "Europe/Berlin" }]
+allow-control-plane-downtime = true
+paused = "the holidays"
+[update.hold]
+demo-workers-k3x9qd = "its disk is being looked at"
+"#;
+        let spec = parse("cluster.toml", &format!("{SMALL}{text}")).unwrap();
+        assert!(spec.pools.values().all(|pool| pool.may_be_off));
+        let update = spec.update;
+        assert_eq!(update.canary, Some("server-1".parse().unwrap()));
+        assert_eq!(update.soak, Duration::ZERO);
+        assert_eq!(update.try_deadline, Duration::from_secs(1200));
+        assert_eq!(update.windows.len(), 1);
+        assert_eq!(update.windows[0].length, Duration::from_secs(4 * 3600));
+        assert!(update.allow_control_plane_downtime);
+        assert_eq!(update.paused.as_deref(), Some("the holidays"));
+        let why = &update.held[&"demo-workers-k3x9qd".parse().unwrap()];
+        assert_eq!(why, "its disk is being looked at");
     }
 
     #[test]

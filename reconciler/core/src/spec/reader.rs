@@ -271,6 +271,34 @@ impl<'a> Table<'a> {
         Some(texts)
     }
 
+    /// A list of tables that may be left out, and is empty then. Each is called `object`.
+    pub fn tables(
+        &mut self,
+        key: &'static str,
+        object: &str,
+        example: &str,
+    ) -> Option<Vec<Table<'a>>> {
+        let Some(entry) = self.get(key) else {
+            return Some(Vec::new());
+        };
+        let DeValue::Array(array) = entry.value else {
+            let problem = format!("`{key}` must be a list, and is {}", kind(entry.value));
+            self.fault(&entry.span, problem, format!("write `{key} = [{example}]`"));
+            return None;
+        };
+        let mut tables = Vec::new();
+        for item in array {
+            if let DeValue::Table(table) = item.get_ref() {
+                tables.push(self.reader.table(object, Some(item.span()), table));
+            } else {
+                let held = kind(item.get_ref());
+                let problem = format!("`{key}` holds {held}, and must hold tables alone");
+                self.fault(&item.span(), problem, format!("write it as {example}"));
+            }
+        }
+        Some(tables)
+    }
+
     pub fn required_strings(&mut self, key: &'static str, example: &str) -> Option<Vec<Text<'a>>> {
         let Some(entry) = self.entries.get(key).cloned() else {
             self.missing(

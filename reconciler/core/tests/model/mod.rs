@@ -45,6 +45,7 @@ pub fn pool(count: u32) -> Pool {
         max_unavailable: 1,
         local_data: LocalData::Keep,
         drain_deadline: Duration::from_secs(3600),
+        may_be_off: false,
     }
 }
 

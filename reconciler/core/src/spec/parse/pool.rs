@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::SignedDuration;
-
 use super::super::kubernetes_syntax::{node_label, node_taint};
 use super::super::reader::{Table, Text};
 use super::super::{LocalData, PlacementStrategy, Pool};
 use super::invalid_name;
+use super::values::{duration, flag};
 use crate::id::PoolName;
 use crate::names::SERVERS_POOL;
 
@@ -95,7 +94,13 @@ fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
         "local-data",
         &[("keep", LocalData::Keep), ("discard", LocalData::Discard)],
     );
-    let drain_deadline = drain_deadline(&mut table);
+    let drain_deadline = duration(
+        &mut table,
+        "drain-deadline",
+        Duration::from_nanos(1)..=MAX_DRAIN,
+        DEFAULT_DRAIN,
+    );
+    let may_be_off = flag(&mut table, "may-be-off");
     table.finish();
     Some(Pool {
         count: count?,
@@ -108,6 +113,7 @@ fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
         max_unavailable: max_unavailable?,
         local_data: local_data?,
         drain_deadline: drain_deadline?,
+        may_be_off: may_be_off?,
     })
 }
 
@@ -240,25 +246,6 @@ fn taints(table: &mut Table<'_>) -> Option<Vec<String>> {
             .map(|text| text.value.to_owned())
             .collect(),
     )
-}
-
-fn drain_deadline(table: &mut Table<'_>) -> Option<Duration> {
-    const KEY: &str = "drain-deadline";
-    let Some(entry) = table.get(KEY) else {
-        return Some(DEFAULT_DRAIN);
-    };
-    let text = table.as_string(&entry)?;
-    let duration = text.value.parse::<SignedDuration>().ok();
-    let duration = duration.and_then(|d| Duration::try_from(d).ok());
-    let duration = duration.filter(|d| !d.is_zero() && *d <= MAX_DRAIN);
-    if duration.is_none() {
-        table.fault(
-            &text.span,
-            format!("`{KEY}` can't be `{}`", text.value),
-            "write a time of at most 168h, like `90s`, `15m` or `1h 30m`",
-        );
-    }
-    duration
 }
 
 fn once_each(table: &Table<'_>, texts: &[Text<'_>]) -> Vec<String> {
