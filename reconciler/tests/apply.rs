@@ -98,6 +98,39 @@ async fn a_unit_with_its_own_namespace_and_kinds_is_applied_at_once_and_then_lef
     );
 }
 
+/// What a file says under `stringData` is in no field that the API server keeps.
+#[tokio::test]
+async fn a_secret_s_texts_are_put_back_and_go_with_their_lines() {
+    let server = start().await;
+    let secret = |texts: Value| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "web"},
+            "type": "Opaque", "stringData": texts})
+    };
+    let both = [namespace("web"), secret(json!({"a": "1", "b": "2"}))];
+    let mut leader = Leader::start(&server.client, wanted('1', &[("web", &both)]));
+    leader.until_applied('1').await;
+
+    let secrets: Api<Secret> = Api::namespaced(server.client.clone(), "web");
+    let texts = async || {
+        let data = secrets.get("s").await.unwrap().data.unwrap_or_default();
+        data.into_iter()
+            .map(|(key, value)| format!("{key}={}", String::from_utf8(value.0).unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let by_hand = Patch::Merge(json!({"stringData": {"a": "by hand"}}));
+    let edit = PatchParams::default();
+    secrets.patch("s", &edit, &by_hand).await.unwrap();
+    eventually("the text is put back", SOON, async || {
+        texts().await == ["a=1", "b=2"]
+    })
+    .await;
+
+    let one = [namespace("web"), secret(json!({"b": "2"}))];
+    leader.push(wanted('2', &[("web", &one)]));
+    leader.until_applied('2').await;
+    assert_eq!(texts().await, ["b=2"]);
+}
+
 #[tokio::test]
 async fn what_is_changed_by_hand_is_put_back_and_what_a_controller_owns_is_not_taken() {
     let server = start().await;

@@ -1,6 +1,6 @@
 //! What a commit will do, from what it wants and what is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,9 +13,9 @@ use crate::infrastructure::{self, Ground};
 use crate::ledger::{Member, Purpose, Reason, Ticket};
 use crate::observed::{Observed, Power};
 use crate::pool::{self, Resize};
-use crate::spec::Pool;
+use crate::spec::{Limits, Pool};
 use crate::step::step;
-use crate::{arrival, departure};
+use crate::{apply, arrival, departure};
 
 /// All that is left to do, in the order in which each thing's steps follow one another. Read by people and, as JSON, by
 /// programs (`fabrik plan --output json`).
@@ -105,12 +105,35 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     );
     effects.extend(servers);
 
+    let manifests = apply::changes(&desired.units, &observed.units);
+    let mut holds = step(desired, observed, now).holds;
+    holds.extend(guarded_prunes(&manifests, &desired.spec.limits));
     Plan {
         commit: desired.commit.clone(),
         effects,
-        manifests: crate::apply::changes(&desired.units, &observed.units),
-        holds: step(desired, observed, now).holds,
+        manifests,
+        holds,
     }
+}
+
+/// Prunes that will wait for a person. Whether one has confirmed them already, an observation does not tell.
+fn guarded_prunes(manifests: &[ManifestChange], limits: &Limits) -> Vec<Hold> {
+    let mut units = BTreeMap::<_, Vec<_>>::new();
+    for change in manifests {
+        if change.verb == ManifestVerb::Prune {
+            units
+                .entry(&change.unit)
+                .or_default()
+                .push(apply::Candidate {
+                    object: change.object.clone(),
+                    confirmed: false,
+                });
+        }
+    }
+    let verdicts = units
+        .into_iter()
+        .map(|(unit, candidates)| apply::prune(unit, &candidates, 0, limits));
+    verdicts.flat_map(|verdict| verdict.holds).collect()
 }
 
 impl Planned {

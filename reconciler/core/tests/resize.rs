@@ -49,6 +49,19 @@ fn a_pool_shrinks_one_by_one_and_each_server_goes_the_whole_way() {
 }
 
 #[test]
+fn a_plan_tells_beforehand_which_prunes_will_wait() {
+    let mut model = Model::wanting(0);
+    let inventory = ["Namespace//web", "ConfigMap/web/settings"]
+        .map(|key| (key.to_owned().try_into().unwrap(), "digest".to_owned()));
+    let unit = "web".parse().unwrap();
+    model.observed.units.insert(unit, inventory.into());
+    let holds = plan(&model.desired, &model.observed, model.now).holds;
+    let guarded = holds.iter().filter(|h| h.reason == HoldReason::PruneGuard);
+    let about: Vec<&str> = guarded.map(|h| h.about.as_str()).collect();
+    assert_eq!(about, ["Namespace//web"]);
+}
+
+#[test]
 fn what_the_plan_says_of_servers_and_nodes_is_what_the_steps_do() {
     for (from, to) in [(0, 3), (4, 2), (2, 15), (5, 0)] {
         let mut model = Model::wanting(from);

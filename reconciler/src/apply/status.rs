@@ -4,6 +4,7 @@ use fabrik_core::apply::Health;
 use fabrik_core::desired::ObjectKey;
 use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::hold::{Hold, HoldReason};
+use fabrik_core::id::UnitName;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -82,6 +83,25 @@ pub(super) fn tell(
             message: format!("{failure}. It is tried again, less and less often"),
         }),
         _ => report.errors.push(diagnostic),
+    }
+}
+
+impl UnitReport {
+    /// What the cluster's status says of this unit's errors. All of them are in the unit's own.
+    pub fn failing(&self, unit: &UnitName) -> Option<Hold> {
+        let first = self.errors.first()?;
+        let count = match self.errors.len() {
+            1 => "an object is".to_owned(),
+            more => format!("{more} objects are"),
+        };
+        Some(Hold {
+            about: format!("unit {unit}"),
+            reason: HoldReason::Unhealthy,
+            message: format!(
+                "{count} not as wanted: {}: {}: {}. {}",
+                first.place, first.object, first.problem, first.remedy
+            ),
+        })
     }
 }
 
@@ -194,11 +214,15 @@ mod tests {
             ),
             (Failure::Refused { message: message() }, Standing::Stalled),
         ];
+        assert_eq!(report(1, 0).failing(&"web".parse().unwrap()), None);
         for (failure, expected) in table {
             let mut told = report(1, 0);
             let diagnostic = failure.diagnostic(&object, Place::file("manifests/web/a.yaml"));
             tell(&failure, &object, diagnostic, &mut told);
             assert_eq!(standing(&told, 1), expected, "{failure}");
+            let stalled = expected == Standing::Stalled;
+            let hold = told.failing(&"web".parse().unwrap());
+            assert_eq!(hold.is_some(), stalled, "{hold:?}");
         }
     }
 

@@ -120,7 +120,9 @@ fn standing(
     if let Some(refused) = status.refused.as_ref().filter(|r| wanted.is(&r.commit)) {
         return Standing::Refused(refused.diagnostics.clone());
     }
-    let Some(in_force) = cluster.in_force().filter(|c| !wanted.is(c)) else {
+    // The tip of the branch is judged first, also where it is an older commit.
+    let is_tip = status.head_commit.as_ref().is_some_and(|c| wanted.is(c));
+    let Some(in_force) = cluster.in_force().filter(|c| !wanted.is(c) && !is_tip) else {
         return Standing::Underway;
     };
     let was_in_force = before
@@ -159,8 +161,8 @@ fn report(
         }
         Standing::Superseded { by } => {
             eprintln!(
-                "{short} was superseded by {} before it was carried out.",
-                by.short()
+                "{short} is not in force: {by}, which comes after it, is. Wait for {by}, or revert commits to go back.",
+                by = by.short()
             );
         }
         Standing::Underway => {
@@ -240,6 +242,17 @@ mod tests {
             standing(&next, &wanted, None, None),
             Standing::Underway,
             "it may come yet"
+        );
+    }
+
+    #[test]
+    fn a_rewound_tip_is_waited_for_until_it_is_judged() {
+        let wanted = Wanted(OURS.to_owned());
+        let in_force = cluster(json!({"admittedCommit": OURS, "headCommit": OURS}));
+        let rewound = cluster(json!({"admittedCommit": NEXT, "headCommit": OURS}));
+        assert_eq!(
+            standing(&rewound, &wanted, Some(&in_force), None),
+            Standing::Underway
         );
     }
 

@@ -393,8 +393,11 @@ impl Leader {
 
     pub(super) fn holds_of_units(&self) -> Vec<Hold> {
         let report = self.units();
-        let units = report.units.into_values();
-        let of_units = units.flat_map(|unit| unit.holds);
+        let units = report.units.into_iter();
+        let of_units = units.flat_map(|(name, unit)| {
+            let failing = unit.failing(&name);
+            failing.into_iter().chain(unit.holds)
+        });
         of_units.chain(report.holds).collect()
     }
 }

@@ -74,22 +74,28 @@ pub async fn run() -> Result<Bed> {
 /// Where to look in a bed that is left running.
 pub fn look_around(bed: &Bed) {
     title("It is all still running. Look around, and push; Ctrl-C takes it down");
-    let server = bed.fabrik(0).dir().join("config.toml");
+    let server = bed.fabrik(0).dir();
+    let path = crate::fabrik::path_of_tools(bed.parts());
     for line in [
+        format!("export PATH={}:$PATH", path.display()),
         format!("export KUBECONFIG={}", bed.kubeconfig().display()),
+        format!(
+            "export SOPS_AGE_KEY_FILE={}",
+            server.join("age.key").display()
+        ),
         format!(
             "cd {}                # edit, commit, git push",
             bed.git().dir().display()
         ),
-        "fabrik status --watch         # target/debug/fabrik".to_owned(),
-        "kubectl get fabrik,nodes,pods # target/parts/kubernetes-*/kubectl".to_owned(),
+        "fabrik status --watch".to_owned(),
+        "kubectl get fabrik,nodes,pods".to_owned(),
     ] {
         println!("  {line}");
     }
     say(&format!(
         "Hetzner: {}/_emulator/state; a server's configuration: {}",
         bed.emulator_url(),
-        server.display()
+        server.join("config.toml").display()
     ));
     say(&format!("Logs: {}", bed.logs().display()));
 }

@@ -251,6 +251,14 @@ pub(crate) fn path_with(parts: &Parts) -> OsString {
     std::env::join_paths(folders).unwrap_or(inherited)
 }
 
+/// The folders of `fabrik`, `kubectl` and `sops`, as PATH has them.
+pub(crate) fn path_of_tools(parts: &Parts) -> PathBuf {
+    let fabrik = binary().ok();
+    let tools = fabrik.iter().chain([&parts.kubectl, &parts.sops]);
+    let folders = tools.filter_map(|tool| tool.parent());
+    std::env::join_paths(folders).unwrap_or_default().into()
+}
+
 /// `FABRIK_BIN`, else `fabrik` as cargo built it into the same target folder.
 pub(crate) fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("FABRIK_BIN") {

@@ -62,6 +62,10 @@ pub fn update(root: &mut Table<'_>) -> Option<Update> {
 }
 
 /// `Some(None)` where it is left out.
+#[allow(
+    clippy::option_option,
+    reason = "a fault is no value, and a value may be left out"
+)]
 fn canary(table: &mut Table<'_>) -> Option<Option<NodeName>> {
     let Some(entry) = table.get("canary") else {
         return Some(None);
@@ -81,6 +85,10 @@ fn canary(table: &mut Table<'_>) -> Option<Option<NodeName>> {
 }
 
 /// Words that say why.
+#[allow(
+    clippy::option_option,
+    reason = "a fault is no value, and a value may be left out"
+)]
 fn reason(table: &mut Table<'_>, key: &'static str) -> Option<Option<String>> {
     let Some(entry) = table.get(key) else {
         return Some(None);
