@@ -39,7 +39,7 @@ in
 
     settings = {
       node = required lib.types.str "The name of this server's Node.";
-      state-dir = optional path "/var/lib/fabrik" "Where the clone of the repository is.";
+      state-dir = optional path "/var/lib/fabrik" "Where the clone of the repository is, and what is kept of systems.";
       listen = optional lib.types.str "127.0.0.1:9640" "Where health, metrics, the observation and the webhook are served.";
       cluster = table {
         name = required lib.types.str "The cluster's name, as in cluster.toml.";
@@ -71,6 +71,19 @@ in
         options.secret-file = required path "The secret that the git server signs its calls with.";
         options.listen = optional (lib.types.nullOr lib.types.str) null "An address for the webhook alone, for a git server elsewhere.";
       })) null "How calls of the git server are verified; without it there is no webhook.";
+      nix = optional (lib.types.nullOr (lib.types.submodule {
+        options.program-dir = optional path "/run/current-system/sw/bin" "Where nix and nix-store are.";
+        options.store = maybe "Another store than the machine's own.";
+        options.signing-key-file = required path "The cluster's key, which signs what nodes may run.";
+        options.memory-max = optional lib.types.str "4GiB" "What the evaluation of one pool may take.";
+        options.time-limit = optional lib.types.str "30m" "How long evaluating a pool may take, and building it.";
+      })) null "How systems are evaluated and built; without it, no commit changes what nodes run.";
+      cache = optional (lib.types.nullOr (lib.types.submodule {
+        options.listen = required lib.types.str "An address on the private network, for nodes.";
+        options.certificate-file = required path "The API server's certificate.";
+        options.key-file = required path "Its key.";
+        options.client-ca-file = required path "Who signs the certificates of nodes.";
+      })) null "How what was built here is served to nodes.";
       leader-election = table {
         lease-duration = optional lib.types.str "12s" "When the others may take the lead.";
         renew-deadline = optional lib.types.str "8s" "When a leader that could not renew stops acting.";

@@ -4,6 +4,7 @@
 //! is the leader's loop, `report` tells what happened, `cli` is the human side. Decisions are in `fabrik-core`.
 
 pub mod apply;
+pub mod build;
 pub mod cli;
 pub mod cluster;
 pub mod config;

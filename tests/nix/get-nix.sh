@@ -3,7 +3,11 @@
 set -euo pipefail
 dest=$(realpath -m "$1")
 suite=trixie
-[ -x "$dest/bin/nix-instantiate" ] && "$dest/bin/nix-instantiate" --version >/dev/null 2>&1 && exit 0
+# Tests may ask for it at the same time.
+mkdir -p "$dest"
+exec 9>"$dest/lock"
+flock 9
+[ -x "$dest/bin/nix-store" ] && "$dest/bin/nix-store" --version >/dev/null 2>&1 && exit 0
 
 for tool in apt-get dpkg-deb patchelf; do
     command -v "$tool" >/dev/null || { echo "get-nix.sh needs $tool (or put nix into PATH)" >&2; exit 1; }
@@ -26,4 +30,5 @@ loader=$(find "$dest/root" -name 'ld-linux-*.so.*' | head -1)
 libraries=$(dirname "$(find "$dest/root/usr/lib" -name 'libgc.so.1' | head -1)")
 patchelf --set-interpreter "$loader" --force-rpath --set-rpath "$libraries" "$dest/bin/nix"
 ln -sf nix "$dest/bin/nix-instantiate"
+ln -sf nix "$dest/bin/nix-store"
 "$dest/bin/nix-instantiate" --version
