@@ -20,6 +20,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::build::cache::{self, Tls};
+use crate::build::{Builder, Published};
 use crate::cluster::lease::{Candidate, KubeLease, Leadership};
 use crate::cluster::resources::FabrikCluster;
 use crate::cluster::{Clients, ClusterError, credentials};
@@ -27,8 +29,10 @@ use crate::config::Config;
 use crate::repo::{RepoError, Repository};
 use crate::report::{Endpoints, Health, Metrics, Webhook};
 use crate::secrets::{Secret, Sops};
+use crate::signing::KeyError;
 
 mod admission;
+mod builds;
 mod execute;
 mod leader;
 mod ledger;
@@ -60,6 +64,8 @@ pub enum RunError {
         file: String,
         source: std::io::Error,
     },
+    #[error(transparent)]
+    SigningKey(#[from] KeyError),
     #[error("the system gives no random numbers")]
     NoRandomness,
 }
@@ -70,6 +76,8 @@ pub struct Replica {
     pub clients: Clients,
     pub repository: Repository,
     pub sops: Sops,
+    /// Makes systems, where the configuration says how.
+    pub builder: Option<Arc<Builder>>,
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
     /// Somebody asks for a fetch now.
@@ -94,7 +102,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             () = stay_ready(&replica) => unreachable!("it never ends"),
             leadership = candidate.acquire() => leadership,
         };
-        let stopped = lead(&replica, leadership, &mut stop).await?;
+        // On the heap: it is big.
+        let stopped = Box::pin(lead(&replica, leadership, &mut stop)).await?;
         if stopped {
             break;
         }
@@ -112,11 +121,15 @@ impl Replica {
             &config.state_dir.join("repository"),
         )?;
         let sops = Sops::new(config.secrets.age_key_file.clone(), None);
+        let builder = config.nix.as_ref().map(|nix| {
+            Builder::new(nix, &config.state_dir, config.cluster.id.clone()).map(Arc::new)
+        });
         Ok(Self {
             config,
             clients,
             repository,
             sops,
+            builder: builder.transpose()?,
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::starting()),
             fetch_asked: Notify::new(),
@@ -211,6 +224,10 @@ async fn start_services(replica: &Arc<Replica>) -> Result<JoinSet<()>, RunError>
             }
         });
     }
+    if let (Some(cache), Some(builder)) = (&replica.config.cache, &replica.builder) {
+        let listener = bind(cache.listen).await?;
+        services.spawn(serve_cache(listener, Tls::new(cache), builder.published()));
+    }
     services.spawn(async move {
         if let Err(error) = crate::report::serve(listener, endpoints, std::future::pending()).await
         {
@@ -234,6 +251,16 @@ async fn start_services(replica: &Arc<Replica>) -> Result<JoinSet<()>, RunError>
         async move { publish::follow(&replica).await }
     });
     Ok(services)
+}
+
+/// Serves to nodes what was built here, also by an earlier leader.
+async fn serve_cache(listener: TcpListener, tls: Tls, published: Arc<Published>) {
+    if let Err(error) = published.refresh().await {
+        warn!(%error, "what was built before is not served until something is built");
+    }
+    if let Err(error) = cache::serve(listener, tls, published).await {
+        warn!(%error, "the cache stopped");
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {

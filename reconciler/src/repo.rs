@@ -126,6 +126,14 @@ impl Repository {
         }
     }
 
+    /// Where the bare clone is now. A later fetch may make another one, and keeps this one until the next.
+    ///
+    /// # Errors
+    /// Nothing was fetched yet, or the directory can't be read.
+    pub fn clone_dir(&self) -> Result<PathBuf, RepoError> {
+        Ok(self.0.clones.open_current()?.git_dir().to_owned())
+    }
+
     /// The files of a commit. Blocks on the disk.
     ///
     /// # Errors

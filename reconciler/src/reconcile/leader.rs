@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, info, info_span, warn};
 
+use super::builds::Building;
 use super::execute::Executor;
 use super::ledger::{self, Held};
 use super::pace::{self, Backoff};
@@ -74,6 +75,8 @@ pub struct Leader {
     pub(super) well: BTreeMap<NodeName, Well>,
     /// What the nodes of each pool may run, as it was signed for the commit in force.
     pub(super) publications: BTreeMap<PoolName, SignedPublication>,
+    /// Makes the systems of the commit in force, where the configuration says how.
+    pub(super) building: Option<Building>,
     pub(super) publisher: publish::Publisher,
     limits: watch::Sender<Limits>,
     /// Tells the engine what is wanted; `None` until something is.
@@ -135,6 +138,10 @@ impl Leader {
             unreadable: Vec::new(),
             well: BTreeMap::new(),
             publications: BTreeMap::new(),
+            building: replica
+                .builder
+                .clone()
+                .map(|builder| Building::start(builder, &mut beside)),
             publisher: publish::Publisher::new(clients.leader.clone(), name),
             limits: watch::Sender::new(Limits::default()),
             wanted: None,
@@ -217,6 +224,7 @@ impl Leader {
             () = tokio::time::sleep_until(next_poll.into()) => Wake::Fetch,
             Some(trigger) = self.triggers.recv() => self.heed(trigger),
             _ = self.reports.changed() => Wake::Look,
+            () = Building::changed(&mut self.building) => Wake::Look,
             () = tokio::time::sleep(pause) => Wake::Look,
         }
     }
@@ -225,6 +233,9 @@ impl Leader {
     fn asked(&mut self) {
         self.backoff.clear();
         self.look_again = true;
+        if let Some(building) = &self.building {
+            building.try_again();
+        }
     }
 
     fn heed(&mut self, trigger: Trigger) -> Wake {
@@ -270,9 +281,8 @@ impl Leader {
             publish::cluster(self, Some(&observed), &Step::default(), &[]).await;
             return Ok(self.refusal.is_none());
         };
-        let next = self
-            .record_until_settled(&in_force.desired, &mut observed)
-            .await?;
+        let desired = self.with_systems(&in_force, &observed).await;
+        let next = self.record_until_settled(&desired, &mut observed).await?;
         let holds = Executor::new(self, &in_force)
             .carry_out(&next.effects)
             .await;

@@ -64,6 +64,9 @@ pub async fn cluster(
     let mut holds = step.holds.clone();
     holds.extend(failures.iter().cloned());
     holds.extend(leader.holds_of_units());
+    let of_systems = leader.holds_of_systems();
+    let building = !of_systems.is_empty();
+    holds.extend(of_systems);
     holds.extend(leader.wishes.hold());
     holds.sort();
     holds.dedup();
@@ -86,7 +89,7 @@ pub async fn cluster(
         paused: leader.wishes.paused.as_deref(),
         holds,
         units: &units,
-        idle: step.effects.is_empty() && step.changes.is_empty(),
+        idle: step.effects.is_empty() && step.changes.is_empty() && !building,
         leader: leader.replica.config.node.as_str(),
     };
     let told = leader.publisher.tell_status(&facts).await;
