@@ -201,6 +201,20 @@ impl Config {
         Ok(text)
     }
 
+    /// Where nodes find the caches: beside each supervisor, on the port of this server's. None where there is no cache.
+    pub fn cache_urls(&self) -> Vec<String> {
+        let Some(cache) = &self.cache else {
+            return Vec::new();
+        };
+        let port = cache.listen.port();
+        let urls = self.kubernetes.join_urls.iter();
+        let hosts = urls.filter_map(|url| {
+            let uri: http::Uri = url.parse().ok()?;
+            Some(format!("https://{}:{port}", uri.host()?))
+        });
+        hosts.collect()
+    }
+
     fn faults(&self) -> Vec<String> {
         let mut faults = self.leader_election.faults();
         if self.kubernetes.servers.is_empty() {
@@ -340,6 +354,30 @@ retry-period = "250ms"
         assert_eq!(Config::parse("f", &rendered).unwrap(), config);
         let error = etcd("http://127.0.0.1:2379").unwrap_err().to_string();
         assert!(error.contains("etcd.endpoint"), "{error}");
+    }
+
+    #[test]
+    fn the_caches_are_beside_the_supervisors() {
+        let mut config = Config::parse("f", GOOD).unwrap();
+        assert!(config.cache_urls().is_empty());
+        config.cache = Some(Cache {
+            listen: "10.0.0.2:9642".parse().unwrap(),
+            certificate_file: "/c".into(),
+            key_file: "/k".into(),
+            client_ca_file: "/a".into(),
+        });
+        config
+            .kubernetes
+            .join_urls
+            .push("https://[fd00::1]:9345".to_owned());
+        assert_eq!(
+            config.cache_urls(),
+            [
+                "https://127.20.0.1:9642",
+                "https://127.20.0.2:9642",
+                "https://[fd00::1]:9642"
+            ]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use zeroize::Zeroizing;
 
 use crate::secrets::Secret;
@@ -57,6 +57,12 @@ impl SigningKey {
             name: name.to_owned(),
             pair,
         })
+    }
+
+    /// What nodes check with, as `PublicKey` reads it.
+    pub fn public_half(&self) -> String {
+        let public = STANDARD.encode(self.pair.public_key().as_ref());
+        format!("{}:{public}", self.name)
     }
 
     /// `NAME:BASE64` of the signature.

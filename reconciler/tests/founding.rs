@@ -168,7 +168,7 @@ async fn each_identity_may_do_its_work_and_no_more() {
     founding::access::of_the_leader(&clients.leader).await;
     founding::access::of_the_applier(&clients.applier).await;
     founding::access::of_a_node(&world.node("server-1").await).await;
-    founding::policies::guard_the_status_of_nodes(&world).await;
+    founding::policies::guard_the_status_of_nodes(&world, &clients.leader_once).await;
     founding::policies::guard_fabriks_keys(&world, &clients.leader_once).await;
     founding::policies::guard_secrets(&world, &clients.leader_once).await;
     world.end().await;

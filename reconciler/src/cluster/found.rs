@@ -63,6 +63,15 @@ pub struct FoundOptions {
     /// Where the webhook is served as well, and nothing else, for a git server elsewhere.
     #[arg(long, value_name = "ADDR:PORT")]
     pub webhook_listen: Option<SocketAddr>,
+    /// Where k3s keeps its certificates and etcd's [default: /var/lib/rancher/k3s].
+    #[arg(long, value_name = "DIR")]
+    pub k3s_dir: Option<PathBuf>,
+    /// Where `nix` is, if this server is to evaluate and build systems [default: /run/current-system/sw/bin].
+    #[arg(long, value_name = "DIR")]
+    pub nix_dir: Option<PathBuf>,
+    /// Where nodes fetch what was built here [default: 0.0.0.0:9642].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub cache_listen: Option<SocketAddr>,
     /// Where the bare clone goes [default: `state` in --dir].
     #[arg(long)]
     pub state_dir: Option<PathBuf>,
@@ -216,6 +225,12 @@ fn configuration(
     let token_file = options.token_file.as_deref().map(absolute).transpose()?;
     let repository = RepositoryConfig::at(options.repository.clone());
     let timing = config::LeaderElection::default();
+    let places = founding::Places {
+        k3s: options.k3s_dir.as_deref(),
+        nix: options.nix_dir.as_deref(),
+        cache: options.cache_listen,
+    };
+    let own = founding::sections(places, &dir.join(founding_keys::SIGNING_KEY_FILE));
     Ok(Config {
         node: options.node.clone(),
         state_dir: match &options.state_dir {
@@ -256,14 +271,14 @@ fn configuration(
             secret_file: dir.join(founding_keys::WEBHOOK_SECRET_FILE),
             listen: options.webhook_listen,
         }),
-        etcd: None,
+        etcd: own.etcd,
         leader_election: config::LeaderElection {
             lease_duration: options.lease_duration.unwrap_or(timing.lease_duration),
             renew_deadline: options.renew_deadline.unwrap_or(timing.renew_deadline),
             retry_period: options.retry_period.unwrap_or(timing.retry_period),
         },
-        nix: None,
-        cache: None,
+        nix: own.nix,
+        cache: own.cache,
     })
 }
 
@@ -311,14 +326,17 @@ fn unless_told(options: &FoundOptions, old: Config, new: Config) -> Config {
             listen: options.webhook_listen.or(webhook.listen),
             ..webhook
         }),
-        etcd: old.etcd,
+        etcd: old.etcd.or(new.etcd),
         leader_election: config::LeaderElection {
             lease_duration: options.lease_duration.unwrap_or(timing.lease_duration),
             renew_deadline: options.renew_deadline.unwrap_or(timing.renew_deadline),
             retry_period: options.retry_period.unwrap_or(timing.retry_period),
         },
-        nix: old.nix,
-        cache: old.cache,
+        nix: old.nix.or(new.nix),
+        cache: old.cache.or(new.cache).map(|cache| config::Cache {
+            listen: options.cache_listen.unwrap_or(cache.listen),
+            ..cache
+        }),
     }
 }
 

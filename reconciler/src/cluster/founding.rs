@@ -27,8 +27,10 @@ use super::ledger::LedgerStore;
 use super::resources::{FabrikNode, FabrikNodeSpec};
 use crate::config::Config;
 
+mod server;
 mod stated;
 
+pub(super) use self::server::{Places, sections};
 pub(super) use stated::{Clusters, expect_age_key};
 
 const MANIFESTS: [&str; 3] = [

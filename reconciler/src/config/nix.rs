@@ -1,7 +1,7 @@
 //! `[nix]` and `[cache]`: how systems are built here, and served to nodes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,17 @@ pub struct Nix {
 }
 
 impl Nix {
+    /// With the limits that hold where nothing else is said.
+    pub fn at(program_dir: &Path, signing_key_file: &Path) -> Self {
+        Self {
+            program_dir: program_dir.to_owned(),
+            store: None,
+            signing_key_file: signing_key_file.to_owned(),
+            memory_max: Self::memory_max(),
+            time_limit: Self::time_limit(),
+        }
+    }
+
     fn memory_max() -> Size {
         Size(4 * 1024 * 1024 * 1024)
     }

@@ -14,6 +14,7 @@ use crate::cluster::nodes::{self, Eviction};
 use crate::cluster::user_data;
 use crate::hetzner::{self, HetznerError};
 use crate::report::Outcome;
+use crate::signing::SigningKey;
 
 /// How many effects are under way at once.
 const CONCURRENCY: usize = 8;
@@ -180,8 +181,26 @@ impl<'a> Executor<'a> {
                 };
             }
         };
-        let join_urls = &self.leader.replica.config.kubernetes.join_urls;
-        let user_data = user_data::worker(server, join_urls, &token);
+        let config = &self.leader.replica.config;
+        let key = config.nix.as_ref();
+        let key = key.map(|nix| SigningKey::read(&nix.signing_key_file));
+        let public_key = match key.transpose() {
+            Ok(key) => key.map(|key| key.public_half()),
+            // A node that knows no key could never be told what to run.
+            Err(error) => {
+                return Done::No {
+                    reason: HoldReason::Refused,
+                    message: error.to_string(),
+                };
+            }
+        };
+        let cluster = user_data::Cluster {
+            id: &config.cluster.id,
+            servers: &config.kubernetes.join_urls,
+            public_key: public_key.as_deref(),
+            cache_urls: &config.cache_urls(),
+        };
+        let user_data = user_data::worker(server, cluster, &token);
         if let Err(lost) = self.leader.authority.check() {
             return Done::No {
                 reason: HoldReason::Refused,

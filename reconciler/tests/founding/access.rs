@@ -26,6 +26,7 @@ pub async fn of_the_leader(client: &Client) {
         ("update", "fabrikledgers.fabrik.dev", "", ""),
         ("list", "fabrikunits.fabrik.dev", "", ""),
         ("update", "leases.coordination.k8s.io", "fabrik-system", ""),
+        ("get", "leases.coordination.k8s.io", "kube-node-lease", ""),
         ("patch", "configmaps", "fabrik-system", ""),
         (
             "create",
@@ -53,6 +54,12 @@ pub async fn of_the_leader(client: &Client) {
         ("patch", "nodes/status", "", ""),
         ("get", "configmaps", "kube-system", ""),
         ("update", "leases.coordination.k8s.io", "kube-system", ""),
+        (
+            "update",
+            "leases.coordination.k8s.io",
+            "kube-node-lease",
+            "",
+        ),
         (
             "create",
             "serviceaccounts/token",

@@ -1,7 +1,10 @@
 //! What RBAC allows and fabrik's admission policies refuse.
 
+use std::time::Duration;
+
 use fabrik::cluster::resources::{FabrikLedger, FabrikNode, FabrikNodeSpec};
 use k8s_openapi::api::core::v1::{Node, Secret};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -10,7 +13,7 @@ use super::world::World;
 
 const SERVER: &str = "server-1";
 
-pub async fn guard_the_status_of_nodes(world: &World) {
+pub async fn guard_the_status_of_nodes(world: &World, leader: &Client) {
     let admin = world.bed.kube().await.unwrap();
     let all: Api<FabrikNode> = Api::all(admin);
     for name in ["a", "b"] {
@@ -27,21 +30,64 @@ pub async fn guard_the_status_of_nodes(world: &World) {
         all.create(&PostParams::default(), &node).await.unwrap();
     }
     let by_a: Api<FabrikNode> = Api::all(world.node("a").await);
+    let shared = shared_identity_that_may_report(world).await;
+    let by_shared: Api<FabrikNode> = Api::all(shared);
+    let by_leader: Api<FabrikNode> = Api::all(leader.clone());
+    let policy = "fabrik-node-status";
+    let params = PatchParams::default();
     let state = json!({"status": {"state": "well"}});
-    let write = async |name: &str| {
-        let params = PatchParams::default();
-        by_a.patch_status(name, &params, &Patch::Merge(&state))
-            .await
-    };
-    write("a").await.unwrap();
-    refused_by("fabrik-node-status", write("b").await);
+    let report = json!({"status": {"report": {"running": "/nix/store/forged"}}});
+    for status in [state, report] {
+        let patch = Patch::Merge(&status);
+        by_a.patch_status("a", &params, &patch).await.unwrap();
+        refused_by(policy, by_a.patch_status("b", &params, &patch).await);
+        // Neither who may write the status of each Node, nor the leader, nor an admin speaks for a node.
+        for other in [&by_shared, &by_leader, &all] {
+            refused_by(policy, other.patch_status("a", &params, &patch).await);
+        }
+    }
+
+    // What a node is to do is not its own to say, not even by way of its status.
+    let order = json!({
+        "spec": {"aim": "/nix/store/forged", "order": {"ticket": 9}},
+        "metadata": {"annotations": {"fabrik.dev/release-ticket": "9"}},
+        "status": {"state": "well"},
+    });
+    let order = Patch::Merge(&order);
+    forbidden(by_a.patch("a", &params, &order).await);
+    let by_status = by_a.patch_status("a", &params, &order).await;
+    if let Ok(written) = by_status {
+        assert_eq!((written.spec.aim, written.spec.order), (None, None));
+        assert_eq!(written.metadata.annotations, None);
+    }
+    let kept = all.get("a").await.unwrap();
+    assert_eq!((kept.spec.aim, kept.spec.order), (None, None));
+    assert_eq!(kept.metadata.annotations, None);
 
     let ledgers: Api<FabrikLedger> = Api::all(world.node("a").await);
-    let error = ledgers.get("ledger").await.unwrap_err();
-    assert!(
-        matches!(&error, kube::Error::Api(status) if status.code == 403),
-        "{error}"
-    );
+    forbidden(ledgers.get("ledger").await);
+}
+
+/// The identity that all agents of k3s share and that may write the status of every Node, should somebody give it the
+/// rights of a node on top.
+async fn shared_identity_that_may_report(world: &World) -> Client {
+    const SHARED: &str = "system:k3s-controller";
+    let binding: ClusterRoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": "test-shared-reports"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "fabrik-node"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": SHARED}],
+    }))
+    .unwrap();
+    let bindings: Api<ClusterRoleBinding> = Api::all(world.bed.kube().await.unwrap());
+    let post = PostParams::default();
+    bindings.create(&post, &binding).await.unwrap();
+    let shared = world.bed.kube_for(SHARED, None).await.unwrap();
+    let nodes: Api<FabrikNode> = Api::all(shared.clone());
+    let deadline = Duration::from_secs(30);
+    let bound = async || Ok(nodes.get("a").await.ok());
+    let what = "the binding is in force";
+    world.bed.wait_until(what, deadline, bound).await.unwrap();
+    shared
 }
 
 /// Neither the identity that k3s' agents share nor the kubelet itself writes `fabrik.dev/…` on a Node.
@@ -106,6 +152,14 @@ pub async fn guard_secrets(world: &World, leader: &Client) {
     }
     let name = mine.metadata.name.unwrap();
     ours.delete(&name, &DeleteParams::default()).await.unwrap();
+}
+
+fn forbidden<T: std::fmt::Debug>(answer: Result<T, kube::Error>) {
+    let error = answer.unwrap_err();
+    assert!(
+        matches!(&error, kube::Error::Api(status) if status.code == 403),
+        "{error}"
+    );
 }
 
 fn refused_by<T: std::fmt::Debug>(policy: &str, answer: Result<T, kube::Error>) {

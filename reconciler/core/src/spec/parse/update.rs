@@ -51,58 +51,37 @@ pub fn update(root: &mut Table<'_>) -> Option<Update> {
     }
     table.finish();
     Some(Update {
-        canary: canary?,
+        canary,
         soak: soak?,
         try_deadline: try_deadline?,
         windows: windows?,
         held: held?,
         allow_control_plane_downtime: downtime?,
-        paused: paused?,
+        paused,
     })
 }
 
-/// `Some(None)` where it is left out.
-#[allow(
-    clippy::option_option,
-    reason = "a fault is no value, and a value may be left out"
-)]
-fn canary(table: &mut Table<'_>) -> Option<Option<NodeName>> {
-    let Some(entry) = table.get("canary") else {
-        return Some(None);
-    };
-    let text = table.as_string(&entry)?;
-    match text.value.parse() {
-        Ok(name) => Some(Some(name)),
-        Err(fault) => {
-            table.fault(
-                &text.span,
-                format!("the canary {fault}"),
-                "write the name of a Node",
-            );
-            None
-        }
+fn canary(table: &mut Table<'_>) -> Option<NodeName> {
+    let text = table.string("canary")?;
+    let name = text.value.parse::<NodeName>();
+    if let Err(fault) = &name {
+        let problem = format!("the canary {fault}");
+        table.fault(&text.span, problem, "write the name of a Node");
     }
+    name.ok()
 }
 
 /// Words that say why.
-#[allow(
-    clippy::option_option,
-    reason = "a fault is no value, and a value may be left out"
-)]
-fn reason(table: &mut Table<'_>, key: &'static str) -> Option<Option<String>> {
-    let Some(entry) = table.get(key) else {
-        return Some(None);
-    };
-    let text = table.as_string(&entry)?;
+fn reason(table: &mut Table<'_>, key: &'static str) -> Option<String> {
+    let text = table.string(key)?;
     if text.value.trim().is_empty() {
         table.fault(
             &text.span,
             format!("`{key}` gives no reason"),
             "say why, for whoever reads it next",
         );
-        return None;
     }
-    Some(Some(text.value.to_owned()))
+    Some(text.value.to_owned())
 }
 
 fn windows(table: &mut Table<'_>) -> Option<Vec<Window>> {
