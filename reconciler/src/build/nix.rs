@@ -18,8 +18,10 @@ const MAX_STDOUT_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_STDERR_BYTES: usize = 256 * 1024;
 /// A child's share of CPU and disk where others want them too; 100 is usual (systemd.resource-control(5)).
 const WEIGHT: u32 = 20;
-/// What only asks the store has ended by then.
+/// What has no limits of its own has ended by then.
 const QUERY_DEADLINE: Duration = Duration::from_secs(300);
+/// Between our end of a child and the one by systemd.
+const GRACE: Duration = Duration::from_secs(30);
 /// Is there where systemd runs the machine (sd_booted(3)).
 const SYSTEMD_MARK: &str = "/run/systemd/system";
 /// What Nix, its fetchers and its builders may take from our own environment.
@@ -211,8 +213,9 @@ fn within(limits: Limits, program: &Path) -> Command {
         };
         property(format!("CPUWeight={WEIGHT}"));
         property(format!("IOWeight={WEIGHT}"));
-        // Should we be killed, it does not outlive its time.
-        property(format!("RuntimeMaxSec={}", limits.time.as_secs().max(1)));
+        // Should we be killed, it ends soon after its time; else we end it, and know why.
+        let runtime = limits.time.saturating_add(GRACE);
+        property(format!("RuntimeMaxSec={}", runtime.as_secs()));
         if let Some(memory) = limits.memory {
             property(format!("MemoryMax={}", memory.bytes()));
             property("MemorySwapMax=0".to_owned());

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use fabrik_core::id::StorePath;
+use tracing::warn;
 
 use super::nix::{Nix, NixError, Task};
 use super::systems::{Kept, Systems};
@@ -46,14 +47,17 @@ impl Published {
         }
     }
 
-    /// Looks again which systems are kept.
+    /// Looks again which systems are kept. One that is in the store no more is left out.
     ///
     /// # Errors
-    /// Nix can't be asked. What was published before stays.
+    /// Nix can't be asked about what is there. What was published before stays.
     pub async fn refresh(&self) -> Result<(), NixError> {
         let mut closure = BTreeSet::new();
         for Kept { output, derivation } in self.systems.kept() {
-            closure.extend(self.closure(&[output, derivation]).await?);
+            match self.closure(&[output.clone(), derivation]).await {
+                Ok(paths) => closure.extend(paths),
+                Err(error) => warn!(%output, %error, "a system that was built is not served"),
+            }
         }
         let known = Arc::clone(&self.read());
         let mut paths = BTreeMap::new();

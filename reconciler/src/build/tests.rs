@@ -17,7 +17,8 @@ use crate::publication;
 
 mod cache;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+/// A busy machine takes long for what else takes seconds.
+const DEADLINE: Duration = Duration::from_secs(240);
 const CLUSTER: &str = "abcdefgh01234567";
 
 /// A system is a directory with a file; `system NAME K3S SCRIPT` makes one.
@@ -213,7 +214,7 @@ async fn an_evaluation_that_takes_too_much_or_too_long_is_ended_and_says_so() {
 
     let endless = bed.commit(&[("WORKERS", ENDLESS)]);
     let mut hasty = bed.config.clone();
-    hasty.time_limit = Duration::from_secs(2);
+    hasty.time_limit = Duration::from_secs(15);
     let builds = bed
         .start_with(&hasty)
         .until_settled(bed.request(&endless))
@@ -221,7 +222,7 @@ async fn an_evaluation_that_takes_too_much_or_too_long_is_ended_and_says_so() {
     let [hold] = &builds.holds(&endless)[..] else {
         panic!("{builds:?}")
     };
-    let told = "evaluating pool workers took longer than 2s: raise [nix] time-limit";
+    let told = "evaluating pool workers took longer than 15s: raise [nix] time-limit";
     assert!(hold.message.starts_with(told), "{}", hold.message);
     poll("end of the evaluation", || running(&endless) == 0).await;
 }
