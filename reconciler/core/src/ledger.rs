@@ -432,7 +432,7 @@ impl Ledger {
             return;
         };
         ticket.at = now;
-        let pool = ticket.pool.clone();
+        let (pool, node) = (ticket.pool.clone(), ticket.node.clone());
         let Some(update) = ticket.update_mut() else {
             return;
         };
@@ -440,8 +440,9 @@ impl Ledger {
         update.boot = boot.clone();
         (update.ordered, update.deadline, update.reset) = (None, None, None);
         self.next_ticket = self.next_ticket.max(number + 1);
-        let lapses = self.lapses.entry(update.system.clone());
-        lapses.or_insert(Lapses { pool, count: 0 }).count += 1;
+        let system = update.system.clone();
+        let count = self.lapses.get(&system).map_or(0, |l| l.count) + 1;
+        self.lapses.insert(system, Lapses { pool, node, count });
     }
 
     fn remember(&mut self, kind: EventKind, subject: &str, reason: &str, now: Timestamp) {

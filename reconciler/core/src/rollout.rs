@@ -51,6 +51,7 @@ pub fn step(
     step.effects.extend(rollout.aims());
     step.effects.extend(rollout.stale_orders());
     step.holds.extend(skew::holds(&rollout));
+    step.effects.extend(rollout.stale_cordons(granted));
     step.extend(grant::step(&rollout, budgets, granted));
     step
 }
@@ -88,10 +89,11 @@ impl<'a> Rollout<'a> {
     /// two steps, the first one all of them before any takes the second (S4).
     pub fn goal(&self, member: &Member) -> Option<&'a System> {
         let target = self.desired.targets.get(&member.pool)?;
-        let further = self.running(member) == Some(&target.system.output);
         match &target.first {
             Some(first)
-                if member.role == Role::Server && !further && !self.is_past(first, target) =>
+                if member.role == Role::Server
+                    && !self.is_further(member, first, target)
+                    && !self.is_past(first, target) =>
             {
                 Some(first)
             }
@@ -106,9 +108,15 @@ impl<'a> Rollout<'a> {
             .values()
             .filter(|m| m.role == Role::Server);
         servers.into_iter().all(|server| {
-            let running = self.running(server);
-            running == Some(&first.output) || running == Some(&target.system.output)
+            self.running(server) == Some(&first.output) || self.is_further(server, first, target)
         })
+    }
+
+    /// Running the second step's system, or a minor beyond the first one's: there is no way back to the first.
+    fn is_further(&self, server: &Member, first: &System, target: &Target) -> bool {
+        let runs = grant::rung(self, server).map(|r| r.runs.minor);
+        self.running(server) == Some(&target.system.output)
+            || runs.is_some_and(|minor| minor > first.kubernetes.minor)
     }
 
     /// What a member says it runs.
@@ -159,6 +167,27 @@ impl<'a> Rollout<'a> {
                 self.observed.systems.get(&member.name)?.order.as_ref()?;
                 Some(Effect::Withdraw {
                     node: node_ref(member),
+                })
+            })
+    }
+
+    /// Cordons of ours whose ticket is no more: a request of a leader that was long gone may land that late (L2).
+    fn stale_cordons<'b>(
+        &'b self,
+        granted: &'b BTreeSet<IntentId>,
+    ) -> impl Iterator<Item = Effect> + 'b {
+        let ticketed =
+            |id: &IntentId| granted.contains(id) || self.ledger().tickets.contains_key(id);
+        let members = self.ledger().members.iter();
+        members
+            .filter(move |(id, _)| !ticketed(id))
+            .filter_map(|(id, member)| {
+                let node = self.observed.nodes.get(&member.name)?;
+                let ours =
+                    node.uid == member.uid && node.cordoned_under.as_deref() == Some(id.as_str());
+                ours.then(|| Effect::Uncordon {
+                    node: node_ref(member),
+                    ticket: id.clone(),
                 })
             })
     }

@@ -195,11 +195,13 @@ pub struct Denied {
     pub why: String,
 }
 
-/// How often a system was left only because nobody had spoken: those tries say nothing of it.
+/// How often a system was left only because nobody had spoken: those tries say nothing of it. The node that tried it last
+/// tries it next, so that a system that is bad after all goes no further.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lapses {
     pub pool: PoolName,
+    pub node: crate::id::NodeName,
     pub count: u32,
 }
 

@@ -535,6 +535,65 @@ fn servers_without_etcd_are_updated_too_one_by_one() {
 }
 
 #[test]
+fn a_cordon_that_lands_when_its_ticket_is_gone_is_taken_back() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.settle("new");
+    let (id, member) = world.observed.ledger.members.iter().next().unwrap();
+    let node = world.observed.nodes.get_mut(&member.name).unwrap();
+    node.unschedulable = true;
+    node.cordoned_under = Some(id.to_string());
+    world.tick();
+    world.nothing_is_left_over();
+}
+
+/// The second push came when one server had taken both steps of the first one.
+#[test]
+fn a_server_beyond_the_first_step_is_not_asked_to_take_it() {
+    let mut world = World::new(3, 2, 1);
+    world.want_in_two_steps(("new", "1.36.3+k3s1"), ("next", "1.37.0+k3s1"));
+    while world.machines.values().all(|m| m.default != "next") {
+        world.tick();
+    }
+    world.want_in_two_steps(("newer", "1.36.3+k3s1"), ("last", "1.37.0+k3s1"));
+    world.settle("last");
+    let server = &world.tried.iter().find(|(_, s)| s == "next").unwrap().0;
+    let back = world
+        .tried
+        .iter()
+        .find(|(n, s)| n == server && s == "newer");
+    assert_eq!(back, None);
+}
+
+/// It rests after its try, because the window closed: the next node does not try in its place.
+#[test]
+fn who_was_not_heard_tries_once_more_before_others_do() {
+    let mut world = World::new(1, 3, 1);
+    world.want("old", "1.36.3+k3s1");
+    let servers = world.desired.targets[&pool("servers")].clone();
+    world.want("new", "1.36.3+k3s1");
+    world.desired.targets.insert(pool("servers"), servers);
+    world.until_tried("workers-0");
+    world.without_a_leader(60);
+    let held = &mut world.desired.spec.update.windows;
+    held.push(fabrik_core::window::Window {
+        start: "0 14 * * *".to_owned(),
+        length: std::time::Duration::from_secs(7200),
+        zone: "UTC".to_owned(),
+    });
+    (0..20).for_each(|_| drop(world.tick()));
+    assert!(
+        world.observed.ledger.tickets.is_empty(),
+        "the window is closed"
+    );
+    while world.machines[&name("workers-2")].default != "new" {
+        world.tick();
+    }
+    let tried: Vec<&str> = world.tried.iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(tried[..2], ["workers-0", "workers-0"], "{tried:?}");
+}
+
+#[test]
 fn the_server_whose_fabrik_leads_goes_last() {
     let mut world = World::new(3, 1, 1);
     world.observed.leader = Some(name("servers-1"));

@@ -57,6 +57,7 @@ pub fn may_go(
         }
     }
     canary_first(rollout, member)?;
+    once_more_first(rollout, candidate)?;
     climbs(rollout, candidate)?;
     within_budget(member, candidate.available, budget)?;
     if member.role == Role::Server {
@@ -85,6 +86,26 @@ fn canary_first(rollout: &Rollout<'_>, member: &Member) -> Result<(), Hold> {
             about: format!("node {}", member.name),
             reason: HoldReason::Canary,
             message: format!("waits for the canary, node {}", canary.name),
+        }),
+    }
+}
+
+/// Who went back only because nobody spoke tries the system again before others do.
+fn once_more_first(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
+    let ledger = rollout.ledger();
+    let lapses = ledger.lapses.get(&candidate.goal.output);
+    let first = lapses.and_then(|l| ledger.members.values().find(|m| m.name == l.node));
+    let held = &rollout.desired.spec.update.held;
+    let first = first.filter(|m| m.name != candidate.member.name && !held.contains_key(&m.name));
+    match first.filter(|m| !rollout.is_there(m)) {
+        None => Ok(()),
+        Some(first) => Err(Hold {
+            about: format!("node {}", candidate.member.name),
+            reason: HoldReason::Canary,
+            message: format!(
+                "waits for node {}, which tries the system once more",
+                first.name
+            ),
         }),
     }
 }
