@@ -113,9 +113,11 @@ pub fn next(journal: &Journal, facts: &Facts, wish: &Wish) -> Do {
     }
 }
 
-/// The system that is to be fetched, if any: that of the order on its way, else the aim. Only what is published.
+/// The system that is to be fetched, if any: that of the order on its way, else the aim. Only what is published. One
+/// that is on trial is there already, and a node that can't go back from it must be able to fetch the fix.
 pub fn to_fetch<'a>(journal: &'a Journal, wish: &'a Wish) -> Option<&'a StorePath> {
-    let open = journal.current.as_ref().filter(|t| !t.is_over());
+    let open = journal.current.as_ref();
+    let open = open.filter(|t| !t.is_over() && t.phase != Phase::Trying);
     let wanted = open.map(|t| &t.system).or(wish.aim.as_ref())?;
     let allowed = journal.allowed(wish.publication.as_ref());
     allowed.contains(&wanted).then_some(wanted)
