@@ -15,6 +15,7 @@ help:
 	@echo 'make demo    a push changes the size of a cluster, played before your eyes (KEEP=1 leaves it running)'
 	@echo 'make check   format, clippy, unit tests: under a minute when warm'
 	@echo 'make test    everything: real git, API server, etcd and sops'
+	@echo 'make sim     100,000 simulated rollouts against all that can go wrong (SEED=n plays one and tells it)'
 	@echo 'make bench   the numbers of docs/performance.md'
 
 .PHONY: demo
@@ -38,6 +39,16 @@ test: packages components $(FABRIK_SOPS) format lint deny nix
 	$(CARGO) test --workspace --no-run
 	$(BUILT)/bed parts
 	$(CARGO) test --workspace --no-fail-fast
+
+# Twenty minutes on two cores.
+.PHONY: sim
+sim:
+ifdef SEED
+	$(CARGO) run -q -p fabrik-sim --profile sim -- seed $(SEED)
+else
+	$(CARGO) run -p fabrik-sim --profile sim -- run
+	$(CARGO) run -q -p fabrik-sim --profile sim -- mutants
+endif
 
 .PHONY: bench
 bench:

@@ -1,0 +1,144 @@
+//! How often each state, transition, refusal and fault was met. What was never met was never tested.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fabrik_core::desired::Desired;
+use fabrik_core::hold::HoldReason;
+use fabrik_core::observed::Observed;
+use fabrik_core::rollout::{Rollout, Stage, stage};
+use fabrik_core::step::Step;
+use jiff::Timestamp;
+
+#[derive(Debug, Clone, Default)]
+pub struct Coverage {
+    pub stages: BTreeMap<&'static str, u64>,
+    pub transitions: BTreeMap<(&'static str, &'static str), u64>,
+    pub holds: BTreeMap<HoldReason, u64>,
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Where each ticket stood when it was last looked at.
+    before: BTreeMap<u64, &'static str>,
+}
+
+/// All that there are; a run that misses one fails.
+pub const STAGES: [&str; 20] = [
+    "lost",
+    "withdrawn",
+    "out-of-time",
+    "cordon",
+    "drain",
+    "hand-over",
+    "snapshot",
+    "try",
+    "applying",
+    "reset",
+    "verifying",
+    "keep",
+    "keeping",
+    "go-back",
+    "going-back",
+    "done",
+    "went-back",
+    "try-again",
+    "stuck",
+    "released",
+];
+
+/// Refusals that a rollout can meet.
+pub const HOLDS: [HoldReason; 14] = [
+    HoldReason::Paused,
+    HoldReason::Budget,
+    HoldReason::Quorum,
+    HoldReason::Window,
+    HoldReason::ServersFirst,
+    HoldReason::Canary,
+    HoldReason::HeldOut,
+    HoldReason::NotReporting,
+    HoldReason::Fetching,
+    HoldReason::Verifying,
+    HoldReason::Denied,
+    HoldReason::Stuck,
+    HoldReason::DrainBlocked,
+    HoldReason::Resting,
+];
+
+impl Coverage {
+    pub fn fault(&mut self, name: &'static str) {
+        *self.faults.entry(name).or_default() += 1;
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        sum(&mut self.stages, &other.stages);
+        sum(&mut self.transitions, &other.transitions);
+        sum(&mut self.holds, &other.holds);
+        sum(&mut self.faults, &other.faults);
+    }
+
+    /// What was never met.
+    pub fn missing(&self, faults: &BTreeSet<&'static str>) -> Vec<String> {
+        let stages = STAGES.iter().filter(|s| !self.stages.contains_key(*s));
+        let stages = stages.map(|s| format!("stage {s}"));
+        let holds = HOLDS.iter().filter(|h| !self.holds.contains_key(h));
+        let holds = holds.map(|h| format!("refusal {h:?}"));
+        let faults = faults.iter().filter(|f| !self.faults.contains_key(*f));
+        let faults = faults.map(|f| format!("fault {f}"));
+        stages.chain(holds).chain(faults).collect()
+    }
+}
+
+fn sum<K: Ord + Copy>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
+    for (key, count) in from {
+        *into.entry(*key).or_default() += count;
+    }
+}
+
+pub fn holds(cover: &mut Coverage, step: &Step) {
+    for hold in &step.holds {
+        *cover.holds.entry(hold.reason).or_default() += 1;
+    }
+}
+
+/// Where each ticket stands, and where it stood before.
+pub fn stages(cover: &mut Coverage, desired: &Desired, view: &Observed, now: Timestamp) {
+    let rollout = Rollout {
+        desired,
+        observed: view,
+        now,
+    };
+    for (id, ticket) in &view.ledger.tickets {
+        let Some(update) = ticket.update() else {
+            continue;
+        };
+        let name = name(&stage(&rollout, id, ticket, update));
+        let before = cover.before.insert(update.number, name);
+        if before != Some(name) {
+            *cover.stages.entry(name).or_default() += 1;
+            let way = (before.unwrap_or("granted"), name);
+            *cover.transitions.entry(way).or_default() += 1;
+        }
+    }
+}
+
+fn name(stage: &Stage<'_>) -> &'static str {
+    match stage {
+        Stage::Lost => "lost",
+        Stage::Withdrawn => "withdrawn",
+        Stage::OutOfTime(_) => "out-of-time",
+        Stage::Cordon => "cordon",
+        Stage::Drain { .. } => "drain",
+        Stage::HandOver { .. } => "hand-over",
+        Stage::Snapshot { .. } => "snapshot",
+        Stage::Try => "try",
+        Stage::Applying => "applying",
+        Stage::Reset => "reset",
+        Stage::Verifying(_) => "verifying",
+        Stage::Keep => "keep",
+        Stage::Keeping => "keeping",
+        Stage::GoBack(_) => "go-back",
+        Stage::GoingBack => "going-back",
+        Stage::Done => "done",
+        Stage::WentBack(_) => "went-back",
+        Stage::TryAgain => "try-again",
+        Stage::Stuck(_) => "stuck",
+        Stage::Released => "released",
+    }
+}

@@ -1,0 +1,416 @@
+//! Rules taken away, one at a time: what the checker must notice.
+//!
+//! The product stays as it is. A mutant lies to it about what a rule looks at, or changes what comes out of it.
+
+use std::collections::BTreeSet;
+
+use fabrik_core::desired::Desired;
+use fabrik_core::effect::Effect;
+use fabrik_core::hold::HoldReason;
+use fabrik_core::ledger::{Change, Ending};
+use fabrik_core::observed::{Datastore, Etcd, Observed, Role};
+use fabrik_core::step::{self, Step};
+use fabrik_core::system::{Action, Needs};
+use jiff::Timestamp;
+
+/// A place in `MUTANTS`.
+pub type Mutant = usize;
+
+type Mutated = fn(&Desired, &Observed, Timestamp) -> Step;
+
+/// What is missing, and a step without it.
+pub const MUTANTS: [(&str, Mutated); 36] = [
+    ("max-unavailable is one more than written", |d, v, now| {
+        lie(d, v, now, |d, _| {
+            d.spec
+                .pools
+                .values_mut()
+                .for_each(|p| p.max_unavailable += 1);
+        })
+    }),
+    ("cordons of people do not count", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            v.nodes
+                .values_mut()
+                .filter(|n| n.cordoned_under.is_none())
+                .for_each(|n| n.unschedulable = false);
+        })
+    }),
+    ("nodes that are not Ready do not count", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            v.nodes.values_mut().for_each(|n| n.ready = true);
+        })
+    }),
+    ("tickets of the other servers are not seen", two_servers),
+    (
+        "a sick node may go while another one is down",
+        |d, v, now| {
+            lie(d, v, now, |d, v| {
+                let sick = v.nodes.values().any(|n| !n.ready);
+                let more = u32::from(sick);
+                d.spec
+                    .pools
+                    .values_mut()
+                    .for_each(|p| p.max_unavailable += more);
+            })
+        },
+    ),
+    ("every etcd member is healthy", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            heal_etcd(v);
+            v.nodes
+                .values_mut()
+                .filter(|n| n.control_plane)
+                .for_each(|n| n.ready = true);
+        })
+    }),
+    ("the quorum is one less", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            let sick = etcd(v).and_then(|e| e.members.as_mut()?.iter_mut().find(|m| !m.healthy));
+            let healed = sick.and_then(|m| {
+                m.healthy = true;
+                m.node.clone()
+            });
+            if let Some(node) = healed.and_then(|name| v.nodes.get_mut(&name)) {
+                node.ready = true;
+            }
+        })
+    }),
+    ("etcd that was not read is well", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            if v.datastore == Datastore::Unread {
+                v.datastore = Datastore::Other;
+            }
+        })
+    }),
+    ("etcd members that do not agree are well", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            if etcd(v).is_some_and(|e| e.members.is_none()) {
+                v.datastore = Datastore::Other;
+            }
+        })
+    }),
+    ("etcd's alarms are not heard", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            let members = etcd(v)
+                .into_iter()
+                .flat_map(|e| e.members.iter_mut().flatten());
+            members.into_iter().for_each(|m| m.alarms.clear());
+        })
+    }),
+    (
+        "the server that leads etcd goes down as it is",
+        |d, v, now| {
+            lie(d, v, now, |_, v| {
+                let members = etcd(v)
+                    .into_iter()
+                    .flat_map(|e| e.members.iter_mut().flatten());
+                members.into_iter().for_each(|m| m.leader = false);
+            })
+        },
+    ),
+    ("no snapshot before a minor", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            let numbers = v.ledger.tickets.values().filter_map(|t| t.update());
+            let names: BTreeSet<String> = numbers
+                .map(|u| format!("fabrik-before-1.{}-{}", u.kubernetes.minor, u.number))
+                .collect();
+            if let Some(etcd) = etcd(v) {
+                etcd.snapshots.extend(names);
+            }
+        })
+    }),
+    ("windows are always open", |d, v, now| {
+        lie(d, v, now, |d, _| d.spec.update.windows.clear())
+    }),
+    ("a step needs no time inside its window", |d, v, now| {
+        lie(d, v, now, |d, _| {
+            d.spec.update.try_deadline = std::time::Duration::ZERO;
+        })
+    }),
+    ("denials are forgotten at once", |d, v, now| {
+        let mut step = lie(d, v, now, |_, v| v.ledger.denied.clear());
+        step.changes.retain(|c| !matches!(c, Change::Deny { .. }));
+        step
+    }),
+    ("agents do not wait for servers", agents_at_once),
+    ("the ladder is not asked", |d, v, now| {
+        lie(d, v, now, |d, v| {
+            let target = d.targets.values().next();
+            let Some(version) = target.map(|t| format!("v1.{}.0", t.system.kubernetes.minor))
+            else {
+                return;
+            };
+            v.nodes
+                .values_mut()
+                .for_each(|n| n.kubelet_version.clone_from(&version));
+        })
+    }),
+    (
+        "an operating system and a minor are one step",
+        |d, v, now| {
+            lie(d, v, now, |d, _| {
+                d.targets.values_mut().for_each(|t| t.first = None);
+            })
+        },
+    ),
+    ("nothing has to soak, nor to be Ready", |d, v, now| {
+        lie(d, v, now, |d, v| {
+            d.spec.update.soak = std::time::Duration::ZERO;
+            v.nodes.values_mut().for_each(|n| n.ready = true);
+            heal_etcd(v);
+        })
+    }),
+    (
+        "a node that was Ready once is heard for ever",
+        |d, v, now| {
+            lie(d, v, now, |d, v| {
+                d.spec.update.soak = std::time::Duration::ZERO;
+                heal_etcd(v);
+                v.nodes
+                    .values_mut()
+                    .for_each(|n| n.heard = Some(Timestamp::MAX));
+            })
+        },
+    ),
+    ("what should go back is kept", |d, v, now| {
+        with_orders(d, v, now, |action| match action {
+            Action::GoBack => Action::Keep,
+            other => other,
+        })
+    }),
+    ("what is told to try is told to keep", |d, v, now| {
+        with_orders(d, v, now, |action| match action {
+            Action::Try => Action::Keep,
+            other => other,
+        })
+    }),
+    ("nothing is ever kept", |d, v, now| {
+        with_orders(d, v, now, |action| match action {
+            Action::Keep => Action::GoBack,
+            other => other,
+        })
+    }),
+    ("pods are not waited for", |d, v, now| {
+        lie(d, v, now, |_, v| v.pods.values_mut().for_each(Vec::clear))
+    }),
+    ("no node is cordoned", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            let ticketed: BTreeSet<_> = v.ledger.tickets.values().map(|t| t.node.clone()).collect();
+            v.nodes
+                .values_mut()
+                .filter(|n| ticketed.contains(&n.name))
+                .for_each(|n| n.unschedulable = true);
+        })
+    }),
+    ("our own cordons are left behind", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            v.nodes.values_mut().for_each(|n| n.cordoned_under = None);
+        })
+    }),
+    (
+        "a ticket is given back while its node tries",
+        |d, v, now| {
+            let mut step = step::step(d, v, now);
+            for (id, ticket) in &v.ledger.tickets {
+                let wanted = d.targets.get(&ticket.pool).map(|t| &t.system.output);
+                let other = ticket
+                    .update()
+                    .is_some_and(|u| u.ordered.is_some() && Some(&u.system) != wanted);
+                if other {
+                    let id = id.clone();
+                    step.changes.push(Change::EndUpdate {
+                        id,
+                        ending: Ending::Withdrawn,
+                    });
+                }
+            }
+            step
+        },
+    ),
+    ("a stuck node gives its ticket back", |d, v, now| {
+        let mut step = step::step(d, v, now);
+        let stuck: BTreeSet<String> = step
+            .holds
+            .iter()
+            .filter(|h| h.reason == HoldReason::Stuck)
+            .map(|h| h.about.clone())
+            .collect();
+        for (id, ticket) in &v.ledger.tickets {
+            if stuck.contains(&format!("node {}", ticket.node)) {
+                let id = id.clone();
+                step.changes.push(Change::EndUpdate {
+                    id,
+                    ending: Ending::Released,
+                });
+            }
+        }
+        step
+    }),
+    ("what hangs is never reset", |d, v, now| {
+        let mut step = step::step(d, v, now);
+        step.effects.retain(|e| !matches!(e, Effect::Reset { .. }));
+        step
+    }),
+    (
+        "a silent server is reset whatever it started",
+        |d, v, now| {
+            lie(d, v, now, |_, v| {
+                // As if no minor were in it.
+                v.ledger.tickets.values_mut().for_each(|t| {
+                    if let fabrik_core::ledger::Purpose::Update(update) = &mut t.purpose {
+                        update.minor = false;
+                    }
+                });
+            })
+        },
+    ),
+    ("nodes that are held out go too", |d, v, now| {
+        lie(d, v, now, |d, _| d.spec.update.held.clear())
+    }),
+    ("a pause is not heard", |d, v, now| {
+        lie(d, v, now, |_, v| v.paused = None)
+    }),
+    ("the canary goes when it goes", |d, v, now| {
+        lie(d, v, now, |d, _| d.spec.update.canary = None)
+    }),
+    ("nobody rests", |d, v, now| {
+        lie(d, v, now, |_, v| v.ledger.resting.clear())
+    }),
+    ("numbers are given twice", |d, v, now| {
+        let mut step = step::step(d, v, now);
+        for change in &mut step.changes {
+            if let Change::Grant { ticket, .. } = change
+                && let fabrik_core::ledger::Purpose::Update(update) = &mut ticket.purpose
+            {
+                update.number = 1;
+            }
+        }
+        step
+    }),
+    ("a server may be scaled away", |d, v, now| {
+        lie(d, v, now, |d, v| {
+            let surplus = v
+                .ledger
+                .members
+                .values_mut()
+                .find(|m| m.role == Role::Server);
+            let pool = d.spec.pools.keys().next().cloned();
+            if let (Some(member), Some(pool)) = (surplus, pool) {
+                member.role = Role::Agent;
+                member.pool = pool;
+            }
+        })
+    }),
+];
+
+/// The product's step, with a rule less where one is named.
+pub fn step(mutant: Option<Mutant>, desired: &Desired, view: &Observed, now: Timestamp) -> Step {
+    match mutant {
+        None => step::step(desired, view, now),
+        Some(mutant) => MUTANTS[mutant].1(desired, view, now),
+    }
+}
+
+fn lie(
+    desired: &Desired,
+    view: &Observed,
+    now: Timestamp,
+    about: impl Fn(&mut Desired, &mut Observed),
+) -> Step {
+    let (mut desired, mut view) = (desired.clone(), view.clone());
+    about(&mut desired, &mut view);
+    step::step(&desired, &view, now)
+}
+
+fn etcd(view: &mut Observed) -> Option<&mut Etcd> {
+    match &mut view.datastore {
+        Datastore::Etcd(etcd) => Some(etcd),
+        _ => None,
+    }
+}
+
+fn heal_etcd(view: &mut Observed) {
+    let members = etcd(view)
+        .into_iter()
+        .flat_map(|e| e.members.iter_mut().flatten());
+    members.into_iter().for_each(|m| m.healthy = true);
+}
+
+fn with_orders(
+    desired: &Desired,
+    view: &Observed,
+    now: Timestamp,
+    change: impl Fn(Action) -> Action,
+) -> Step {
+    let mut step = step::step(desired, view, now);
+    for effect in &mut step.effects {
+        if let Effect::Order { order, .. } = effect {
+            order.action = change(order.action);
+        }
+    }
+    step
+}
+
+/// Grants to servers as if no other had a ticket, beside what goes on.
+fn two_servers(desired: &Desired, view: &Observed, now: Timestamp) -> Step {
+    let mut step = step::step(desired, view, now);
+    let blind = lie(desired, view, now, |_, v| {
+        let members = &v.ledger.members;
+        let servers: BTreeSet<_> = members
+            .iter()
+            .filter(|(_, m)| m.role == Role::Server)
+            .map(|(id, _)| id.clone())
+            .collect();
+        v.ledger.tickets.retain(|id, _| !servers.contains(id));
+    });
+    let more = blind.changes.into_iter().filter(|c| {
+        matches!(c, Change::Grant { id, .. } if !view.ledger.tickets.contains_key(id)
+            && view.ledger.members.get(id).is_some_and(|m| m.role == Role::Server))
+    });
+    let more: Vec<Change> = more.filter(|c| !step.changes.contains(c)).collect();
+    step.changes.extend(more);
+    step
+}
+
+/// Grants to agents as if all servers were done.
+fn agents_at_once(desired: &Desired, view: &Observed, now: Timestamp) -> Step {
+    let mut step = step::step(desired, view, now);
+    if !step.changes.is_empty() {
+        return step;
+    }
+    let blind = lie(desired, view, now, |d, v| {
+        v.ledger.tickets.retain(|_, t| t.pool.as_str() != "servers");
+        for member in v.ledger.members.values().filter(|m| m.role == Role::Server) {
+            let target = d.targets.get(&member.pool);
+            let system = v.systems.get_mut(&member.name);
+            if let Some((target, report)) = target.zip(system.and_then(|s| s.report.as_mut())) {
+                report.running.clone_from(&target.system.output);
+                report.default.clone_from(&target.system.output);
+            }
+            let node = v.nodes.get_mut(&member.name);
+            if let (Some(node), Some(target)) = (node, target) {
+                node.kubelet_version = format!("v1.{}.0", target.system.kubernetes.minor);
+            }
+        }
+    });
+    let agents = blind.changes.into_iter().filter(|c| {
+        matches!(c, Change::Grant { id, ticket } if ticket.update().is_some_and(|u| u.needs > Needs::Nothing)
+            && view.ledger.members.get(id).is_some_and(|m| m.role == Role::Agent))
+    });
+    step.changes.extend(agents);
+    step
+}
+
+/// How many seeds are tried before a mutant counts as not caught.
+pub const MAX_SEEDS: u64 = 3000;
+
+/// The first seed that catches it, and the rule that it broke.
+pub fn caught_by(mutant: Mutant) -> Option<(u64, &'static str)> {
+    (1..=MAX_SEEDS).find_map(|seed| {
+        let failure = crate::schedule::Schedule::of(seed)
+            .run(Some(mutant), false)
+            .failure?;
+        Some((seed, failure.rule))
+    })
+}

@@ -1,0 +1,74 @@
+//! The seeds that every run of the tests plays; `make sim` plays 100,000.
+
+use fabrik_sim::coverage::Coverage;
+use fabrik_sim::schedule::Schedule;
+
+/// Schedules that broke a rule once, by what was wrong.
+const FOUND: [(u64, &str); 6] = [
+    (2, "a server that could not go back never fetched its fix"),
+    (
+        7,
+        "a server that had taken the second step was asked to take the first",
+    ),
+    (90, "a server that was cancelled joined when it was off"),
+    (
+        465,
+        "another node tried what one had left because nobody spoke",
+    ),
+    (730, "a cordon landed when its ticket was gone"),
+    (
+        1367,
+        "a leader reset a machine long after it had ceased to lead",
+    ),
+];
+
+#[test]
+fn what_was_found_once_is_mended() {
+    for (seed, what) in FOUND {
+        let outcome = Schedule::of(seed).run(None, false);
+        assert!(
+            outcome.failure.is_none(),
+            "{what}: {}",
+            outcome.failure.unwrap()
+        );
+    }
+}
+
+#[test]
+fn no_rule_is_broken_whatever_happens() {
+    let mut cover = Coverage::default();
+    for seed in 1..=100 {
+        let schedule = Schedule::of(seed);
+        let outcome = schedule.run(None, false);
+        assert!(outcome.steps >= 300, "seed {seed}: {} steps", outcome.steps);
+        assert!(outcome.acts >= 4, "seed {seed}: {} acts", outcome.acts);
+        cover.add(&outcome.cover);
+        if let Some(failure) = outcome.failure {
+            let shrunk = schedule.shrink(failure.rule, None);
+            panic!("{}", shrunk.run(None, false).failure.unwrap_or(failure));
+        }
+    }
+    let stages = [
+        "keep",
+        "done",
+        "went-back",
+        "drain",
+        "snapshot",
+        "hand-over",
+    ];
+    for stage in stages {
+        assert!(
+            cover.stages.contains_key(stage),
+            "no node was ever at `{stage}`"
+        );
+    }
+}
+
+#[test]
+fn a_seed_is_a_run() {
+    let play = || {
+        let outcome = Schedule::of(11).run(None, false);
+        (outcome.steps, format!("{:?}", outcome.cover.transitions))
+    };
+    assert_eq!(play(), play());
+}
