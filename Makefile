@@ -16,6 +16,7 @@ help:
 	@echo 'make check   format, clippy, unit tests: under a minute when warm'
 	@echo 'make test    everything: real git, API server, etcd and sops'
 	@echo 'make sim     100,000 simulated rollouts against all that can go wrong (SEED=n plays one and tells it)'
+	@echo 'make boot    real boot loaders in QEMU go back from systems that fail: some minutes'
 	@echo 'make bench   the numbers of docs/performance.md'
 
 .PHONY: demo
@@ -49,6 +50,15 @@ else
 	$(CARGO) run -p fabrik-sim --profile sim -- run
 	$(CARGO) run -q -p fabrik-sim --profile sim -- mutants
 endif
+# They are tests of their own, because they take minutes and change rarely.
+.PHONY: boot
+boot:
+	$(CARGO) test -p fabrik-boot --test boot
+
+# Fails: docs/boot.md, "What can't be promised".
+.PHONY: power-cuts
+power-cuts:
+	$(CARGO) test -p fabrik-boot --test power_cuts
 
 .PHONY: bench
 bench:

@@ -33,6 +33,7 @@
       });
 
       nixosModules.default = import ./nixos/fabrik.nix self;
+      nixosModules.agent = import ./nixos/agent.nix self;
 
       devShells = forEach (pkgs: {
         default = pkgs.mkShell {
@@ -62,6 +63,7 @@
             system = nixpkgs.lib.nixosSystem {
               modules = [
                 self.nixosModules.default
+                self.nixosModules.agent
                 ./tests/nix/example.nix
                 {
                   nixpkgs.hostPlatform = pkgs.stdenv.hostPlatform.system;

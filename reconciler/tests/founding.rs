@@ -2,6 +2,7 @@
 
 mod founding {
     pub mod access;
+    pub mod agents;
     pub mod policies;
     pub mod world;
 }
@@ -169,6 +170,7 @@ async fn each_identity_may_do_its_work_and_no_more() {
     founding::access::of_the_applier(&clients.applier).await;
     founding::access::of_a_node(&world.node("server-1").await).await;
     founding::policies::guard_the_status_of_nodes(&world, &clients.leader_once).await;
+    founding::agents::speak_for_their_own_node(&world).await;
     founding::policies::guard_fabriks_keys(&world, &clients.leader_once).await;
     founding::policies::guard_secrets(&world, &clients.leader_once).await;
     world.end().await;

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Parses every .nix file and evaluates the NixOS module with real Nix, as far as that goes without nixpkgs.
+# Parses every .nix file and evaluates the NixOS modules with real Nix, as far as that goes without nixpkgs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -18,10 +18,16 @@ done
 
 evaluate() { nix-instantiate --eval --strict --json tests/nix/stub.nix -A "$1"; }
 unit=$(evaluate unit)
-expect() { grep -qF "$1" <<<"$unit" || { echo "the unit lacks $1: $unit" >&2; exit 1; }; }
+expect() { grep -qF -- "$1" <<<"$unit" || { echo "the unit lacks $1: $unit" >&2; exit 1; }; }
 expect '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json run --config /stub/fabrik.toml"'
 expect '"ReadWritePaths":["/var/lib/fabrik","/etc/fabrik"]'
 [ "$(evaluate refusesUnknownKey)" = true ]
 [ "$(evaluate refusesMissingKey)" = true ]
-echo 'evaluates: nixos/fabrik.nix (with a stub of nixpkgs)'
+unit=$(evaluate agentUnit)
+expect '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json agent --config /etc/fabrik/agent.toml"'
+expect '"path":["nix","nixos-rebuild","systemd",'
+expect '"CapabilityBoundingSet":["CAP_SYS_ADMIN"]'
+if grep -q 'token' <<<"$unit"; then echo "the agent's unit knows of a token: $unit" >&2; exit 1; fi
+[ "$(evaluate kernelParams)" = '["panic=10","oops=panic","boot.panic_on_fail"]' ]
+echo 'evaluates: nixos/fabrik.nix, nixos/agent.nix (with a stub of nixpkgs)'
 echo 'left out: the types of options and the build of the package, which need nixpkgs: `nix flake check` does both'

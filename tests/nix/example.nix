@@ -1,5 +1,6 @@
-# A control-plane node's use of the module, with every key that has no default.
+# A control-plane node's use of the modules, with every key that has no default.
 {
+  services.fabrik-agent.enable = true;
   services.fabrik = {
     enable = true;
     settings = {

@@ -1,4 +1,4 @@
-# A STUB of nixpkgs' lib and pkgs, so that nixos/fabrik.nix can be evaluated where no nixpkgs is. It applies defaults
+# A STUB of nixpkgs' lib and pkgs, so that the modules of nixos/ can be evaluated where no nixpkgs is. It applies defaults
 # and refuses a key that has no option; it knows nothing of types. The flake's own checks use the real ones.
 let
   lib = {
@@ -13,6 +13,7 @@ let
     hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
     mkOption = option: option // { isOption = true; };
     mkEnableOption = description: lib.mkOption { inherit description; type = "bool"; default = false; };
+    mkDefault = value: value;
     mkIf = condition: content: if condition then content else { };
     unique = builtins.foldl' (seen: item: if builtins.elem item seen then seen else seen ++ [ item ]) [ ];
     getExe = package: "${package}/bin/fabrik";
@@ -39,9 +40,12 @@ let
 
   pkgs = {
     stdenv.hostPlatform.system = "stub";
+    coreutils = "coreutils";
     git = "git";
+    grub2 = "grub2";
     openssh = "openssh";
     sops = "sops";
+    util-linux = "util-linux";
     formats.toml = _: { generate = name: settings: "/stub/${builtins.seq (builtins.toJSON settings) name}"; };
   };
 
@@ -78,9 +82,25 @@ let
     in
     module.config;
 
+  agent =
+    let
+      module = import ../../nixos/agent.nix { packages.stub.default = "/stub/fabrik"; } {
+        inherit lib pkgs;
+        config = {
+          nix.package = "nix";
+          system.build.nixos-rebuild = "nixos-rebuild";
+          systemd.package = "systemd";
+          services.fabrik-agent = fill "services.fabrik-agent" module.options.services.fabrik-agent example.services.fabrik-agent;
+        };
+      };
+    in
+    module.config;
+
   example = import ./example.nix;
 in
 {
+  agentUnit = agent.systemd.services.fabrik-agent;
+  kernelParams = agent.boot.kernelParams;
   unit = (evaluate example).systemd.services.fabrik;
   refusesUnknownKey =
     !(builtins.tryEval (

@@ -20,7 +20,7 @@ use super::{AgentConfig, NodeError, look};
 /// How long the old system may take to be put back.
 const GO_BACK_LIMIT: Duration = Duration::from_secs(600);
 /// How long a shutdown may take. NixOS' default for RebootWatchdogSec is as long.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(600);
 /// How often a child is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
 /// So much of what a program said last is shown.

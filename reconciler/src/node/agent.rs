@@ -62,6 +62,9 @@ impl Agent {
     pub async fn run(mut self) {
         let mut journal = self.read_journal().await;
         if let Some(current) = journal.current.as_ref().filter(|t| !t.is_over()) {
+            if let Ok(facts) = look::facts(&self.config, None, None) {
+                self.report(&journal, &facts);
+            }
             self.last = self.units.found(current).await;
         }
         loop {

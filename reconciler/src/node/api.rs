@@ -44,8 +44,7 @@ pub async fn run(
             Ok((identity, client)) => {
                 told.clear();
                 tokio::select! {
-                    () = listen(client.clone(), &config.node, &seen) => {}
-                    () = speak(client, &config.node, seen.subscribe(), status.clone()) => {}
+                    () = talk(client, &config.node, &seen, status.clone()) => {}
                     () = other_identity(&config, identity) => {}
                 }
             }
@@ -59,6 +58,19 @@ pub async fn run(
             }
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// The same by one client, for as long as that may be.
+pub async fn talk(
+    client: Client,
+    node: &NodeName,
+    seen: &watch::Sender<Option<FabrikNode>>,
+    status: watch::Receiver<Option<FabrikNodeStatus>>,
+) {
+    tokio::select! {
+        () = listen(client.clone(), node, seen) => {}
+        () = speak(client, node, seen.subscribe(), status) => {}
     }
 }
 

@@ -25,7 +25,7 @@ pub fn facts(
     let booted = system(config, BOOTED)?;
     let staged = staged
         .map(|new| {
-            let needs = closure::needs(config, &booted, &running, new)?;
+            let needs = closure::needs(&config.root, &booted, &running, new)?;
             let system = new.clone();
             Ok::<_, NodeError>(Staged { system, needs })
         })

@@ -120,11 +120,12 @@ impl<'a> Store<'a> {
         for system in &wanted.keep {
             self.build(system.as_str(), system).await?;
         }
-        if let Some(source) = &wanted.system {
-            self.fetch(source).await?;
-        }
-        let system = wanted.system.as_ref().map(|source| &source.output);
-        self.let_go(&wanted.keep.iter().chain(system).collect())
+        // Who has not heard yet what is wanted lets nothing go.
+        let Some(source) = &wanted.system else {
+            return Ok(());
+        };
+        self.fetch(source).await?;
+        self.let_go(&wanted.keep.iter().chain([&source.output]).collect())
     }
 
     async fn fetch(&self, source: &Source) -> Result<(), NodeError> {

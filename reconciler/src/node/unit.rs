@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use fabrik_core::agent::{Command, Outcome, Try};
 use tokio::process::Command as Process;
 
+use super::activate::SHUTDOWN_LIMIT;
 use super::state::{State, Trace, Work};
 use super::{AgentConfig, NodeError};
 
 /// How often a unit is looked at.
 const GLANCE: Duration = Duration::from_millis(500);
-/// How long after its unit ended a command may still be heard of: a machine that goes down ends both, in no order.
+/// How long after its unit ended a command may still be heard of.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Starts commands and awaits their end.
@@ -102,15 +103,17 @@ impl Units {
         let mut gone: Option<Instant> = None;
         loop {
             let active = self.is_active(current.ticket).await;
-            match self.state.trace(current) {
+            let patience = match self.state.trace(current) {
                 // It ends its unit right after its last word.
                 Ok(Some(Trace::Ended(outcome))) if !active => return outcome,
+                // The machine goes down, and ends all units, this agent's among them.
+                Ok(Some(Trace::Rebooting { .. })) => SHUTDOWN_LIMIT,
+                Ok(_) => LAST_WORDS,
                 Err(error) => return failed(error.to_string()),
-                Ok(_) => {}
-            }
+            };
             if active {
                 gone = None;
-            } else if gone.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS {
+            } else if gone.get_or_insert_with(Instant::now).elapsed() > patience {
                 return failed("it was ended before it said how it went".to_owned());
             }
             tokio::time::sleep(GLANCE).await;

@@ -126,7 +126,7 @@ fn generation(entry: &str) -> Option<Generation> {
     }
     let version = value(entry, "version")?.strip_prefix("Generation ")?;
     version
-        .split_ascii_whitespace()
+        .split(|char: char| !char.is_ascii_digit())
         .next()?
         .parse()
         .ok()

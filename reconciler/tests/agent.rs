@@ -1,0 +1,295 @@
+//! `fabrik agent` on a folder that looks like a machine: real Nix, TLS and processes; stand-ins for NixOS' and systemd's
+//! programs. It hears through a channel what it would hear of an API server.
+
+mod agent {
+    pub mod cache;
+    pub mod machine;
+    pub mod nix;
+}
+
+use std::fs;
+use std::sync::atomic::Ordering;
+
+use fabrik_core::system::{Action, Needs, Phase};
+
+use agent::cache::Authority;
+use agent::machine::{Machine, wait_for};
+
+const SECONDS: u32 = 600;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_published_system_is_fetched_through_the_leaders_cache_tried_and_kept() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.show(machine.spec(1, &new));
+    let status = machine
+        .until(|s| s.state.as_deref() == Some("Staged"))
+        .await;
+    let staged = status.report.unwrap().staged.unwrap();
+    assert_eq!(
+        (staged.system, staged.needs),
+        (new.output.clone(), Needs::Switch)
+    );
+    assert!(machine.served.load(Ordering::Relaxed) > 0);
+
+    machine.order(&new, Needs::Switch, Action::Try, SECONDS);
+    machine.until_phase(Phase::Trying).await;
+    assert_eq!(
+        machine.systems(),
+        (new.output.clone(), machine.old.output.clone())
+    );
+    machine.order(&new, Needs::Switch, Action::Keep, SECONDS);
+    machine.until_phase(Phase::Kept).await;
+    assert_eq!(machine.systems(), (new.output.clone(), new.output.clone()));
+    let path = new.output;
+    assert_eq!(
+        machine.switched(),
+        [format!("test {path}"), format!("boot {path}")]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_kernel_is_booted_once_and_kept() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.18", "");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Reboot, Action::Try, SECONDS);
+    machine.reboot().await;
+    let trying = machine.until_phase(Phase::Trying).await;
+    assert_eq!(trying.message, "");
+    assert_eq!(
+        machine.systems(),
+        (new.output.clone(), machine.old.output.clone())
+    );
+    machine.order(&new, Needs::Reboot, Action::Keep, SECONDS);
+    machine.until_phase(Phase::Kept).await;
+    machine.power_cut().await;
+    assert_eq!(machine.systems(), (new.output.clone(), new.output));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_system_that_does_not_boot_and_one_that_is_sick_are_left() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.18", "panics");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Reboot, Action::Try, SECONDS);
+    machine.reboot().await;
+    let back = machine.until_phase(Phase::WentBack).await;
+    assert_eq!(back.message, "the machine came up on the old system");
+    let entries = fs::read_dir(machine.path("boot/loader/entries")).unwrap();
+    assert_eq!(entries.count(), 1, "nothing of it is left in the menu");
+
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.18", "");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Reboot, Action::Try, SECONDS);
+    machine.reboot().await;
+    machine.until_phase(Phase::Trying).await;
+    machine.order(&new, Needs::Reboot, Action::GoBack, SECONDS);
+    machine.reboot().await;
+    let back = machine.until_phase(Phase::WentBack).await;
+    assert_eq!(back.message, "as ordered");
+    assert_eq!(
+        machine.systems(),
+        (machine.old.output.clone(), machine.old.output.clone())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_that_fails_and_one_that_nobody_calls_well_are_taken_back() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "fails");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Switch, Action::Try, SECONDS);
+    let back = machine.until_phase(Phase::WentBack).await;
+    assert!(
+        back.message.contains("units failed: web.service"),
+        "{}",
+        back.message
+    );
+    assert_eq!(
+        machine.systems(),
+        (machine.old.output.clone(), machine.old.output.clone())
+    );
+
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.show(machine.spec(1, &new));
+    machine
+        .until(|s| s.state.as_deref() == Some("Staged"))
+        .await;
+    machine.order(&new, Needs::Switch, Action::Try, 5);
+    machine.until_phase(Phase::Trying).await;
+    let back = machine.until_phase(Phase::WentBack).await;
+    assert!(back.unheard);
+    assert_eq!(
+        machine.systems(),
+        (machine.old.output.clone(), machine.old.output.clone())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_killed_finds_its_work_again() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "blocks");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Switch, Action::Try, SECONDS);
+    machine.until_phase(Phase::Accepted).await;
+    machine.restart_agent().await;
+    machine.until_phase(Phase::Applying).await;
+    // In the middle of the activation, which goes on without it.
+    let running = machine.path("run/current-system");
+    wait_for(|| fs::read_link(&running).unwrap().as_os_str() == new.output.as_str()).await;
+    machine.restart_agent().await;
+    machine.until_phase(Phase::Applying).await;
+    fs::write(machine.path("run/go-on"), "").unwrap();
+    machine.until_phase(Phase::Trying).await;
+    machine.restart_agent().await;
+    machine.until_phase(Phase::Trying).await;
+    machine.order(&new, Needs::Switch, Action::GoBack, SECONDS);
+    machine.until_phase(Phase::GoingBack).await;
+    machine.restart_agent().await;
+    machine.until_phase(Phase::WentBack).await;
+    let path = &new.output;
+    assert_eq!(
+        machine.systems(),
+        (machine.old.output.clone(), machine.old.output.clone())
+    );
+    let tried = machine
+        .switched()
+        .iter()
+        .filter(|s| **s == format!("test {path}"))
+        .count();
+    assert_eq!(
+        tried, 1,
+        "what it had begun is found again, not begun again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_that_fails_in_the_middle_of_an_activation_ends_it() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "blocks");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Switch, Action::Try, SECONDS);
+    machine.until_phase(Phase::Applying).await;
+    let running = machine.path("run/current-system");
+    wait_for(|| fs::read_link(&running).unwrap().as_os_str() == new.output.as_str()).await;
+    machine.power_cut().await;
+    machine.start_agent();
+    let back = machine.until_phase(Phase::WentBack).await;
+    assert_eq!(back.message, "the machine came up on the old system");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_fetched_that_is_not_signed_by_the_cluster() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "");
+    let stranger = tempfile::tempdir().unwrap();
+    let stranger = agent::nix::Leader::new(stranger.path());
+    let ours = std::mem::replace(&mut machine.leader, stranger);
+    let forged = machine.spec(9, &new);
+    machine.leader = ours;
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.show(forged);
+    let said = machine
+        .until(|s| s.message.is_some())
+        .await
+        .message
+        .unwrap();
+    assert!(said.contains("is not signed by fabrik-demo-1"), "{said}");
+    assert_eq!(machine.served.load(Ordering::Relaxed), 0);
+
+    // A genuine one, of a system that somebody else has signed in the cache.
+    for file in fs::read_dir(machine.leader.cache()).unwrap() {
+        let file = file.unwrap().path();
+        if file.extension().is_some_and(|e| e == "narinfo") {
+            let text = fs::read_to_string(&file).unwrap();
+            let start = text.find("Sig: ").unwrap();
+            fs::write(
+                &file,
+                format!("{}Sig: fabrik-demo-1:AAAA\n", &text[..start]),
+            )
+            .unwrap();
+        }
+    }
+    machine.show(machine.spec(1, &new));
+    let fetching = |s: &fabrik::cluster::resources::FabrikNodeStatus| {
+        s.message
+            .as_ref()
+            .is_some_and(|m| m.contains("can't be fetched"))
+    };
+    let said = machine.until(fetching).await.message.unwrap();
+    assert!(said.contains("nor built from"), "{said}");
+    assert!(machine.served.load(Ordering::Relaxed) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_front_has_the_nodes_certificate_and_the_one_that_it_has_now() {
+    let machine = Machine::new().await;
+    fs::create_dir_all(machine.leader.cache()).unwrap();
+    fs::write(
+        machine.leader.cache().join("nix-cache-info"),
+        "StoreDir: /nix/store\n",
+    )
+    .unwrap();
+    let config = machine.config.clone();
+    let front = tokio::spawn(async move { fabrik::node::front::serve(&config).await });
+    let client = reqwest::Client::new();
+    let ask = |path: &str| {
+        client
+            .get(format!("http://{}/{path}", machine.config.front))
+            .send()
+    };
+    wait_for(|| std::net::TcpStream::connect(machine.config.front).is_ok()).await;
+    let answer = ask("nix-cache-info").await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "StoreDir: /nix/store\n");
+    assert_eq!(ask("nothing.narinfo").await.unwrap().status(), 404);
+    let posted = client
+        .post(format!("http://{}/", machine.config.front))
+        .send();
+    assert_eq!(posted.await.unwrap().status(), 405);
+    // A certificate of another authority is refused by the cache, and the next good one is taken at once.
+    machine
+        .authority
+        .write_kubeconfig(&Authority::new(), &machine.config.kubeconfig);
+    assert_eq!(ask("nix-cache-info").await.unwrap().status(), 502);
+    machine
+        .authority
+        .write_kubeconfig(&machine.authority, &machine.config.kubeconfig);
+    assert_eq!(ask("nix-cache-info").await.unwrap().status(), 200);
+    front.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_journal_that_it_can_not_read_it_reports_and_does_nothing() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "");
+    machine.leader.offer(&new);
+    fs::create_dir_all(&machine.config.state_dir).unwrap();
+    fs::write(
+        machine.config.state_dir.join("journal.json"),
+        "{\"schema\": 99}",
+    )
+    .unwrap();
+    machine.order(&new, Needs::Switch, Action::Try, SECONDS);
+    machine.start_agent();
+    let status = machine
+        .until(|s| s.state.as_deref() == Some("Failed"))
+        .await;
+    let said = status.message.unwrap();
+    assert!(said.contains("its layout is version 99"), "{said}");
+    assert_eq!(status.report.unwrap().running, machine.old.output);
+    assert_eq!(machine.switched(), Vec::<String>::new());
+}
