@@ -22,7 +22,7 @@ pub async fn speak_for_their_own_node(world: &World) {
     let agent = tokio::spawn(async move {
         api::talk(kubelet, &"a".parse().unwrap(), &seen_sender, said).await;
     });
-    let node = until(&mut seen, |node| node.is_some()).await.unwrap();
+    let node = until(&mut seen, Option::is_some).await.unwrap();
 
     let say = |state: &str, message: Option<&str>| FabrikNodeStatus {
         state: Some(state.to_owned()),
@@ -32,7 +32,7 @@ pub async fn speak_for_their_own_node(world: &World) {
     for now in [say("Trying", Some("waits")), say("Kept", None)] {
         status.send_replace(Some(now.clone()));
         // What is no longer said is gone.
-        let is = |node: &Option<FabrikNode>| of(node) == Some(&now);
+        let is = |node: &Option<FabrikNode>| of(node.as_ref()) == Some(&now);
         until(&mut seen, is).await;
     }
 
@@ -46,13 +46,13 @@ pub async fn speak_for_their_own_node(world: &World) {
     until(&mut seen, Option::is_none).await;
     let again = FabrikNode::new("a", node.spec);
     all.create(&PostParams::default(), &again).await.unwrap();
-    let told = |node: &Option<FabrikNode>| of(node) == Some(&say("Kept", None));
+    let told = |node: &Option<FabrikNode>| of(node.as_ref()) == Some(&say("Kept", None));
     until(&mut seen, told).await;
     agent.abort();
 }
 
-fn of(node: &Option<FabrikNode>) -> Option<&FabrikNodeStatus> {
-    node.as_ref()?.status.as_ref()
+fn of(node: Option<&FabrikNode>) -> Option<&FabrikNodeStatus> {
+    node?.status.as_ref()
 }
 
 async fn until(
