@@ -12,17 +12,23 @@ use super::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Node `a` has a FabrikNode.
+const NODE: &str = "agent-1";
+
 pub async fn speak_for_their_own_node(world: &World) {
     let all: Api<FabrikNode> = Api::all(world.bed.kube().await.unwrap());
-    let kubelet = world.node("a").await;
+    let spec = serde_json::from_value(json!({
+        "pool": "workers", "serverId": 1, "uid": "", "intent": "",
+    }));
+    let node = FabrikNode::new(NODE, spec.unwrap());
+    all.create(&PostParams::default(), &node).await.unwrap();
+    let kubelet = world.node(NODE).await;
     let (seen_sender, mut seen) = watch::channel(None);
     let status = watch::Sender::new(None);
     let said = status.subscribe();
     let agent = tokio::spawn(async move {
-        api::talk(kubelet, &"a".parse().unwrap(), &seen_sender, said).await;
+        api::talk(kubelet, &NODE.parse().unwrap(), &seen_sender, said).await;
     });
-    let node = until(&mut seen, Option::is_some).await.unwrap();
+    until(&mut seen, Option::is_some).await;
 
     let say = |state: &str, message: Option<&str>| FabrikNodeStatus {
         state: Some(state.to_owned()),
@@ -38,13 +44,13 @@ pub async fn speak_for_their_own_node(world: &World) {
 
     let aim = json!({"spec": {"aim": "/nix/store/x"}});
     let params = PatchParams::default();
-    all.patch("a", &params, &Patch::Merge(&aim)).await.unwrap();
+    all.patch(NODE, &params, &Patch::Merge(&aim)).await.unwrap();
     let aims = |node: &Option<FabrikNode>| node.as_ref().is_some_and(|n| n.spec.aim.is_some());
     until(&mut seen, aims).await;
 
-    all.delete("a", &DeleteParams::default()).await.unwrap();
+    all.delete(NODE, &DeleteParams::default()).await.unwrap();
     until(&mut seen, Option::is_none).await;
-    let again = FabrikNode::new("a", node.spec);
+    let again = FabrikNode::new(NODE, node.spec);
     all.create(&PostParams::default(), &again).await.unwrap();
     let told = |node: &Option<FabrikNode>| of(node.as_ref()) == Some(&say("Kept", None));
     until(&mut seen, told).await;
