@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use fabrik_core::names::RECONCILE_ANNOTATION;
 use futures::FutureExt as _;
@@ -85,6 +86,8 @@ pub struct Replica {
     /// The observation as it was published last, for `/observed`.
     pub observed: watch::Sender<Option<axum::body::Bytes>>,
     leading: watch::Sender<bool>,
+    /// The ticket for its own server that this replica gave up the lead for.
+    pub(crate) handed_over: AtomicU64,
 }
 
 /// Runs one replica until it is told to stop (SIGTERM, SIGINT).
@@ -135,6 +138,7 @@ impl Replica {
             fetch_asked: Notify::new(),
             observed: watch::Sender::new(None),
             leading: watch::Sender::new(false),
+            handed_over: AtomicU64::new(0),
         })
     }
 
@@ -167,17 +171,28 @@ async fn lead(
     let stopped = tokio::select! {
         biased;
         () = authority.lost() => false,
-        () = stop => true,
+        () = &mut *stop => true,
         () = authority.covers(leader.run()) => false,
     };
-    if !stopped {
+    let hands_over = leader.hands_over();
+    if hands_over {
+        info!("this server is next: another one leads meanwhile");
+    } else if !stopped {
         warn!(epoch = authority.epoch, "leadership was lost");
     }
     drop(leader);
     replica.leading.send_replace(false);
     replica.metrics.forget_cluster();
     leadership.release().await;
-    Ok(stopped)
+    if stopped || !hands_over {
+        return Ok(stopped);
+    }
+    // The others need a moment to take it. Where there is none, this one leads again, and goes on by itself.
+    let pause = replica.config.leader_election.lease_duration;
+    Ok(tokio::select! {
+        () = &mut *stop => true,
+        () = tokio::time::sleep(pause) => false,
+    })
 }
 
 fn stand(replica: &Replica) -> Result<Candidate<KubeLease>, RunError> {

@@ -143,6 +143,15 @@ fn store_path(value: &str) -> Result<(), &'static str> {
     if well_formed { Ok(()) } else { Err(SHAPE) }
 }
 
+impl StorePath {
+    /// The first digits of its hash, and its name: as people read it.
+    pub fn short(&self) -> String {
+        let entry = self.0.rsplit('/').next().unwrap_or(&self.0);
+        let (hash, name) = entry.split_once('-').unwrap_or((entry, ""));
+        format!("{}-{name}", hash.get(..7).unwrap_or(hash))
+    }
+}
+
 impl NodeName {
     /// The name of the server that `intent` stands for.
     pub fn of(cluster: &ClusterName, pool: &PoolName, intent: &IntentId) -> Self {

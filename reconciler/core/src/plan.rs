@@ -13,6 +13,7 @@ use crate::infrastructure::{self, Ground};
 use crate::ledger::{Member, Purpose, Reason, Ticket};
 use crate::observed::{Observed, Power};
 use crate::pool::{self, Resize};
+use crate::rollout::{self, Forecast};
 use crate::spec::{Limits, Pool};
 use crate::step::step;
 use crate::{apply, arrival, departure};
@@ -24,6 +25,9 @@ pub struct Plan {
     pub commit: CommitId,
     pub effects: Vec<Planned>,
     pub manifests: Vec<ManifestChange>,
+    /// How the nodes come to their systems, where those are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Forecast>,
     /// What stands in the way as things are now.
     pub holds: Vec<Hold>,
 }
@@ -112,6 +116,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         commit: desired.commit.clone(),
         effects,
         manifests,
+        rollout: rollout::forecast(desired, observed, now),
         holds,
     }
 }

@@ -7,6 +7,7 @@ mod forecast;
 mod gates;
 mod grant;
 mod skew;
+mod state;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use jiff::Timestamp;
 
 pub use self::forecast::{Forecast, Wave, forecast};
 pub use self::grant::{Budget, budgets};
+pub use self::state::{NodeState, State, states};
 pub use self::update::{Stage, stage};
 use crate::desired::Desired;
 use crate::effect::{Effect, NodeRef};

@@ -91,6 +91,11 @@ pub struct FabrikClusterStatus {
     /// Ready and all units, as `4/4`: for the table of `kubectl get`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub units_ready: Option<String>,
+    /// Each node that has a system to run, servers first: where it stands, and what it waits for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub systems: Vec<SystemStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
     /// The Node of the leader.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
@@ -107,6 +112,40 @@ pub struct Refused {
     /// All reasons, not the first.
     #[schemars(with = "Vec<DiagnosticSchema>")]
     pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Where a node's system stands, as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SystemStatus {
+    pub name: String,
+    pub pool: String,
+    /// In a word or two.
+    pub state: String,
+    #[schemars(with = "MomentSchema")]
+    pub since: Timestamp,
+    /// What it waits for, or what is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What it says it runs, without the path of the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+}
+
+/// How far the nodes have come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// Nodes that run what they should.
+    pub done: u32,
+    pub total: u32,
+    /// What is left to do, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// When it will have ended, if nothing stands in its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<MomentSchema>")]
+    pub ends: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

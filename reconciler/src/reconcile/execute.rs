@@ -1,10 +1,12 @@
 //! Carries effects out: each once, after a look at the authority, some at a time. What fails is told and rests.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fabrik_core::effect::{Effect, NewServer, NodeRef};
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{PoolName, StorePath, Uid};
+use fabrik_core::system::{Action, Order};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -95,6 +97,7 @@ impl<'a> Executor<'a> {
                 nodes::delete(client, node).await.map_err(|e| e.to_string())
             }
             Effect::Aim { node, pool, system } => self.aim(node, pool, system).await,
+            Effect::Order { node, order } if self.gives_up_the_lead(node, order) => Ok(()),
             Effect::Order { node, order } => nodes::order(client, node, order)
                 .await
                 .map_err(|e| e.to_string()),
@@ -131,6 +134,18 @@ impl<'a> Executor<'a> {
                 message,
             },
         }
+    }
+
+    /// A server that leads gives the lead up once before it tries another system, so that who tells it so lives through it.
+    fn gives_up_the_lead(&self, node: &NodeRef, order: &Order) -> bool {
+        let replica = &self.leader.replica;
+        if node.name != replica.config.node || order.action != Action::Try {
+            return false;
+        }
+        let before = replica.handed_over.swap(order.ticket, Ordering::Relaxed);
+        let first = before != order.ticket;
+        self.leader.hands_over.fetch_or(first, Ordering::Relaxed);
+        first
     }
 
     /// A system that no statement covers is none that a node would fetch.

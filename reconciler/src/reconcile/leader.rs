@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fabrik_core::desired::Desired;
 use fabrik_core::hold::Hold;
 use fabrik_core::id::{CommitId, NodeName, PoolName, Uid};
-use fabrik_core::ledger::Ledger;
+use fabrik_core::ledger::{Change, Ending, Ledger};
 use fabrik_core::manifest::Object;
 use fabrik_core::observed::{Observed, Well};
 use fabrik_core::spec::Limits;
@@ -77,6 +78,8 @@ pub struct Leader {
     pub(super) publications: BTreeMap<PoolName, SignedPublication>,
     /// Makes the systems of the commit in force, where the configuration says how.
     pub(super) building: Option<Building>,
+    /// Its own server is to be updated: another replica is to tell it so.
+    pub(super) hands_over: AtomicBool,
     pub(super) publisher: publish::Publisher,
     limits: watch::Sender<Limits>,
     /// Tells the engine what is wanted; `None` until something is.
@@ -142,6 +145,7 @@ impl Leader {
                 .builder
                 .clone()
                 .map(|builder| Building::start(builder, &mut beside)),
+            hands_over: AtomicBool::new(false),
             publisher: publish::Publisher::new(clients.leader.clone(), name),
             limits: watch::Sender::new(Limits::default()),
             wanted: None,
@@ -155,7 +159,11 @@ impl Leader {
         })
     }
 
-    /// Never ends; whoever runs it drops it.
+    pub fn hands_over(&self) -> bool {
+        self.hands_over.load(Ordering::Relaxed)
+    }
+
+    /// Ends where the lead is to be given up; else whoever runs it drops it.
     pub async fn run(&mut self) {
         let mut wake = Wake::Fetch;
         let mut next_poll = Instant::now();
@@ -174,6 +182,9 @@ impl Leader {
             let pass = Box::pin(self.pass());
             let result = pass.instrument(info_span!("reconcile", commit)).await;
             self.replica.health.beat();
+            if self.hands_over() {
+                return;
+            }
             self.replica
                 .metrics
                 .reconciled(Outcome::of(&result), began.elapsed());
@@ -278,7 +289,7 @@ impl Leader {
         };
         self.replica.health.kubernetes(Ok(()));
         let Some(in_force) = in_force else {
-            publish::cluster(self, Some(&observed), &Step::default(), &[]).await;
+            publish::cluster(self, None, Some(&observed), &Step::default(), &[]).await;
             return Ok(self.refusal.is_none());
         };
         let desired = self.with_systems(&in_force, &observed).await;
@@ -286,7 +297,7 @@ impl Leader {
         let holds = Executor::new(self, &in_force)
             .carry_out(&next.effects)
             .await;
-        publish::cluster(self, Some(&observed), &next, &holds).await;
+        publish::cluster(self, Some(&desired), Some(&observed), &next, &holds).await;
         Ok(!next.effects.is_empty() || status::is_moving(&observed))
     }
 
@@ -330,12 +341,45 @@ impl Leader {
                 .await?;
             for change in &next.changes {
                 info!(?change, "recorded");
+                self.tell_of(change, &observed.ledger).await;
             }
         }
         Err(format!(
             "after {MAX_ROUNDS} changes of the ledger there is always another one; that is a fault in fabrik, and this \
              pass does nothing"
         ))
+    }
+
+    /// What people want to hear of a rollout, where they look for it. `ledger` has the change in it.
+    async fn tell_of(&self, change: &Change, ledger: &Ledger) {
+        let name = |id| ledger.members.get(id).map_or("?", |m| m.name.as_str());
+        match change {
+            Change::Grant { ticket, .. } => {
+                if let Some(update) = ticket.update() {
+                    let note = format!("node {} may try {}", ticket.node, update.system.short());
+                    self.events.normal("UpdateGranted", "update", &note).await;
+                }
+            }
+            Change::EndUpdate { id, ending } => {
+                let told = match ending {
+                    Ending::Kept => "runs its new system".to_owned(),
+                    Ending::Postponed { why, .. } => format!("is updated later: {why}"),
+                    // Told with the denial, and elsewhere.
+                    Ending::Lost | Ending::Withdrawn | Ending::WentBack | Ending::Released => {
+                        return;
+                    }
+                };
+                let note = format!("node {} {told}", name(id));
+                self.events.normal("UpdateEnded", "update", &note).await;
+            }
+            Change::Deny {
+                system, node, why, ..
+            } => {
+                let note = format!("node {node} leaves {}: {why}", system.short());
+                self.events.warning("UpdateFailed", "update", &note).await;
+            }
+            _ => {}
+        }
     }
 
     async fn read_ledger(&self) -> Result<Ledger, String> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use fabrik_core::desired::Desired;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::IntentId;
 use fabrik_core::ledger::Member;
@@ -54,9 +55,10 @@ pub fn reference(name: &str) -> ObjectReference {
     }
 }
 
-/// Tells how a pass ended.
+/// Tells how a pass ended. `desired` is what is in force, with the systems as far as they are known.
 pub async fn cluster(
     leader: &mut Leader,
+    desired: Option<&Desired>,
     observed: Option<&Observed>,
     step: &Step,
     failures: &[Hold],
@@ -70,7 +72,10 @@ pub async fn cluster(
     holds.extend(leader.wishes.hold());
     holds.sort();
     holds.dedup();
-    leader.publisher.log_news(&holds);
+    for hold in leader.publisher.log_news(&holds) {
+        let note = hold.to_string();
+        leader.events.warning("UpdateStuck", "update", &note).await;
+    }
     let units = leader.units();
     let metrics = &leader.replica.metrics;
     metrics.set_holds(&holds);
@@ -81,7 +86,7 @@ pub async fn cluster(
     shorten(&mut holds);
 
     let facts = Facts {
-        desired: leader.in_force.as_ref().map(|f| &f.desired),
+        desired,
         observed,
         head: leader.head.as_ref(),
         refusal: leader.refusal.as_ref(),
@@ -158,13 +163,16 @@ impl Publisher {
         }
     }
 
-    /// One line for each hold that was not there at the last pass.
-    fn log_news(&mut self, holds: &[Hold]) {
+    /// One line for each hold that was not there at the last pass. Those that need a person are returned.
+    fn log_news(&mut self, holds: &[Hold]) -> Vec<Hold> {
         let now: BTreeSet<Hold> = holds.iter().cloned().collect();
+        let mut urgent = Vec::new();
         for hold in now.difference(&self.holds) {
             info!(reason = ?hold.reason, "held: {hold}");
+            urgent.extend((hold.reason == HoldReason::Stuck).then(|| hold.clone()));
         }
         self.holds = now;
+        urgent
     }
 
     /// The holds of the last pass that saw everything.

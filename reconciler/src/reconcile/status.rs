@@ -1,5 +1,7 @@
 //! What `FabrikCluster` says of itself, computed from what the leader knows: data in, data out.
 
+mod nodes;
+
 use std::collections::BTreeMap;
 
 use fabrik_core::desired::Desired;
@@ -60,6 +62,13 @@ pub fn compute(
     let ready: u32 = pools.values().map(|p| p.ready).sum();
     let wanted: u32 = pools.values().map(|p| p.wanted).sum();
     let units = units(facts.units);
+    let (systems, rollout) = match (facts.desired, facts.observed) {
+        (Some(desired), Some(observed)) => (
+            nodes::nodes(desired, observed, &facts.holds, before, now),
+            nodes::rollout(desired, observed, before, now),
+        ),
+        _ => (before.systems.clone(), before.rollout.clone()),
+    };
     let verdict = verdict(facts, &pools, &units);
     let commit = facts.desired.map(|d| d.commit.to_string());
     let applied = verdict.applied.then(|| commit.clone()).flatten();
@@ -79,6 +88,8 @@ pub fn compute(
         nodes: Some(format!("{ready}/{wanted}")),
         units_ready: Some(format!("{}/{}", units.ready, units.total)),
         units: Some(units),
+        systems,
+        rollout,
         leader: Some(facts.leader.to_owned()),
         message: Some(shorten(&verdict.message)),
     }

@@ -28,12 +28,12 @@ pub struct Facts {
 pub fn render_plan(plan: &Plan, facts: &Facts) -> String {
     let mut page = String::new();
     let changes = [effects(plan), manifests(plan)].concat();
-    if changes.is_empty() {
+    if changes.is_empty() && plan.rollout.is_none() {
         line(
             &mut page,
             "Nothing to do: the cluster is as this commit wants it.",
         );
-    } else {
+    } else if !changes.is_empty() {
         let what = if facts.in_directory {
             "This directory"
         } else {
@@ -43,6 +43,12 @@ pub fn render_plan(plan: &Plan, facts: &Facts) -> String {
         for change in changes {
             line(&mut page, format!("  {change}"));
         }
+    }
+    if let Some(rollout) = &plan.rollout {
+        line(
+            &mut page,
+            format!("The nodes take their systems: {rollout}."),
+        );
     }
     if !plan.holds.is_empty() {
         line(&mut page, "Waiting, as things are now:");

@@ -6,6 +6,7 @@ use fabrik_core::id::CommitId;
 use jiff::{SignedDuration, Timestamp};
 
 use super::view::{NodeView, StatusView, UnitError, UnitView};
+use crate::cluster::resources::SystemStatus;
 
 /// What is worst stands first; what is well takes one line.
 pub fn render(view: &StatusView) -> String {
@@ -15,6 +16,7 @@ pub fn render(view: &StatusView) -> String {
     page.refused(view);
     page.holds(view);
     page.pools(view);
+    page.systems(view);
     page.units(view);
     page.0
 }
@@ -156,6 +158,36 @@ impl Page {
             ));
             for node in view.nodes.iter().filter(|n| n.pool == *name) {
                 self.node(node);
+            }
+        }
+    }
+
+    /// A line for each node that has a system to run, and how far they all are.
+    fn systems(&mut self, view: &StatusView) {
+        let status = &view.cluster.status;
+        let Some(rollout) = &status.rollout else {
+            return;
+        };
+        self.line("");
+        let left = rollout.summary.iter().map(|s| format!("; {s}"));
+        let left: String = left.collect();
+        let (done, total) = (rollout.done, rollout.total);
+        self.line(format!(
+            "rollout    {done} of {total} nodes are up to date{left}"
+        ));
+        let width = |of: fn(&SystemStatus) -> usize| status.systems.iter().map(of).max();
+        let names = width(|n| n.name.len()).unwrap_or_default();
+        let states = width(|n| n.state.len()).unwrap_or_default();
+        for node in &status.systems {
+            let since = ago(node.since, view.at);
+            let since = since.strip_suffix(" ago").unwrap_or(&since);
+            let runs = node.system.as_deref().unwrap_or("(unknown)");
+            let (name, state) = (&node.name, &node.state);
+            self.line(format!(
+                "node       {name:names$}  {state:states$}  for {since}, runs {runs}"
+            ));
+            if let Some(message) = &node.message {
+                self.indented(message);
             }
         }
     }
@@ -325,6 +357,31 @@ units      0 of 1 ready
       → add a port
 ";
         assert_eq!(render(&view), expected);
+    }
+
+    #[test]
+    fn each_node_has_a_line_while_systems_roll() {
+        let view = view(
+            json!({}),
+            json!({
+                "admittedCommit": A, "appliedCommit": A, "headCommit": A, "leader": "server-1",
+                "pools": {"workers": {"wanted": 1, "ready": 1}},
+                "rollout": {"done": 1, "total": 2, "summary": "1 agent of pool workers, about a minute"},
+                "systems": [
+                    {"name": "server-1", "pool": "servers", "state": "up to date",
+                     "since": "2026-11-21T00:58:00Z", "system": "0123456-nixos"},
+                    {"name": "demo-workers-k3x9qd", "pool": "workers", "state": "waiting",
+                     "since": "2026-11-21T02:59:30Z", "message": "waits for the maintenance window"}],
+            }),
+        );
+        let page = render(&view);
+        let expected = "\
+rollout    1 of 2 nodes are up to date; 1 agent of pool workers, about a minute
+node       server-1             up to date  for 2 h 2 min, runs 0123456-nixos
+node       demo-workers-k3x9qd  waiting     for 30 s, runs (unknown)
+    waits for the maintenance window
+";
+        assert!(page.contains(expected), "{page}");
     }
 
     #[test]

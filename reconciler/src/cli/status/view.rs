@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::access::{AccessError, ClusterSpec, Paused, Refused, part};
 use crate::cli::leader::Leader;
+use crate::cluster::resources::{RolloutStatus, SystemStatus};
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -52,6 +53,9 @@ pub struct ClusterStatus {
     pub holds: Vec<Hold>,
     pub pools: BTreeMap<String, PoolCount>,
     pub units: UnitCount,
+    /// Each node that has a system to run.
+    pub systems: Vec<SystemStatus>,
+    pub rollout: Option<RolloutStatus>,
     pub leader: Option<String>,
     pub message: Option<String>,
 }

@@ -1,0 +1,173 @@
+//! A line for each node that has a system to run: where it stands, and what it waits for. For people; nothing is decided
+//! by it.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Rollout, Stage, stage};
+use crate::desired::Desired;
+use crate::hold::{Hold, HoldReason};
+use crate::id::{IntentId, NodeName, PoolName, StorePath};
+use crate::ledger::Member;
+use crate::observed::{Observed, Role};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeState {
+    pub node: NodeName,
+    pub pool: PoolName,
+    pub state: State,
+    /// What it waits for, or what is wrong with it; empty where there is nothing to say.
+    pub message: String,
+    /// What it says it runs.
+    pub running: Option<StorePath>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// It runs what it should, and will after any boot.
+    UpToDate,
+    /// It is fetching what it should run.
+    Fetching,
+    /// It has it, and may not go yet.
+    Waiting,
+    /// A person keeps it out, or it is off and may be.
+    HeldOut,
+    /// Its agent has said nothing, or nothing that can be read.
+    Silent,
+    /// It has a ticket and was not told to try yet: cordoned, drained, its etcd member prepared.
+    Preparing,
+    Trying,
+    /// It runs the new system and is not known to be well yet.
+    Verifying,
+    /// It makes the new system its default.
+    Keeping,
+    GoingBack,
+    Stuck,
+    /// It is to leave the cluster.
+    Leaving,
+}
+
+/// One for each member that has a goal, servers first. `holds` are those of the step that was just made.
+pub fn states(
+    desired: &Desired,
+    observed: &Observed,
+    holds: &[Hold],
+    now: Timestamp,
+) -> Vec<NodeState> {
+    let rollout = Rollout {
+        desired,
+        observed,
+        now,
+    };
+    let members = observed.ledger.members.iter();
+    let with_goal = members.filter(|(_, m)| rollout.goal(m).is_some());
+    let mut states: Vec<_> = with_goal
+        .map(|(id, member)| {
+            let (state, message) = rollout.state(id, member, holds);
+            let node = NodeState {
+                node: member.name.clone(),
+                pool: member.pool.clone(),
+                state,
+                message,
+                running: rollout.running(member).cloned(),
+            };
+            (member.role == Role::Agent, node)
+        })
+        .collect();
+    states.sort_by(|(agent, a), (other, b)| {
+        (agent, &a.pool, &a.node).cmp(&(other, &b.pool, &b.node))
+    });
+    states.into_iter().map(|(_, node)| node).collect()
+}
+
+impl Rollout<'_> {
+    fn state(&self, id: &IntentId, member: &Member, holds: &[Hold]) -> (State, String) {
+        if let Some(ticket) = self.ledger().tickets.get(id) {
+            return match (ticket.update(), ticket.leave()) {
+                (Some(update), _) => {
+                    let stage = stage(self, id, ticket, update);
+                    (State::of(&stage), stage.words())
+                }
+                (None, reason) => (State::Leaving, reason.map_or("", |r| r.words()).to_owned()),
+            };
+        }
+        if self.is_there(member) {
+            let node = self.observed.nodes.get(&member.name);
+            let ready = node.is_some_and(|n| n.ready);
+            let message = if ready { "" } else { "its Node is not Ready" };
+            return (State::UpToDate, message.to_owned());
+        }
+        let about = format!("node {}", member.name);
+        let own = holds.iter().find(|h| h.about == about);
+        let general = |about: &str| holds.iter().find(|h| h.about == about);
+        let agents = general("agents").filter(|_| member.role == Role::Agent);
+        match own.or_else(|| general("rollout")).or(agents) {
+            Some(hold) => (State::held(hold.reason), hold.message.clone()),
+            None => (State::Waiting, self.waits_behind(member, holds)),
+        }
+    }
+
+    /// Only the first of a queue is told why it waits.
+    fn waits_behind(&self, member: &Member, holds: &[Hold]) -> String {
+        let members = self.ledger().members.values();
+        let mut same_pool = members.filter(|m| m.pool == member.pool && m.name != member.name);
+        let first = same_pool.find_map(|m| {
+            let about = format!("node {}", m.name);
+            holds.iter().find(|h| h.about == about)
+        });
+        first.map_or("waits for its turn".to_owned(), |hold| {
+            format!("waits behind {}", hold.about)
+        })
+    }
+}
+
+impl State {
+    fn of(stage: &Stage<'_>) -> Self {
+        match stage {
+            Stage::Lost
+            | Stage::Withdrawn
+            | Stage::OutOfTime(_)
+            | Stage::Cordon
+            | Stage::Drain { .. }
+            | Stage::HandOver { .. }
+            | Stage::Snapshot { .. }
+            | Stage::TryAgain => Self::Preparing,
+            Stage::Try | Stage::Applying | Stage::Reset => Self::Trying,
+            Stage::Verifying(_) | Stage::Keep => Self::Verifying,
+            Stage::Keeping | Stage::Done => Self::Keeping,
+            Stage::GoBack(_) | Stage::GoingBack | Stage::WentBack(_) => Self::GoingBack,
+            Stage::Stuck(_) | Stage::Released => Self::Stuck,
+        }
+    }
+
+    fn held(reason: HoldReason) -> Self {
+        match reason {
+            HoldReason::HeldOut => Self::HeldOut,
+            HoldReason::Fetching => Self::Fetching,
+            HoldReason::NotReporting => Self::Silent,
+            _ => Self::Waiting,
+        }
+    }
+}
+
+/// As a person reads it.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UpToDate => "up to date",
+            Self::Fetching => "fetching",
+            Self::Waiting => "waiting",
+            Self::HeldOut => "held out",
+            Self::Silent => "silent",
+            Self::Preparing => "preparing",
+            Self::Trying => "trying",
+            Self::Verifying => "verifying",
+            Self::Keeping => "keeping",
+            Self::GoingBack => "going back",
+            Self::Stuck => "STUCK",
+            Self::Leaving => "leaving",
+        })
+    }
+}

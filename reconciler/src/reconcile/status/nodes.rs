@@ -1,0 +1,62 @@
+//! How far the nodes' systems have come, as `FabrikCluster` shows it.
+
+use fabrik_core::desired::Desired;
+use fabrik_core::hold::Hold;
+use fabrik_core::observed::Observed;
+use fabrik_core::rollout::{self, NodeState, State};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::cluster::resources::{FabrikClusterStatus, RolloutStatus, SystemStatus};
+
+/// An estimate that moves by less than this is the same.
+const SAME_END: SignedDuration = SignedDuration::from_mins(1);
+
+/// What `before` said already keeps its time.
+pub fn nodes(
+    desired: &Desired,
+    observed: &Observed,
+    holds: &[Hold],
+    before: &FabrikClusterStatus,
+    now: Timestamp,
+) -> Vec<SystemStatus> {
+    let states = rollout::states(desired, observed, holds, now);
+    let status = |state: NodeState| {
+        let name = state.node.to_string();
+        let known = before.systems.iter().find(|s| s.name == name);
+        let same = known.filter(|s| s.state == state.state.to_string());
+        SystemStatus {
+            since: same.map_or(now, |s| s.since),
+            name,
+            pool: state.pool.to_string(),
+            state: state.state.to_string(),
+            message: Some(state.message).filter(|m| !m.is_empty()),
+            system: state.running.map(|path| path.short()),
+        }
+    };
+    states.into_iter().map(status).collect()
+}
+
+/// `None` where no node has a system to run.
+pub fn rollout(
+    desired: &Desired,
+    observed: &Observed,
+    before: &FabrikClusterStatus,
+    now: Timestamp,
+) -> Option<RolloutStatus> {
+    let states = rollout::states(desired, observed, &[], now);
+    let done = states.iter().filter(|s| s.state == State::UpToDate);
+    let done = u32::try_from(done.count()).unwrap_or(u32::MAX);
+    let total = u32::try_from(states.len()).unwrap_or(u32::MAX);
+    let forecast = rollout::forecast(desired, observed, now);
+    let said = before.rollout.as_ref().and_then(|r| r.ends);
+    let ends = forecast.as_ref().map(|forecast| {
+        let near = |said: &Timestamp| forecast.ends.duration_since(*said).abs() < SAME_END;
+        said.filter(near).unwrap_or(forecast.ends)
+    });
+    (total > 0).then_some(RolloutStatus {
+        done,
+        total,
+        summary: forecast.map(|f| f.to_string()),
+        ends,
+    })
+}
