@@ -14,6 +14,7 @@ mod builder;
 pub mod cache;
 mod evaluate;
 mod nix;
+mod preview;
 mod published;
 mod systems;
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod trace;
 pub use builder::Builder;
 pub use evaluate::Origin;
 pub use nix::NixError;
+pub use preview::Preview;
 pub use published::Published;
 
 /// The systems that are wanted.

@@ -14,7 +14,7 @@ const EXAMINE: &str = include_str!("examine.nix");
 const EVALUATE: &str = include_str!("evaluate.nix");
 /// A flake takes nothing from this machine, changes nothing, and configures nothing but what it describes. Importing
 /// what is built while evaluating would build outside of our limits.
-const FLAGS: [&str; 15] = [
+pub(super) const FLAGS: [&str; 15] = [
     "eval",
     "--json",
     "--show-trace",
@@ -78,7 +78,7 @@ struct Answer {
 
 /// Not typed yet: the user's flake wrote it.
 #[derive(Deserialize)]
-struct Described {
+pub(super) struct Described {
     derivation: String,
     output: String,
     kubernetes: String,
@@ -190,7 +190,7 @@ impl Evaluator<'_> {
 }
 
 impl Described {
-    fn typed(self, pool: &PoolName) -> Result<System, BuildError> {
+    pub(super) fn typed(self, pool: &PoolName) -> Result<System, BuildError> {
         let odd = |problem: String| BuildError::OddSystem {
             pool: pool.clone(),
             problem,
@@ -211,7 +211,7 @@ impl Described {
 }
 
 /// A path as a URL has it. Nothing in it can end a string of Nix' language.
-fn encoded(path: &Path) -> String {
+pub(super) fn encoded(path: &Path) -> String {
     use std::fmt::Write as _;
     use std::os::unix::ffi::OsStrExt as _;
     let mut text = String::new();

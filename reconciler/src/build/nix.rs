@@ -115,6 +115,15 @@ impl Nix {
         }
     }
 
+    /// As a person uses it, with all that is theirs.
+    pub fn of_person(program_dir: &Path) -> Self {
+        Self {
+            program_dir: program_dir.to_owned(),
+            store: None,
+            environment: std::env::vars_os().collect(),
+        }
+    }
+
     /// The same with a variable more.
     #[cfg(test)]
     #[must_use]

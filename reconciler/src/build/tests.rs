@@ -297,6 +297,30 @@ async fn a_new_minor_of_k3s_comes_to_servers_in_a_second_step_where_the_flake_ca
     );
 }
 
+#[tokio::test]
+async fn a_plan_s_systems_are_those_that_the_leader_would_build() {
+    let bed = Bed::new();
+    let commit = bed.commit(&[]);
+    let built = bed.start().until_settled(bed.request(&commit)).await;
+    let built = &built.targets(&commit)[&pool("workers")].system;
+    let work = bed.path("work");
+    let preview = |commit| Preview::with(bed.nix(), &work, commit);
+    for preview in [preview(Some(&commit)), preview(None)] {
+        let system = preview.unwrap().system(&pool("workers")).await.unwrap();
+        assert_eq!(system, *built);
+    }
+    // As it is now, not as it was committed.
+    let newer = r#"system "b" "1.36.4+k3s1" """#;
+    std::fs::write(work.join("flake.nix"), Bed::flake(&[("WORKERS", newer)])).unwrap();
+    let now = preview(None).unwrap().system(&pool("workers")).await;
+    assert_eq!(now.unwrap().kubernetes.to_string(), "1.36.4+k3s1");
+    let none = preview(None).unwrap().system(&pool("gpu")).await;
+    let none = none.unwrap_err().to_string();
+    assert!(none.contains("no nixosConfigurations.gpu"), "{none}");
+    let elsewhere = Preview::with(bed.nix(), bed.dir.path(), None);
+    assert!(elsewhere.is_err_and(|why| why.ends_with("is in no git work tree")));
+}
+
 fn pool(name: &str) -> PoolName {
     name.parse().unwrap()
 }

@@ -1,6 +1,5 @@
 //! `fabrik plan`: what a commit will do, before it is pushed.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -25,6 +24,7 @@ use render::{Facts, render_plan};
 
 pub mod render;
 pub mod source;
+mod systems;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -60,25 +60,32 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::FAILURE);
     }
     let now = Timestamp::now();
-    let plan = planned(
-        &document,
-        commit.clone().unwrap_or_else(uncommitted),
-        &candidate,
-        now,
-    );
+    let dir = match commit {
+        Some(_) => Path::new("."),
+        None => Path::new(&options.what),
+    };
+    let systems = systems::evaluate(dir, commit.as_ref(), &tree, &candidate.spec).await;
+    let desired = Desired {
+        commit: commit.clone().unwrap_or_else(uncommitted),
+        spec: candidate.spec.clone(),
+        units: candidate.inventories(),
+        targets: systems.targets,
+    };
+    let plan = planned(&document, &desired, now);
     let facts = Facts {
         now,
         observed_at: document.observed.at,
         in_force: document.in_force,
         truncated: document.truncated,
         unread: candidate.unplanned,
+        notes: systems.notes,
         in_directory: commit.is_none(),
     };
     match options.output {
         Output::Human => say(render_plan(&plan, &facts).trim_end())?,
         Output::Json => say(serde_json::to_string_pretty(&json!({
             "plan": plan, "observedAt": facts.observed_at, "inForce": facts.in_force,
-            "truncated": facts.truncated, "unplanned": facts.unread,
+            "truncated": facts.truncated, "unplanned": facts.unread, "notes": facts.notes,
         }))?)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -93,15 +100,8 @@ fn tree(what: &str) -> Result<(Option<CommitId>, Tree), RepoError> {
     Ok((Some(commit), tree))
 }
 
-fn planned(document: &Document, commit: CommitId, candidate: &Candidate, now: Timestamp) -> Plan {
-    let observed = &document.observed;
-    let desired = Desired {
-        commit,
-        spec: candidate.spec.clone(),
-        units: candidate.inventories(),
-        targets: BTreeMap::new(),
-    };
-    let mut plan = plan(&desired, observed, now);
+fn planned(document: &Document, desired: &Desired, now: Timestamp) -> Plan {
+    let mut plan = plan(desired, &document.observed, now);
     if document.truncated.contains(&Truncation::Inventories) {
         plan.manifests.clear();
     }

@@ -20,6 +20,8 @@ pub struct Facts {
     pub truncated: Vec<Truncation>,
     /// Encrypted manifests that no key here opens and that do not show their objects' names.
     pub unread: Vec<String>,
+    /// What else is not in the plan, in sentences.
+    pub notes: Vec<String>,
     /// The plan is of files as they are, not of a commit.
     pub in_directory: bool,
 }
@@ -75,6 +77,9 @@ pub fn render_plan(plan: &Plan, facts: &Facts) -> String {
             &mut page,
             format!("Not opened, and planned as if they were absent: {unread}"),
         );
+    }
+    for note in &facts.notes {
+        line(&mut page, note);
     }
     page
 }
@@ -245,6 +250,7 @@ Planned on the cluster as it was 12 s ago, with aaaaaaaa in force.
             in_force: "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa".parse().ok(),
             truncated,
             unread: Vec::new(),
+            notes: Vec::new(),
             in_directory: false,
         }
     }

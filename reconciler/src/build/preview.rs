@@ -1,0 +1,83 @@
+//! The systems of a work tree, evaluated on a person's machine with their own Nix: for a plan, so nothing is built and
+//! nothing limited.
+
+use std::path::{Path, PathBuf};
+
+use fabrik_core::id::{CommitId, PoolName};
+use fabrik_core::system::System;
+
+use super::BuildError;
+use super::NoSystem;
+use super::evaluate::{Described, FLAGS};
+use super::nix::{Nix, NixError, Task};
+
+/// A work tree, as it is or as it is in a commit.
+pub struct Preview {
+    nix: Nix,
+    reference: String,
+}
+
+#[derive(serde::Deserialize)]
+struct Answer {
+    known: Vec<String>,
+    system: Option<Described>,
+}
+
+impl Preview {
+    /// # Errors
+    /// Why it can't be evaluated here, in words that complete "systems were not evaluated: …".
+    pub fn of(dir: &Path, commit: Option<&CommitId>) -> Result<Self, String> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let program_dir = std::env::split_paths(&path).find(|dir| dir.join("nix").is_file());
+        let program_dir = program_dir.ok_or("nix is not on PATH")?;
+        Self::with(Nix::of_person(&program_dir), dir, commit)
+    }
+
+    pub(super) fn with(nix: Nix, dir: &Path, commit: Option<&CommitId>) -> Result<Self, String> {
+        let dir: PathBuf = std::fs::canonicalize(dir).map_err(|e| e.to_string())?;
+        let root = dir.ancestors().find(|dir| dir.join(".git").exists());
+        let root = root.ok_or_else(|| format!("{} is in no git work tree", dir.display()))?;
+        if commit.is_none() && root != dir {
+            return Err(format!(
+                "{} is not the root of its work tree",
+                dir.display()
+            ));
+        }
+        let revision = commit.map_or_else(String::new, |commit| format!("?rev={commit}"));
+        let reference = format!("git+file://{}{revision}", super::evaluate::encoded(root));
+        Ok(Self { nix, reference })
+    }
+
+    /// # Errors
+    /// There is none, or it does not evaluate.
+    pub async fn system(&self, pool: &PoolName) -> Result<System, BuildError> {
+        let what = format!("evaluating pool {pool}");
+        let describe = format!(
+            r#"systems: {{ known = builtins.attrNames systems; system = if systems ? "{pool}" then let inherit (systems."{pool}") config; in {{
+                derivation = config.system.build.toplevel.drvPath;
+                output = config.system.build.toplevel.outPath;
+                kubernetes = config.services.k3s.package.version;
+            }} else null; }}"#
+        );
+        let installable = format!("{}#nixosConfigurations", self.reference);
+        let mut args: Vec<std::ffi::OsString> = FLAGS.iter().map(Into::into).collect();
+        args.extend([installable, "--apply".to_owned(), describe].map(Into::into));
+        let task = Task {
+            what: what.clone(),
+            program: "nix",
+            args,
+            limits: None,
+            source: None,
+        };
+        let printed = self.nix.run(task).await?;
+        let answer: Answer = serde_json::from_str(&printed).map_err(|error| {
+            let problem = error.to_string();
+            NixError::Unreadable { what, problem }
+        })?;
+        let described = answer.system.ok_or_else(|| NoSystem {
+            pool: pool.clone(),
+            known: answer.known,
+        })?;
+        described.typed(pool)
+    }
+}
