@@ -22,7 +22,7 @@ help:
 .PHONY: demo
 demo:
 	@if [ ! -x "$(BUILT)/fabrik" ] || [ ! -x "$(PARTS)/kubernetes-1.36.3/kube-apiserver" ]; then \
-		echo 'The first time: about 15 minutes on two cores, to build fabrik and what the demo'; \
+		echo 'The first time: about 18 minutes on two cores, to build fabrik and what the demo'; \
 		echo 'runs on. Then it plays, in about two minutes. From the second time on it only plays.'; \
 	fi
 	$(CARGO) build --workspace

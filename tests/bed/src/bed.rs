@@ -27,6 +27,7 @@ use crate::pki::{self, Subject};
 use crate::repository::{self, DefaultRepository};
 use crate::server::Server;
 use crate::slot::Slot;
+use crate::system::{self, SystemChange};
 use crate::wait;
 
 /// How fabrik reaches the repository.
@@ -44,6 +45,8 @@ pub struct Options {
     pub servers: usize,
     /// Found the cluster and run `fabrik run` on each server.
     pub fabrik: bool,
+    /// The machines have NixOS systems, stores and `fabrik agent`; the default repository has a flake.
+    pub systems: bool,
     /// Name of the cluster.
     pub cluster: String,
     pub transport: Transport,
@@ -66,6 +69,7 @@ impl Default for Options {
         Self {
             servers: 1,
             fabrik: false,
+            systems: false,
             cluster: "demo".to_owned(),
             transport: Transport::Http,
             poll: Duration::from_secs(1),
@@ -313,7 +317,28 @@ impl Bed {
             hetzner_token: TOKEN,
         };
         repository::write(self.git(), &self.parts, &wanted)?;
+        if self.options.systems {
+            system::write(self.git(), &self.options.kubernetes_version)?;
+        }
         self.git().commit_and_push(&format!("Have {count} workers"))
+    }
+
+    /// Changes the system of a pool in the work tree. Commits nothing.
+    pub fn change_system(&self, pool: &str, change: &SystemChange) -> Result<()> {
+        system::change(self.git(), pool, change)
+    }
+
+    /// Asks for another Kubernetes ("1.36.3") everywhere in the work tree. Commits nothing.
+    pub fn change_kubernetes(&self, from: &str, to: &str) -> Result<()> {
+        let spec = self.git().read("cluster.toml")?;
+        let changed = spec.replace(&format!("\"{from}+k3s1\""), &format!("\"{to}+k3s1\""));
+        if spec == changed {
+            bail!("cluster.toml does not ask for Kubernetes {from}");
+        }
+        self.git().write("cluster.toml", changed)?;
+        let change = SystemChange::K3s(format!("{to}+k3s1"));
+        self.change_system(system::SERVERS, &change)?;
+        self.change_system(system::WORKERS, &change)
     }
 
     /// The `fabrik` command line tool with this bed's administrator kubeconfig, not yet started.

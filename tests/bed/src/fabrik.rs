@@ -2,13 +2,16 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use serde_json::json;
 
+use crate::machine::Root;
 use crate::parts::Parts;
 use crate::process::{Dirs, Process, Spec};
 
@@ -50,6 +53,8 @@ struct State {
     /// Started at boot, as an enabled service is.
     enabled: bool,
     process: Option<Process>,
+    /// In front of PATH: `k3s` on this server's own disk.
+    programs: Option<PathBuf>,
 }
 
 /// Where `found` finds the rest of the bed.
@@ -66,6 +71,14 @@ pub struct Place {
     pub hetzner_endpoint: String,
     pub listen: String,
     pub poll: String,
+}
+
+/// Where a server has what `fabrik run` needs for systems.
+pub(crate) struct Systems<'a> {
+    pub cache: SocketAddr,
+    /// Of etcd's client port.
+    pub etcd: String,
+    pub certificates: &'a Path,
 }
 
 impl Fabrik {
@@ -134,11 +147,73 @@ impl Fabrik {
         }
         let spec = Spec::new(&self.service(), &binary()?, &self.dirs)
             .args(["run".into(), "--config".into(), config.into_os_string()])
-            .env("PATH", self.path());
+            .env("PATH", in_front(state.programs.as_deref(), self.path()));
         // Ended first: its log and record have the same names.
         state.process = None;
         state.process = Some(Process::start(spec)?);
         Ok(())
+    }
+
+    /// Lets it evaluate and build systems, serve them, and look after etcd: sections of the
+    /// configuration that founding writes where k3s has its files, which a bed has elsewhere.
+    pub(crate) fn give_systems(&self, root: &Root, places: &Systems<'_>) -> Result<()> {
+        let mut state = self.lock();
+        let founding = state.founding.as_ref();
+        let config = &founding
+            .with_context(|| format!("{} was not founded", self.server))?
+            .config;
+        let mut text = fs::read_to_string(config)?;
+        for (section, keys) in self.sections(root, places) {
+            if !text.contains(&format!("[{section}]")) {
+                // Texts of TOML are those of JSON.
+                let line = |(key, value): (&str, String)| format!("{key} = {}\n", json!(value));
+                let lines: String = keys.into_iter().map(line).collect();
+                text.push_str(&format!("\n[{section}]\n{lines}"));
+            }
+        }
+        fs::write(config, text)?;
+        state.programs = Some(root.server_programs());
+        Ok(())
+    }
+
+    fn sections(
+        &self,
+        root: &Root,
+        places: &Systems<'_>,
+    ) -> [(&'static str, Vec<(&'static str, String)>); 3] {
+        let file = |name: &str| places.certificates.join(name).display().to_string();
+        [
+            (
+                "nix",
+                vec![
+                    ("program-dir", root.programs().display().to_string()),
+                    ("store", root.dir().display().to_string()),
+                    (
+                        "signing-key-file",
+                        self.dir.join("signing.key").display().to_string(),
+                    ),
+                ],
+            ),
+            (
+                "cache",
+                vec![
+                    ("listen", places.cache.to_string()),
+                    ("certificate-file", file("apiserver.crt")),
+                    ("key-file", file("apiserver.key")),
+                    ("client-ca-file", file("ca.crt")),
+                ],
+            ),
+            (
+                "etcd",
+                vec![
+                    ("endpoint", places.etcd.clone()),
+                    ("ca-file", file("etcd-ca.crt")),
+                    ("certificate-file", file("etcd.crt")),
+                    ("key-file", file("etcd.key")),
+                    ("snapshot-dir", file("snapshots")),
+                ],
+            ),
+        ]
     }
 
     /// SIGTERM; blocks until it has ended. It is not started at the next boot either.
@@ -257,6 +332,14 @@ pub(crate) fn path_of_tools(parts: &Parts) -> PathBuf {
     let tools = fabrik.iter().chain([&parts.kubectl, &parts.sops]);
     let folders = tools.filter_map(|tool| tool.parent());
     std::env::join_paths(folders).unwrap_or_default().into()
+}
+
+fn in_front(folder: Option<&Path>, path: OsString) -> OsString {
+    let folders = folder
+        .map(Path::to_owned)
+        .into_iter()
+        .chain(std::env::split_paths(&path));
+    std::env::join_paths(folders).unwrap_or(path)
 }
 
 /// `FABRIK_BIN`, else `fabrik` as cargo built it into the same target folder.

@@ -33,6 +33,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     pub sick: bool,
+    /// The system that it runs makes it sick.
+    pub sick_system: bool,
     /// Added before each thing that the machine does.
     pub delay: Duration,
 }
@@ -199,7 +201,7 @@ fn status(settings: &Settings, health: Health) -> Value {
             "lastHeartbeatTime": now,
         })
     };
-    let ready = if health.sick {
+    let ready = if health.sick || health.sick_system {
         condition("Ready", false, "KubeletNotReady", "the machine is sick")
     } else {
         condition(

@@ -6,6 +6,7 @@
 //! ([`supervisor`]), and Hetzner (the emulator). A bed takes everything down when it is dropped, and
 //! its processes end with it even when it is killed.
 
+mod agent;
 pub mod audit;
 mod balancer;
 mod bed;
@@ -28,7 +29,9 @@ pub mod repository;
 pub mod server;
 mod slot;
 pub mod supervisor;
+pub mod system;
 pub mod wait;
 
 pub use bed::{Bed, Options, Transport};
 pub use machine::{Machine, State};
+pub use system::SystemChange;

@@ -1,7 +1,10 @@
 //! A machine behind a server of the emulator: off, booting, running, or refused by the cluster.
 
+mod life;
+mod root;
+
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,16 +15,17 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::balancer::Balancer;
+pub use self::root::{Root, System};
+use crate::agent;
 use crate::control_plane::Trust;
 use crate::emulator::Hetzner;
-use crate::join::{self, Disk, JoinError};
-use crate::kubeconfig::{self, Endpoint};
-use crate::kubelet::{self, Health};
+use crate::join::{self, Disk};
+use crate::kubelet::Health;
 use crate::parts::Parts;
-use crate::pki::{Certified, Subject};
-use crate::process::Dirs;
+use crate::pki::Certified;
+use crate::process::{Dirs, Process};
 use crate::server::Server;
+use crate::system::Image;
 
 /// Where a machine stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +51,10 @@ pub struct Surroundings {
     pub kubelet_version: String,
     /// KWOK's own: it asks for more than a kubelet may.
     pub kwok_identity: Certified,
+    /// The cluster's name.
+    pub cluster: String,
+    /// What disks are made from, in a bed whose machines have systems.
+    pub image: Option<Image>,
 }
 
 /// The user data of a worker.
@@ -62,6 +70,11 @@ pub struct UserData {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub taints: Vec<String>,
+    pub pool: Option<String>,
+    pub cluster_id: Option<String>,
+    pub public_key: Option<String>,
+    #[serde(default)]
+    pub cache_urls: Vec<String>,
 }
 
 /// What a machine is for.
@@ -72,6 +85,15 @@ pub enum Role {
         server: Arc<Server>,
         trust: Arc<Trust>,
     },
+}
+
+/// What goes wrong at the next boot, and only then.
+#[derive(Clone, Copy, Debug, Default)]
+struct Whims {
+    hang: bool,
+    old_system: bool,
+    sick: bool,
+    empty_disk: bool,
 }
 
 /// A machine. Clones are the same machine.
@@ -90,6 +112,12 @@ struct Inner {
     health: watch::Sender<Health>,
     disk: Mutex<Disk>,
     life: Mutex<Option<JoinHandle<()>>>,
+    whims: Mutex<Whims>,
+    /// How many times it booted, panics included.
+    boots: watch::Sender<u32>,
+    /// What an agent is told about its cluster. A machine without this runs none.
+    cluster: watch::Sender<Option<agent::Cluster>>,
+    agent: Mutex<Option<Process>>,
 }
 
 impl Machine {
@@ -114,6 +142,10 @@ impl Machine {
             health: watch::Sender::default(),
             disk: Mutex::new(disk),
             life: Mutex::default(),
+            whims: Mutex::default(),
+            boots: watch::Sender::default(),
+            cluster: watch::Sender::default(),
+            agent: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -216,6 +248,58 @@ impl Machine {
         self.inner.health.send_modify(|health| health.sick = false);
     }
 
+    /// Its next boot hangs, until somebody resets it.
+    pub fn hang_at_boot(&self) {
+        self.whims().hang = true;
+    }
+
+    /// Its next boot does not take the one-shot entry.
+    pub fn boot_old_system(&self) {
+        self.whims().old_system = true;
+    }
+
+    /// From its next boot on its kubelet reports Ready=False, until [`Machine::well`].
+    pub fn sick_after_boot(&self) {
+        self.whims().sick = true;
+    }
+
+    /// Its next boot finds the disk as it was when the machine was made.
+    pub fn lose_disk_at_boot(&self) {
+        self.whims().empty_disk = true;
+    }
+
+    /// The folder that it has for its root, in a bed with systems.
+    pub fn root(&self) -> Option<Root> {
+        self.inner.root()
+    }
+
+    /// The system that it runs.
+    pub fn system(&self) -> Result<System> {
+        self.root().context("this machine has no system")?.current()
+    }
+
+    /// How many times it booted, panics included.
+    pub fn boots(&self) -> u32 {
+        *self.inner.boots.borrow()
+    }
+
+    /// SIGKILL for `fabrik agent`; it is started again as a service manager does. False: none runs.
+    pub fn kill_agent(&self) -> Result<bool> {
+        let agent = lock(&self.inner.agent);
+        agent.as_ref().map_or(Ok(false), Process::crash)
+    }
+
+    pub fn agent_runs(&self) -> bool {
+        lock(&self.inner.agent)
+            .as_ref()
+            .is_some_and(Process::is_running)
+    }
+
+    /// Installs `fabrik agent`, now and at each boot.
+    pub(crate) fn install_agent(&self, cluster: agent::Cluster) {
+        self.inner.cluster.send_replace(Some(cluster));
+    }
+
     /// Power comes on. A machine that has power is left alone.
     pub(crate) fn boot(&self) {
         let mut life = self.life();
@@ -242,9 +326,7 @@ impl Machine {
             // An aborted task answers with its cancellation once all that it held is dropped.
             let _ = life.await;
         }
-        if let Role::Server { server, .. } = &self.inner.role {
-            server.cut();
-        }
+        self.inner.end();
         self.inner.state.send_replace(State::Off);
     }
 
@@ -261,136 +343,18 @@ impl Machine {
         if let Some(life) = self.life().take() {
             life.abort();
         }
-        if let Role::Server { server, .. } = &self.inner.role {
-            server.cut();
-        }
+        self.inner.end();
+    }
+
+    fn whims(&self) -> MutexGuard<'_, Whims> {
+        lock(&self.inner.whims)
     }
 
     fn life(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.inner
-            .life
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.life)
     }
 }
 
-impl Inner {
-    /// From power-on to the end of power, which comes by dropping this future.
-    async fn live(&self) -> Result<()> {
-        let delay = self.health.borrow().delay;
-        tokio::time::sleep(delay).await;
-        match &self.role {
-            Role::Agent => self.live_as_agent().await,
-            Role::Server { server, trust } => self.live_as_server(server, trust).await,
-        }
-    }
-
-    async fn live_as_agent(&self) -> Result<()> {
-        let hetzner = &self.surroundings.hetzner;
-        hetzner.set_hung(self.id, false).await?;
-        let user_data = hetzner
-            .metadata(self.id, "userdata")
-            .await?
-            .context("no user data")?;
-        let user_data: UserData = serde_json::from_str(&user_data).context("reading user data")?;
-        let instance = hetzner.metadata(self.id, "metadata/instance-id").await?;
-        let instance = instance.context("no instance id in the metadata")?;
-        let request = join::Request {
-            servers: user_data.servers.clone(),
-            token: user_data.token.clone(),
-            node_name: user_data.node_name.clone(),
-        };
-        let joined = self.join(&request).await?;
-        // The port of the balancer that k3s runs on its agents.
-        let local = SocketAddr::from((self.address, 6444));
-        let _balancer = Balancer::start(local, joined.api_servers).await?;
-        let endpoint = Endpoint {
-            url: format!("https://{local}"),
-            through_balancer: true,
-        };
-        let mut settings = self.kubelet_settings(&endpoint, &joined.ca_pem, &joined.kubelet)?;
-        settings.node_name = user_data.node_name;
-        settings.provider_id = format!("hcloud://{}", instance.trim());
-        settings.labels = user_data.labels;
-        settings.taints = user_data.taints;
-        self.run_kubelet(settings).await
-    }
-
-    async fn live_as_server(&self, server: &Server, trust: &Trust) -> Result<()> {
-        server.boot().await?;
-        let user = format!("system:node:{}", self.name);
-        let identity = trust
-            .cluster
-            .issue(&Subject::client(&user, Some("system:nodes")))?;
-        let endpoint = server.control_plane.endpoint();
-        let ca_pem = trust.cluster.certificate_pem();
-        let mut settings = self.kubelet_settings(&endpoint, ca_pem, &identity)?;
-        settings.kubelet_version = format!("v{}+k3s1", server.control_plane.version());
-        let (running, ()) = tokio::join!(self.run_kubelet(settings), server.label_node());
-        running
-    }
-
-    /// Tries until a supervisor answers; a few times when it says no.
-    async fn join(&self, request: &join::Request) -> Result<join::Joined> {
-        const REFUSALS: u32 = 3;
-        const PAUSE: Duration = Duration::from_secs(1);
-        let mut refusals = 0;
-        loop {
-            let disk = self
-                .disk
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            match join::join(request, &disk).await {
-                Ok(joined) => {
-                    let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-                    disk.kubelet = Some(joined.kubelet.clone());
-                    return Ok(joined);
-                }
-                Err(JoinError::Refused(reason)) => {
-                    refusals += 1;
-                    if refusals == REFUSALS {
-                        bail!("a supervisor refuses node {}: {reason}", request.node_name);
-                    }
-                }
-                Err(JoinError::Unavailable(error)) => {
-                    tracing::debug!(machine = self.name, %error, "not joined yet");
-                }
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    async fn run_kubelet(&self, settings: kubelet::Settings) -> Result<()> {
-        let boot_id = settings.boot_id.clone();
-        let registered = || {
-            self.state.send_replace(State::Running { boot_id });
-        };
-        kubelet::run(settings, self.health.subscribe(), registered).await
-    }
-
-    fn kubelet_settings(
-        &self,
-        endpoint: &Endpoint,
-        ca_pem: &str,
-        identity: &Certified,
-    ) -> Result<kubelet::Settings> {
-        let surroundings = &self.surroundings;
-        let dir = surroundings.dir.join("machines").join(self.id.to_string());
-        std::fs::create_dir_all(&dir)?;
-        Ok(kubelet::Settings {
-            node_name: self.name.clone(),
-            provider_id: format!("hcloud://{}", self.id),
-            labels: BTreeMap::new(),
-            taints: Vec::new(),
-            address: self.address,
-            kubelet_version: surroundings.kubelet_version.clone(),
-            boot_id: join::random_hex(16)?,
-            kubeconfig: kubeconfig::text(endpoint, ca_pem, identity),
-            kwok_kubeconfig: kubeconfig::text(endpoint, ca_pem, &surroundings.kwok_identity),
-            kwok: surroundings.parts.kwok.clone(),
-            dir,
-            dirs: surroundings.dirs.clone(),
-        })
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

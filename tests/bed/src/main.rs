@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use fabrik_bed::parts::{KUBERNETES_VERSION, Parts};
+use fabrik_bed::parts::{FORMER_KUBERNETES_VERSION, KUBERNETES_VERSION, Parts};
 use fabrik_bed::{Bed, Options};
 use tracing_subscriber::EnvFilter;
 
@@ -44,6 +44,9 @@ struct Up {
     /// Found a cluster, run fabrik on each server and push a repository with this many workers
     #[arg(long, value_name = "WORKERS")]
     fabrik: Option<u32>,
+    /// Give the machines NixOS systems, built by Nix from the repository's flake
+    #[arg(long)]
+    systems: bool,
 }
 
 #[tokio::main]
@@ -66,7 +69,11 @@ async fn main() -> ExitCode {
 async fn carry_out(verb: Verb) -> Result<()> {
     match verb {
         Verb::Parts => {
-            tokio::task::spawn_blocking(|| Parts::prepare(&[KUBERNETES_VERSION])).await??;
+            tokio::task::spawn_blocking(|| {
+                Parts::prepare(&[KUBERNETES_VERSION, FORMER_KUBERNETES_VERSION])?;
+                Parts::nix()
+            })
+            .await??;
             println!("All parts are ready.");
             Ok(())
         }
@@ -102,6 +109,7 @@ async fn run(up: Up) -> Result<()> {
     let options = Options {
         servers: up.servers,
         fabrik: up.fabrik.is_some(),
+        systems: up.systems,
         ..Options::default()
     };
     let bed = tokio::select! {

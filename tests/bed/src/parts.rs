@@ -15,6 +15,9 @@ use anyhow::{Context, Result, bail};
 /// The Kubernetes version of a control plane that nobody asked another one of.
 pub const KUBERNETES_VERSION: &str = "1.36.3";
 
+/// The minor before: what an upgrade begins with.
+pub const FORMER_KUBERNETES_VERSION: &str = "1.35.4";
+
 /// What KWOK plays: pods only.
 pub const KWOK_STAGES: &str = include_str!("../parts/kwok-0.8.0/stages.yaml");
 
@@ -88,6 +91,32 @@ impl Parts {
             git_http_backend: git_http_backend()?,
             kubernetes,
         })
+    }
+
+    /// Nix: the one on PATH, else Debian's without installing it. Blocks, for some seconds the first time.
+    pub fn nix() -> Result<PathBuf> {
+        if let Some(found) = on_path("nix") {
+            return Ok(found);
+        }
+        let (dir, tests) = (
+            parts_dir(),
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(".."),
+        );
+        let dir = dir
+            .parent()
+            .context("a folder above the parts")?
+            .join("nix");
+        std::fs::create_dir_all(&dir)?;
+        let _lock = build::lock(&dir)?;
+        let got = Command::new(tests.join("nix/get-nix.sh"))
+            .arg(&dir)
+            .stdout(std::io::stderr())
+            .status()
+            .context("starting tests/nix/get-nix.sh")?;
+        if !got.success() {
+            bail!("tests/nix/get-nix.sh: {got}. Put nix on PATH, or install what it names");
+        }
+        Ok(dir.join("bin/nix"))
     }
 
     /// The programs of `version`, which must have been prepared.

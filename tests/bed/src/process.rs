@@ -152,6 +152,16 @@ impl Process {
         drop(self.wait_for(None, |state| state.ended));
     }
 
+    /// SIGKILL that nobody told it about: it is started again if it is a service. False: it does not run.
+    pub fn crash(&self) -> Result<bool> {
+        let state = self.shared.lock();
+        let Some(pid) = state.running else {
+            return Ok(false);
+        };
+        kill_process_group(pid, Signal::KILL)?;
+        Ok(true)
+    }
+
     /// Everything it has written to its log.
     pub fn log(&self) -> String {
         fs::read(&self.log)

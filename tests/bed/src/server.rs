@@ -1,6 +1,7 @@
 //! A machine's software when it is a server: the control plane, the supervisor and `fabrik run`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::control_plane::{ControlPlane, Trust};
+use crate::control_plane::{Component, ControlPlane, Trust};
 use crate::fabrik::Fabrik;
+use crate::machine::Root;
 use crate::supervisor::{self, Supervisor};
 
 /// What runs on a control-plane machine.
@@ -20,6 +22,7 @@ pub struct Server {
     pub fabrik: Fabrik,
     trust: Arc<Trust>,
     api_servers: Vec<SocketAddr>,
+    etcdctl: PathBuf,
     supervisor: Mutex<Option<Supervisor>>,
 }
 
@@ -32,12 +35,14 @@ impl Server {
         fabrik: Fabrik,
         trust: Arc<Trust>,
         api_servers: Vec<SocketAddr>,
+        etcdctl: PathBuf,
     ) -> Self {
         Self {
             control_plane,
             fabrik,
             trust,
             api_servers,
+            etcdctl,
             supervisor: Mutex::default(),
         }
     }
@@ -61,6 +66,47 @@ impl Server {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(supervisor);
         self.fabrik.boot()
+    }
+
+    /// What its system brings: the control plane has this version when it is started next.
+    pub fn set_k3s(&self, k3s: &str) -> Result<()> {
+        let version = k3s.split_once('+').map_or(k3s, |(version, _)| version);
+        self.control_plane.set_version(version)
+    }
+
+    /// k3s is restarted as another version, all of the control plane with it. `fabrik run` is not.
+    pub async fn restart_k3s(&self, k3s: &str) -> Result<()> {
+        for component in Component::ALL.into_iter().rev() {
+            self.control_plane.stop(component);
+        }
+        self.set_k3s(k3s)?;
+        self.control_plane.start_all(Self::BOOT_DEADLINE).await
+    }
+
+    /// Programs that only servers have.
+    pub fn add_programs(&self, root: &Root) -> Result<()> {
+        let places = [
+            ("@NODE@", self.control_plane.name().to_owned()),
+            ("@ETCDCTL@", self.etcdctl.display().to_string()),
+            (
+                "@ENDPOINT@",
+                format!("https://{}:2379", self.control_plane.address()),
+            ),
+            (
+                "@CERTIFICATES@",
+                self.control_plane.dir().display().to_string(),
+            ),
+            (
+                "@SNAPSHOTS@",
+                self.control_plane
+                    .dir()
+                    .join("snapshots")
+                    .display()
+                    .to_string(),
+            ),
+        ];
+        let text = include_str!("../stand-ins/k3s");
+        root.add_program(&root.server_programs(), "k3s", text, &places)
     }
 
     /// Puts the roles on this server's Node, as k3s does with its own rights: a kubelet may not.

@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::{Bed, Options, OwnRuntime};
+use crate::agent;
 use crate::balancer::Balancer;
 use crate::control_plane::{API_PORT, ControlPlane, EtcdCluster, Settings, Trust};
 use crate::emulator::Hetzner;
-use crate::fabrik::{Fabrik, Place};
+use crate::fabrik::{Fabrik, Founding, Place, Systems};
 use crate::fleet::Fleet;
 use crate::git::Git;
 use crate::kubeconfig::Endpoint;
@@ -28,9 +29,11 @@ use crate::pki::{self, Subject};
 use crate::server::Server;
 use crate::slot::Slot;
 use crate::supervisor;
+use crate::system::Image;
 
 const BOOT_DEADLINE: Duration = Duration::from_secs(150);
 const FABRIK_PORT: u16 = 9640;
+const CACHE_PORT: u16 = 9642;
 const EMULATOR_PORT: u16 = 8080;
 const K3S_CONTROLLER: &str = "system:k3s-controller";
 const KWOK_USER: &str = "bed:kwok";
@@ -38,6 +41,11 @@ const KWOK_USER: &str = "bed:kwok";
 /// Where `fabrik run` of this server listens.
 pub(super) fn fabrik_listen(server: &Server) -> String {
     format!("{}:{FABRIK_PORT}", server.control_plane.address())
+}
+
+/// Where `fabrik run` of this server has its binary cache.
+pub(crate) fn fabrik_cache(server: &Server) -> SocketAddr {
+    (server.control_plane.address(), CACHE_PORT).into()
 }
 
 /// Each server has an address of its own for the emulator, so that the journal shows who asked.
@@ -67,6 +75,8 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
         dirs: slot.dirs(),
         kubelet_version: format!("v{}+k3s1", options.kubernetes_version),
         kwok_identity: trust.cluster.issue(&Subject::client(KWOK_USER, None))?,
+        cluster: options.cluster.clone(),
+        image: image(&options, &slot).await?,
     });
     let (servers, server_machines) =
         create_servers(&options, &slot, services, &surroundings, &trust).await?;
@@ -119,6 +129,16 @@ async fn prepare_parts(options: &Options) -> Result<Parts> {
         Parts::prepare(&versions)
     };
     tokio::task::spawn_blocking(prepare).await?
+}
+
+/// Builds what the disks of machines with systems are made from.
+async fn image(options: &Options, slot: &Slot) -> Result<Option<Image>> {
+    if !options.systems {
+        return Ok(None);
+    }
+    let (dir, version) = (slot.dir().join("image"), options.kubernetes_version.clone());
+    let build = move || Image::build(&dir, &Parts::nix()?, &version);
+    Ok(Some(tokio::task::spawn_blocking(build).await??))
 }
 
 async fn start_emulator(
@@ -193,6 +213,7 @@ async fn create_servers(
             fabrik,
             Arc::clone(&trust),
             api_servers.clone(),
+            surroundings.parts.etcdctl.clone(),
         );
         let server = Arc::new(server);
         let role = Role::Server {
@@ -282,12 +303,39 @@ impl Bed {
             .iter()
             .map(|m| self.hetzner.label_server(m.id(), &label));
         try_join_all(labelled).await?;
+        if self.options.systems {
+            self.install_agents(&founding)?;
+        }
         if self.options.webhooks {
             self.git.set_webhooks(self.webhooks()?);
         }
         self.servers
             .iter()
             .try_for_each(|server| server.fabrik.start())
+    }
+
+    /// `fabrik run` gets a Nix, a cache and an etcd; the servers' own agents start.
+    fn install_agents(&self, founding: &Founding) -> Result<()> {
+        let servers = self.servers.iter();
+        let cache_urls = servers.map(|server| format!("https://{}", fabrik_cache(server)));
+        let public_key = std::fs::read_to_string(self.fabrik(0).dir().join("signing.pub"))?;
+        let cluster = agent::Cluster {
+            name: self.options.cluster.clone(),
+            id: founding.cluster_id.clone(),
+            public_key: public_key.trim().to_owned(),
+            cache_urls: cache_urls.collect(),
+        };
+        for (server, machine) in self.servers.iter().zip(&self.server_machines) {
+            let root = machine.root().context("a server without a disk")?;
+            let systems = Systems {
+                cache: fabrik_cache(server),
+                etcd: format!("https://{}:2379", server.control_plane.address()),
+                certificates: server.control_plane.dir(),
+            };
+            server.fabrik.give_systems(&root, &systems)?;
+            machine.install_agent(cluster.clone());
+        }
+        Ok(())
     }
 
     fn place(&self, number: usize) -> Place {

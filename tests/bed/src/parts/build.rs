@@ -100,7 +100,7 @@ fn says_version(text: &str, minor: &str) -> bool {
         .any(|word| word.starts_with(&wanted))
 }
 
-fn lock(dir: &Path) -> Result<File> {
+pub fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(".lock");
     let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
     if file.try_lock().is_err() {

@@ -3,4 +3,5 @@
 mod control_plane;
 mod git_servers;
 mod side_by_side;
+mod systems;
 mod three_servers;

@@ -1,0 +1,351 @@
+//! What a machine does while it has power: it boots a system, joins, and runs a kubelet and an agent.
+//! What happens on its disk (another system is activated, a reboot is called for) it notices and does.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::time::sleep;
+
+use super::root::Boot;
+use super::{Inner, Role, Root, State, System, UserData, lock};
+use crate::agent;
+use crate::balancer::Balancer;
+use crate::control_plane::Trust;
+use crate::join::{self, JoinError};
+use crate::kubeconfig::{self, Endpoint};
+use crate::kubelet;
+use crate::pki::{Certified, Subject};
+use crate::server::Server;
+use crate::system::{SERVERS, WORKERS};
+
+/// From the end of one boot to the beginning of the next.
+const REBOOT: Duration = Duration::from_secs(2);
+/// With `panic=` a machine does not stand still; here it waits shorter than a real one.
+const PANIC: Duration = Duration::from_secs(1);
+/// How often the disk is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl Inner {
+    /// From power-on to the end of power, which comes by dropping this future.
+    pub(super) async fn live(&self) -> Result<()> {
+        let hetzner = &self.surroundings.hetzner;
+        loop {
+            hetzner.set_hung(self.id, false).await?;
+            let delay = self.health.borrow().delay;
+            sleep(delay).await;
+            let (boot_id, root) = self.start_up().await?;
+            tokio::select! {
+                ended = self.run(boot_id, root.as_ref()) => return ended,
+                () = reboot_wanted(root.as_ref()) => {}
+            }
+            self.end();
+            self.state.send_replace(State::Booting);
+            sleep(REBOOT).await;
+        }
+    }
+
+    /// Everything that runs on the machine ends, as when power goes.
+    pub(super) fn end(&self) {
+        let agent = lock(&self.agent).take();
+        drop(agent);
+        if let Role::Server { server, .. } = &self.role {
+            server.cut();
+        }
+        if let Some(root) = self.root() {
+            root.cut();
+        }
+    }
+
+    /// The disk, once the machine has booted for the first time.
+    pub(super) fn root(&self) -> Option<Root> {
+        Root::existing(&self.root_dir(), &self.name, &self.surroundings.dirs)
+    }
+
+    fn dir(&self) -> PathBuf {
+        let machines = self.surroundings.dir.join("machines");
+        machines.join(self.id.to_string())
+    }
+
+    fn root_dir(&self) -> PathBuf {
+        self.dir().join("root")
+    }
+
+    /// What the firmware, the boot loader and the kernel do. Never returns where the boot hangs.
+    async fn start_up(&self) -> Result<(String, Option<Root>)> {
+        let whims = std::mem::take(&mut *lock(&self.whims));
+        self.boots.send_modify(|boots| *boots += 1);
+        if whims.sick {
+            self.health.send_modify(|health| health.sick = true);
+        }
+        if whims.hang {
+            return self.hang().await;
+        }
+        let Some(root) = self.disk(whims.empty_disk).await? else {
+            return Ok((join::random_hex(16)?, None));
+        };
+        if whims.old_system {
+            root.forget_one_shot()?;
+        }
+        loop {
+            match root.boot()? {
+                Boot::Up { boot_id } => return Ok((boot_id, Some(root))),
+                Boot::Hang => return self.hang().await,
+                Boot::Panic => {
+                    sleep(PANIC).await;
+                    self.boots.send_modify(|boots| *boots += 1);
+                }
+            }
+        }
+    }
+
+    async fn hang<T>(&self) -> Result<T> {
+        self.surroundings.hetzner.set_hung(self.id, true).await?;
+        std::future::pending().await
+    }
+
+    /// The disk, made from the image if it is not there. None in a bed without systems.
+    async fn disk(&self, empty: bool) -> Result<Option<Root>> {
+        let Some(image) = &self.surroundings.image else {
+            return Ok(None);
+        };
+        let dir = self.root_dir();
+        if empty {
+            match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
+                _ => lock(&self.disk).kubelet = None,
+            }
+        }
+        if let Some(root) = self.root() {
+            return Ok(Some(root));
+        }
+        let pool = match &self.role {
+            Role::Agent => self.user_data().await?.pool.unwrap_or(WORKERS.to_owned()),
+            Role::Server { .. } => SERVERS.to_owned(),
+        };
+        std::fs::create_dir_all(self.dir())?;
+        let root = Root::create(image, &dir, &self.name, &pool, &self.surroundings.dirs)?;
+        if let Role::Server { server, .. } = &self.role {
+            server.add_programs(&root)?;
+        }
+        Ok(Some(root))
+    }
+
+    async fn run(&self, boot_id: String, root: Option<&Root>) -> Result<()> {
+        match &self.role {
+            Role::Agent => self.live_as_agent(boot_id, root).await,
+            Role::Server { server, trust } => {
+                self.live_as_server(boot_id, root, server, trust).await
+            }
+        }
+    }
+
+    async fn user_data(&self) -> Result<UserData> {
+        let user_data = self
+            .surroundings
+            .hetzner
+            .metadata(self.id, "userdata")
+            .await?;
+        let user_data = user_data.context("no user data")?;
+        serde_json::from_str(&user_data).context("reading user data")
+    }
+
+    async fn live_as_agent(&self, boot_id: String, root: Option<&Root>) -> Result<()> {
+        let hetzner = &self.surroundings.hetzner;
+        let user_data = self.user_data().await?;
+        let instance = hetzner.metadata(self.id, "metadata/instance-id").await?;
+        let instance = instance.context("no instance id in the metadata")?;
+        let request = join::Request {
+            servers: user_data.servers.clone(),
+            token: user_data.token.clone(),
+            node_name: user_data.node_name.clone(),
+        };
+        let joined = self.join(&request).await?;
+        // The port of the balancer that k3s runs on its agents.
+        let local = SocketAddr::from((self.address, 6444));
+        let _balancer = Balancer::start(local, joined.api_servers).await?;
+        let endpoint = Endpoint {
+            url: format!("https://{local}"),
+            through_balancer: true,
+        };
+        let mut settings =
+            self.kubelet_settings(boot_id, &endpoint, &joined.ca_pem, &joined.kubelet)?;
+        settings.node_name = user_data.node_name;
+        settings.provider_id = format!("hcloud://{}", instance.trim());
+        settings.labels = user_data.labels;
+        settings.taints = user_data.taints;
+        if let (Some(id), Some(public_key)) = (user_data.cluster_id, user_data.public_key) {
+            self.cluster.send_replace(Some(agent::Cluster {
+                name: self.surroundings.cluster.clone(),
+                id,
+                public_key,
+                cache_urls: user_data.cache_urls,
+            }));
+        }
+        self.run_node(settings, root).await
+    }
+
+    async fn live_as_server(
+        &self,
+        boot_id: String,
+        root: Option<&Root>,
+        server: &Server,
+        trust: &Trust,
+    ) -> Result<()> {
+        if let Some(root) = root {
+            server.set_k3s(&root.current()?.k3s)?;
+        }
+        server.boot().await?;
+        let user = format!("system:node:{}", self.name);
+        let identity = trust
+            .cluster
+            .issue(&Subject::client(&user, Some("system:nodes")))?;
+        let endpoint = server.control_plane.endpoint();
+        let ca_pem = trust.cluster.certificate_pem();
+        let mut settings = self.kubelet_settings(boot_id, &endpoint, ca_pem, &identity)?;
+        settings.kubelet_version = format!("v{}+k3s1", server.control_plane.version());
+        let node = self.run_node(settings, root);
+        let (running, ()) = tokio::join!(node, server.label_node());
+        running
+    }
+
+    /// The kubelet and the agent, and what the machine's system asks of them.
+    async fn run_node(&self, mut settings: kubelet::Settings, root: Option<&Root>) -> Result<()> {
+        let Some(root) = root else {
+            return self.run_kubelet(settings).await;
+        };
+        let kubeconfig = settings.kubeconfig.clone();
+        let kubelets = async {
+            let mut system = root.current()?;
+            loop {
+                settings.kubelet_version = format!("v{}", system.k3s);
+                self.health
+                    .send_modify(|health| health.sick_system = system.sick);
+                root.obeyed(&system)?;
+                let next = tokio::select! {
+                    ended = self.run_kubelet(settings.clone()) => return ended,
+                    next = self.another_k3s(root, &system.k3s) => next?,
+                };
+                if let Role::Server { server, .. } = &self.role {
+                    server.restart_k3s(&next.k3s).await?;
+                }
+                system = next;
+            }
+        };
+        tokio::select! {
+            ended = kubelets => ended,
+            failed = self.run_agent(root, &kubeconfig) => failed.map(|never| match never {}),
+        }
+    }
+
+    /// Follows `/run/current-system` until a system with another k3s is activated: all that lies
+    /// between is obeyed by saying so.
+    async fn another_k3s(&self, root: &Root, k3s: &str) -> Result<System> {
+        let mut obeyed = root.current()?;
+        loop {
+            sleep(LOOK).await;
+            let system = root.current()?;
+            if system == obeyed {
+                continue;
+            }
+            if system.k3s != k3s {
+                return Ok(system);
+            }
+            self.health
+                .send_modify(|health| health.sick_system = system.sick);
+            root.obeyed(&system)?;
+            obeyed = system;
+        }
+    }
+
+    /// Starts the agent as soon as it can know its cluster. It ends with the machine.
+    async fn run_agent(&self, root: &Root, kubeconfig: &str) -> Result<Infallible> {
+        let mut clusters = self.cluster.subscribe();
+        let cluster = clusters.wait_for(Option::is_some).await?.clone();
+        let cluster = cluster.context("a cluster")?;
+        let process = agent::start(&agent::Settings {
+            node: &self.name,
+            address: self.address,
+            root,
+            kubeconfig,
+            cluster: &cluster,
+            dirs: &self.surroundings.dirs,
+        })?;
+        *lock(&self.agent) = Some(process);
+        std::future::pending().await
+    }
+
+    /// Tries until a supervisor answers; a few times when it says no.
+    async fn join(&self, request: &join::Request) -> Result<join::Joined> {
+        const REFUSALS: u32 = 3;
+        const PAUSE: Duration = Duration::from_secs(1);
+        let mut refusals = 0;
+        loop {
+            let disk = lock(&self.disk).clone();
+            match join::join(request, &disk).await {
+                Ok(joined) => {
+                    lock(&self.disk).kubelet = Some(joined.kubelet.clone());
+                    return Ok(joined);
+                }
+                Err(JoinError::Refused(reason)) => {
+                    refusals += 1;
+                    if refusals == REFUSALS {
+                        bail!("a supervisor refuses node {}: {reason}", request.node_name);
+                    }
+                }
+                Err(JoinError::Unavailable(error)) => {
+                    tracing::debug!(machine = self.name, %error, "not joined yet");
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn run_kubelet(&self, settings: kubelet::Settings) -> Result<()> {
+        let boot_id = settings.boot_id.clone();
+        let registered = || {
+            self.state.send_replace(State::Running { boot_id });
+        };
+        kubelet::run(settings, self.health.subscribe(), registered).await
+    }
+
+    fn kubelet_settings(
+        &self,
+        boot_id: String,
+        endpoint: &Endpoint,
+        ca_pem: &str,
+        identity: &Certified,
+    ) -> Result<kubelet::Settings> {
+        let surroundings = &self.surroundings;
+        let dir = self.dir();
+        std::fs::create_dir_all(&dir)?;
+        Ok(kubelet::Settings {
+            node_name: self.name.clone(),
+            provider_id: format!("hcloud://{}", self.id),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            address: self.address,
+            kubelet_version: surroundings.kubelet_version.clone(),
+            boot_id,
+            kubeconfig: kubeconfig::text(endpoint, ca_pem, identity),
+            kwok_kubeconfig: kubeconfig::text(endpoint, ca_pem, &surroundings.kwok_identity),
+            kwok: surroundings.parts.kwok.clone(),
+            dir,
+            dirs: surroundings.dirs.clone(),
+        })
+    }
+}
+
+async fn reboot_wanted(root: Option<&Root>) {
+    let Some(root) = root else {
+        return std::future::pending().await;
+    };
+    while !root.wants_reboot() {
+        sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,212 @@
+//! NixOS systems of a bed: the flake in its cluster repository, how a test changes it, and the image
+//! that machines are made from. Real Nix evaluates and builds them; there is no nixpkgs in them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::git::Worktree;
+
+/// Settings of Nix on every machine. Builds find a shell and its programs in those of this machine.
+const NIX_CONF: &str = "experimental-features = nix-command flakes
+build-users-group =
+substituters =
+sandbox = true
+sandbox-paths = /bin=/usr/bin /usr /lib=/usr/lib /lib64=/usr/lib64
+";
+
+const FILES: [(&str, &str); 4] = [
+    ("flake.nix", include_str!("../system/flake.nix")),
+    ("flake.lock", include_str!("../system/flake.lock")),
+    ("nixos/toplevel.sh", include_str!("../system/toplevel.sh")),
+    (
+        "nixos/switch-to-configuration.sh",
+        include_str!("../system/switch-to-configuration.sh"),
+    ),
+];
+const SETTINGS: &str = "systems.json";
+
+/// The pool of the control plane, as fabrik calls it.
+pub const SERVERS: &str = "servers";
+/// The pool of the default repository.
+pub const WORKERS: &str = "workers";
+
+/// What a commit does to the system of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SystemChange {
+    /// Another package: no reboot.
+    Package(String),
+    /// Another kernel: a reboot.
+    Kernel(String),
+    /// Another k3s, as `1.36.3+k3s1`.
+    K3s(String),
+    /// The kubelet is not ready on it.
+    Sick,
+    /// Its kernel panics while it boots.
+    Panics,
+    /// It hangs while it boots.
+    Hangs,
+    DoesNotEvaluate,
+    DoesNotBuild,
+}
+
+/// What `systems.json` says of a pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Settings {
+    platform: String,
+    package: String,
+    kernel: String,
+    k3s: String,
+    faults: Vec<String>,
+    evaluates: bool,
+    builds: bool,
+}
+
+impl Settings {
+    fn new(kubernetes_version: &str) -> Self {
+        Self {
+            platform: format!("{}-linux", std::env::consts::ARCH),
+            package: "1".to_owned(),
+            kernel: "6.12.1".to_owned(),
+            k3s: format!("{kubernetes_version}+k3s1"),
+            faults: Vec::new(),
+            evaluates: true,
+            builds: true,
+        }
+    }
+
+    fn change(&mut self, change: &SystemChange) {
+        match change {
+            SystemChange::Package(version) => self.package.clone_from(version),
+            SystemChange::Kernel(version) => self.kernel.clone_from(version),
+            SystemChange::K3s(version) => self.k3s.clone_from(version),
+            SystemChange::Sick => self.faults.push("sick".to_owned()),
+            SystemChange::Panics => self.faults.push("panics".to_owned()),
+            SystemChange::Hangs => self.faults.push("hangs".to_owned()),
+            SystemChange::DoesNotEvaluate => self.evaluates = false,
+            SystemChange::DoesNotBuild => self.builds = false,
+        }
+    }
+}
+
+/// Writes the flake into a work tree that does not have it. Commits nothing.
+pub fn write(worktree: &Worktree, kubernetes_version: &str) -> Result<()> {
+    if worktree.dir().join(SETTINGS).exists() {
+        return Ok(());
+    }
+    for (path, text) in flake(kubernetes_version)? {
+        worktree.write(&path, text)?;
+    }
+    Ok(())
+}
+
+/// Changes the system of a pool in a work tree. Commits nothing.
+pub fn change(worktree: &Worktree, pool: &str, change: &SystemChange) -> Result<()> {
+    let mut pools: BTreeMap<String, Settings> = serde_json::from_str(&worktree.read(SETTINGS)?)?;
+    let settings = pools.get_mut(pool);
+    let settings = settings.with_context(|| format!("{SETTINGS} has no pool {pool}"))?;
+    settings.change(change);
+    worktree.write(SETTINGS, serde_json::to_string_pretty(&pools)?)
+}
+
+fn flake(kubernetes_version: &str) -> Result<Vec<(String, String)>> {
+    let settings = Settings::new(kubernetes_version);
+    let pools = BTreeMap::from([(SERVERS, settings.clone()), (WORKERS, settings)]);
+    let fixed = FILES.iter();
+    let mut files: Vec<_> = fixed
+        .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
+        .collect();
+    files.push((SETTINGS.to_owned(), serde_json::to_string_pretty(&pools)?));
+    Ok(files)
+}
+
+/// What the disk of a new machine holds: a store with the systems of the default repository.
+#[derive(Debug)]
+pub struct Image {
+    /// A chroot store of Nix.
+    pub root: PathBuf,
+    /// Folder with `nix` and `nix-store`.
+    pub nix: PathBuf,
+    /// Store paths by pool.
+    systems: BTreeMap<String, String>,
+}
+
+impl Image {
+    /// Builds the systems. Blocks for a second or two.
+    pub fn build(dir: &Path, nix: &Path, kubernetes_version: &str) -> Result<Self> {
+        let (root, source, programs) = (dir.join("root"), dir.join("flake"), dir.join("nix"));
+        for (path, text) in flake(kubernetes_version)? {
+            let file = source.join(path);
+            fs::create_dir_all(file.parent().context("a folder")?)?;
+            fs::write(file, text)?;
+        }
+        let conf = root.join("etc/nix");
+        for folder in [&conf, &programs, &root.join("root")] {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(conf.join("nix.conf"), NIX_CONF)?;
+        for name in ["nix", "nix-store"] {
+            std::os::unix::fs::symlink(nix, programs.join(name))?;
+        }
+        let mut image = Self {
+            root,
+            nix: programs,
+            systems: BTreeMap::new(),
+        };
+        for pool in [SERVERS, WORKERS] {
+            let attribute = format!("nixosConfigurations.{pool}.config.system.build.toplevel");
+            let installable = format!("path:{}#{attribute}", source.display());
+            let system = image.nix(&["build", "--no-link", "--print-out-paths", &installable])?;
+            image.systems.insert(pool.to_owned(), system);
+        }
+        Ok(image)
+    }
+
+    /// The system that a new machine of this pool comes with.
+    pub fn system(&self, pool: &str) -> Result<&str> {
+        let system = self.systems.get(pool).map(String::as_str);
+        system.with_context(|| format!("the image has no system for pool {pool}"))
+    }
+
+    fn nix(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(self.nix.join("nix"))
+            .args(arguments)
+            .arg("--store")
+            .arg(&self.root)
+            .env("NIX_CONF_DIR", self.root.join("etc/nix"))
+            .env("HOME", self.root.join("root"))
+            .env("XDG_CACHE_HOME", self.root.join("root/.cache"))
+            .stdin(Stdio::null())
+            .output()
+            .context("starting nix")?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr);
+            bail!("nix {}: {}\n{reason}", arguments.join(" "), output.status);
+        }
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_that_a_fault_leaves_are_those_that_a_machine_looks_for() {
+        let mut settings = Settings::new("1.36.3");
+        for change in [
+            SystemChange::Sick,
+            SystemChange::Panics,
+            SystemChange::Hangs,
+        ] {
+            settings.change(&change);
+        }
+        assert_eq!(settings.faults, ["sick", "panics", "hangs"]);
+        assert_eq!(settings.k3s, "1.36.3+k3s1");
+        assert!(settings.evaluates && settings.builds);
+    }
+}
