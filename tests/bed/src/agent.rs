@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::Result;
 use serde_json::json;
@@ -67,7 +67,7 @@ pub(crate) fn path(root: &Root) -> OsString {
     std::env::join_paths(folders).unwrap_or(inherited)
 }
 
-fn configuration(settings: &Settings<'_>, kubeconfig: &PathBuf) -> String {
+fn configuration(settings: &Settings<'_>, kubeconfig: &Path) -> String {
     let (root, cluster) = (settings.root, settings.cluster);
     // TOML's strings and lists of strings are JSON's.
     let text = |value: &dyn std::fmt::Display| json!(value.to_string());

@@ -82,6 +82,9 @@ impl Default for Options {
     }
 }
 
+/// Machines of a bed boot within seconds; nobody wants to wait for the usual minutes.
+const PATIENCE: &str = "\n[update]\nsoak = \"2s\"\ntry-deadline = \"90s\"\n";
+
 /// Threads for what a bed runs in this process. They may be dropped anywhere.
 struct OwnRuntime(Option<tokio::runtime::Runtime>);
 
@@ -319,6 +322,8 @@ impl Bed {
         repository::write(self.git(), &self.parts, &wanted)?;
         if self.options.systems {
             system::write(self.git(), &self.options.kubernetes_version)?;
+            let spec = self.git().read("cluster.toml")?;
+            self.git().write("cluster.toml", spec + PATIENCE)?;
         }
         self.git().commit_and_push(&format!("Have {count} workers"))
     }

@@ -168,7 +168,7 @@ impl Fabrik {
                 // Texts of TOML are those of JSON.
                 let line = |(key, value): (&str, String)| format!("{key} = {}\n", json!(value));
                 let lines: String = keys.into_iter().map(line).collect();
-                text.push_str(&format!("\n[{section}]\n{lines}"));
+                text = format!("{text}\n[{section}]\n{lines}");
             }
         }
         fs::write(config, text)?;

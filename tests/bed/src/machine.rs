@@ -3,7 +3,7 @@
 mod life;
 mod root;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -88,12 +88,12 @@ pub enum Role {
 }
 
 /// What goes wrong at the next boot, and only then.
-#[derive(Clone, Copy, Debug, Default)]
-struct Whims {
-    hang: bool,
-    old_system: bool,
-    sick: bool,
-    empty_disk: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whim {
+    Hang,
+    OldSystem,
+    Sick,
+    EmptyDisk,
 }
 
 /// A machine. Clones are the same machine.
@@ -112,7 +112,7 @@ struct Inner {
     health: watch::Sender<Health>,
     disk: Mutex<Disk>,
     life: Mutex<Option<JoinHandle<()>>>,
-    whims: Mutex<Whims>,
+    whims: Mutex<BTreeSet<Whim>>,
     /// How many times it booted, panics included.
     boots: watch::Sender<u32>,
     /// What an agent is told about its cluster. A machine without this runs none.
@@ -250,22 +250,22 @@ impl Machine {
 
     /// Its next boot hangs, until somebody resets it.
     pub fn hang_at_boot(&self) {
-        self.whims().hang = true;
+        self.whim(Whim::Hang);
     }
 
     /// Its next boot does not take the one-shot entry.
     pub fn boot_old_system(&self) {
-        self.whims().old_system = true;
+        self.whim(Whim::OldSystem);
     }
 
     /// From its next boot on its kubelet reports Ready=False, until [`Machine::well`].
     pub fn sick_after_boot(&self) {
-        self.whims().sick = true;
+        self.whim(Whim::Sick);
     }
 
     /// Its next boot finds the disk as it was when the machine was made.
     pub fn lose_disk_at_boot(&self) {
-        self.whims().empty_disk = true;
+        self.whim(Whim::EmptyDisk);
     }
 
     /// The folder that it has for its root, in a bed with systems.
@@ -346,8 +346,8 @@ impl Machine {
         self.inner.end();
     }
 
-    fn whims(&self) -> MutexGuard<'_, Whims> {
-        lock(&self.inner.whims)
+    fn whim(&self, whim: Whim) {
+        lock(&self.inner.whims).insert(whim);
     }
 
     fn life(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {

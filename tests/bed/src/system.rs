@@ -52,6 +52,8 @@ pub enum SystemChange {
     Hangs,
     DoesNotEvaluate,
     DoesNotBuild,
+    /// None of the faults above.
+    Fixed,
 }
 
 /// What `systems.json` says of a pool.
@@ -89,6 +91,10 @@ impl Settings {
             SystemChange::Hangs => self.faults.push("hangs".to_owned()),
             SystemChange::DoesNotEvaluate => self.evaluates = false,
             SystemChange::DoesNotBuild => self.builds = false,
+            SystemChange::Fixed => {
+                self.faults.clear();
+                (self.evaluates, self.builds) = (true, true);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod faults;
 pub mod latency;
+pub mod rolling;
 pub mod search;
 pub mod watch;
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use tokio::time::sleep;
 
 use super::root::Boot;
-use super::{Inner, Role, Root, State, System, UserData, lock};
+use super::{Inner, Role, Root, State, System, UserData, Whim, lock};
 use crate::agent;
 use crate::balancer::Balancer;
 use crate::control_plane::Trust;
@@ -78,16 +78,16 @@ impl Inner {
     async fn start_up(&self) -> Result<(String, Option<Root>)> {
         let whims = std::mem::take(&mut *lock(&self.whims));
         self.boots.send_modify(|boots| *boots += 1);
-        if whims.sick {
+        if whims.contains(&Whim::Sick) {
             self.health.send_modify(|health| health.sick = true);
         }
-        if whims.hang {
+        if whims.contains(&Whim::Hang) {
             return self.hang().await;
         }
-        let Some(root) = self.disk(whims.empty_disk).await? else {
+        let Some(root) = self.disk(whims.contains(&Whim::EmptyDisk)).await? else {
             return Ok((join::random_hex(16)?, None));
         };
-        if whims.old_system {
+        if whims.contains(&Whim::OldSystem) {
             root.forget_one_shot()?;
         }
         loop {

@@ -6,6 +6,7 @@ mod leader;
 mod manifests;
 mod nonsense;
 mod plan;
+mod rolling;
 mod secrets;
 mod shrink;
 mod split;
