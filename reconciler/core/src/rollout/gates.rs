@@ -75,9 +75,12 @@ fn soak(
         rollout.now.duration_since(since)
     });
     if well < soak {
-        return Some(format!(
-            "it has to be well for {soak:#}, and has been for {well:#}"
-        ));
+        // No figure that grows: what is said anew each time is told anew each time.
+        let so_far = well_since.map_or(String::new(), |since| {
+            let since = since.round(jiff::Unit::Second).unwrap_or(since);
+            format!(", and has been since {since}")
+        });
+        return Some(format!("it has to be well for {soak:#}{so_far}"));
     }
     let activity = report.activity.as_ref();
     let activity = activity.filter(|a| a.ticket == update.number);
