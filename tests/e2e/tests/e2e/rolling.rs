@@ -1,6 +1,8 @@
 //! Nodes follow the commit: three servers and four workers with systems that real Nix builds.
 
-use anyhow::{Result, ensure};
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
 use fabrik_bed::{Options, SystemChange};
 use fabrik_e2e::rolling::{SHOP, Watcher, all_run, file_of, push_system};
 use fabrik_e2e::{SOON, World};
@@ -57,4 +59,59 @@ async fn a_package_reaches_every_node_without_a_drain_or_a_reboot() -> Result<()
     }
     world.bed.shutdown().await;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kernel_drains_and_reboots_node_by_node() -> Result<()> {
+    let world = world(Options::default()).await?;
+    let bed = &world.bed;
+    let watcher = Watcher::start(bed).await?;
+    push_system(
+        bed,
+        &SystemChange::Kernel("6.12.2".to_owned()),
+        "Have another kernel",
+    )?;
+    all_run(bed, "every machine has the kernel", |machine, system| {
+        let kernel = machine
+            .root()
+            .context("a disk")?
+            .path(system)
+            .join("kernel");
+        let kernel = std::fs::read_link(kernel)?;
+        Ok(kernel.to_string_lossy().ends_with("linux-6.12.2"))
+    })
+    .await?;
+    nobody_is_cordoned(&world).await?;
+    let seen = watcher.verdict(&world, 1).await?;
+    let names: BTreeSet<_> = bed.machines().iter().map(|m| m.name().to_owned()).collect();
+    ensure!(
+        seen.cordoned == names,
+        "cordoned {:?}, not {names:?}",
+        seen.cordoned
+    );
+    for machine in bed.machines() {
+        ensure!(
+            machine.boots() == 2,
+            "{} booted {} times",
+            machine.name(),
+            machine.boots()
+        );
+    }
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+async fn nobody_is_cordoned(world: &World) -> Result<()> {
+    let what = "nobody is cordoned";
+    world
+        .bed
+        .wait_until(what, SOON, async || {
+            let nodes = world.get(&["nodes"])?;
+            let nodes = fabrik_e2e::list(&nodes, "items");
+            let cordoned = nodes
+                .iter()
+                .any(|node| node["spec"]["unschedulable"] == true);
+            Ok((!cordoned).then_some(()))
+        })
+        .await
 }
