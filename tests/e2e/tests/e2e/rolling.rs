@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use fabrik_bed::{Options, SystemChange};
-use fabrik_e2e::rolling::{SHOP, Watcher, all_run, file_of, push_system};
-use fabrik_e2e::{SOON, World};
+use fabrik_bed::{Bed, Options, SystemChange, system};
+use fabrik_e2e::rolling::{ROLLED_OUT, SHOP, Watcher, all_run, file_of, push_system};
+use fabrik_e2e::{SOON, World, config_map};
 
 const WORKERS: u32 = 4;
 
@@ -99,6 +99,79 @@ async fn a_kernel_drains_and_reboots_node_by_node() -> Result<()> {
     }
     world.bed.shutdown().await;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_that_does_not_boot_is_tried_by_one_node_and_a_fix_goes_on() -> Result<()> {
+    let world = world(Options::default()).await?;
+    let bed = &world.bed;
+    let good = bed.server_machine(0).system()?.path;
+    let watcher = Watcher::start(bed).await?;
+    for pool in [system::SERVERS, system::WORKERS] {
+        bed.change_system(pool, &SystemChange::Kernel("6.13.0".to_owned()))?;
+        bed.change_system(pool, &SystemChange::Panics)?;
+    }
+    bed.git().commit_and_push("Have a kernel that panics")?;
+    bed.wait_until(
+        "one node has tried it and is back",
+        ROLLED_OUT,
+        async || {
+            let denied = fabrik_e2e::ledger(bed)?["denied"].clone();
+            let denied = denied.as_object().map_or(0, serde_json::Map::len);
+            Ok((denied == 1).then_some(()))
+        },
+    )
+    .await?;
+    nobody_is_cordoned(&world).await?;
+    // It stands still, and everything else goes on.
+    bed.git().write(
+        "manifests/shop/settings.yaml",
+        config_map("settings", "one"),
+    )?;
+    bed.git().commit_and_push("Have settings")?;
+    bed.wait_until("the settings are applied", SOON, async || {
+        Ok(world.exists(&["configmap", "settings"])?.then_some(()))
+    })
+    .await?;
+    ensure!(tried(bed) == 1, "{} machines booted again", tried(bed));
+    for server in 0..3 {
+        ensure!(
+            bed.server_machine(server).system()?.path == good,
+            "server {server} stayed on it"
+        );
+    }
+
+    for pool in [system::SERVERS, system::WORKERS] {
+        bed.change_system(pool, &SystemChange::Fixed)?;
+    }
+    bed.git().commit_and_push("Have a kernel that does not")?;
+    all_run(
+        bed,
+        "every machine has the mended kernel",
+        |machine, system| {
+            let kernel = machine
+                .root()
+                .context("a disk")?
+                .path(system)
+                .join("kernel");
+            Ok(std::fs::read_link(kernel)?
+                .to_string_lossy()
+                .ends_with("linux-6.13.0"))
+        },
+    )
+    .await?;
+    nobody_is_cordoned(&world).await?;
+    watcher.verdict(&world, 1).await?;
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+/// How many machines booted more than once.
+fn tried(bed: &Bed) -> usize {
+    bed.machines()
+        .iter()
+        .filter(|machine| machine.boots() > 1)
+        .count()
 }
 
 async fn nobody_is_cordoned(world: &World) -> Result<()> {
