@@ -28,6 +28,8 @@ pub struct Event {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct User {
+    /// Empty for who could not say who he is.
+    #[serde(default)]
     pub username: String,
 }
 
