@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use fabrik_bed::parts::{FORMER_KUBERNETES_VERSION, KUBERNETES_VERSION};
 use fabrik_bed::{Bed, Options, SystemChange, system};
 use fabrik_e2e::rolling::{ROLLED_OUT, SHOP, Watcher, all_run, file_of, push_system};
 use fabrik_e2e::{SOON, World, config_map};
@@ -160,6 +161,43 @@ async fn a_system_that_does_not_boot_is_tried_by_one_node_and_a_fix_goes_on() ->
         },
     )
     .await?;
+    nobody_is_cordoned(&world).await?;
+    watcher.verdict(&world, 1).await?;
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_minor_of_k3s_goes_through_the_servers_and_then_the_agents() -> Result<()> {
+    let world = world(Options {
+        kubernetes_version: FORMER_KUBERNETES_VERSION.to_owned(),
+        other_kubernetes_versions: vec![KUBERNETES_VERSION.to_owned()],
+        ..Options::default()
+    })
+    .await?;
+    let bed = &world.bed;
+    let watcher = Watcher::start(bed).await?;
+    bed.change_kubernetes(FORMER_KUBERNETES_VERSION, KUBERNETES_VERSION)?;
+    bed.git().commit_and_push("Have the next minor of k3s")?;
+    all_run(bed, "every machine has the new k3s", |machine, system| {
+        Ok(file_of(machine, system, "k3s-version")?.starts_with(KUBERNETES_VERSION))
+    })
+    .await?;
+    let snapshots = (0..3).filter_map(|server| {
+        std::fs::read_dir(bed.control_plane(server).dir().join("snapshots")).ok()
+    });
+    ensure!(snapshots.flatten().count() > 0, "no snapshot was taken");
+    let nodes = bed.kubectl(&[
+        "get",
+        "nodes",
+        "-o",
+        "jsonpath={.items[*].status.nodeInfo.kubeletVersion}",
+    ])?;
+    let new = format!("v{KUBERNETES_VERSION}+k3s1");
+    ensure!(
+        nodes.split_whitespace().all(|version| version == new),
+        "{nodes}"
+    );
     nobody_is_cordoned(&world).await?;
     watcher.verdict(&world, 1).await?;
     world.bed.shutdown().await;
