@@ -129,10 +129,12 @@ impl Etcd {
         .await?;
         let looks = list.members.iter().map(async |member| {
             let url = member.client_urls.first()?;
-            let status = call::<Status>(client, url, "/v3/maintenance/status", &json!({})).await;
-            let own = json!({"linearizable": false});
-            let list = call::<MemberList>(client, url, "/v3/cluster/member/list", &own).await;
-            match (status, list) {
+            let (nothing, own) = (json!({}), json!({"linearizable": false}));
+            let answers = futures::join!(
+                call::<Status>(client, url, "/v3/maintenance/status", &nothing),
+                call::<MemberList>(client, url, "/v3/cluster/member/list", &own),
+            );
+            match answers {
                 (Ok(status), Ok(list)) => Some(Look { status, list }),
                 (Err(error), _) | (_, Err(error)) => {
                     tracing::debug!(%error, member = member.name, "an etcd member does not answer");
