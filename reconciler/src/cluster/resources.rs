@@ -238,7 +238,11 @@ pub struct FabrikNodeSpec {
     #[schemars(with = "Option<SignedPublicationSchema>")]
     pub publication: Option<SignedPublication>,
     /// What it is to do now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "if_it_reads"
+    )]
     #[schemars(with = "Option<AnyObject>")]
     pub order: Option<Order>,
 }
@@ -250,7 +254,10 @@ pub struct FabrikNodeStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// What the node runs and does.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "if_it_reads"
+    )]
     #[schemars(with = "Option<AnyObject>")]
     pub report: Option<Report>,
     /// In words, for the table of `kubectl get`.
@@ -258,6 +265,16 @@ pub struct FabrikNodeStatus {
     pub state: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// What another version of fabrik wrote may not read; the object that it is in still does.
+fn if_it_reads<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.and_then(|value| serde_json::from_value(value).ok()))
 }
 
 /// What can't be observed and must survive a crash. Its layout is `fabrik_core::ledger`, under a schema version of its
@@ -390,6 +407,19 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_node_whose_report_or_order_does_not_read_still_does() {
+        let node: FabrikNode = serde_json::from_value(serde_json::json!({
+            "apiVersion": "fabrik.dev/v1alpha1", "kind": "FabrikNode", "metadata": {"name": "a"},
+            "spec": {"pool": "p", "serverId": 1, "uid": "u", "intent": "i", "order": {"action": "dance"}},
+            "status": {"version": "9", "report": {"later": true}},
+        }))
+        .unwrap();
+        let status = node.status.unwrap();
+        assert_eq!((node.spec.order, status.report), (None, None));
+        assert_eq!(status.version.as_deref(), Some("9"));
     }
 
     #[test]

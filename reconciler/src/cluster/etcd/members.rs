@@ -178,17 +178,21 @@ mod tests {
         .unwrap()
     }
 
-    fn look(index: &str, leader: &str, errors: &[&str]) -> Option<Look> {
+    fn look(index: &str, leader: &str, errors: &[&str]) -> Look {
         let status = json!({"header": {}, "leader": leader, "raftIndex": index, "raftAppliedIndex": index, "errors": errors});
-        Some(Look {
+        Look {
             status: serde_json::from_value(status).unwrap(),
             list: list(true),
-        })
+        }
     }
 
     #[test]
     fn members_are_told_by_address_or_by_name_with_how_far_behind_they_are() {
-        let looks = [look("100", "1", &[]), look("90", "1", &[]), None];
+        let looks = [
+            Some(look("100", "1", &[])),
+            Some(look("90", "1", &[])),
+            None,
+        ];
         let members = put_together(&list(true), &looks, &[], &hosts()).unwrap();
         let told: Vec<_> = members
             .iter()
@@ -231,8 +235,8 @@ mod tests {
             serde_json::from_value(json!({"alarms": [{"memberID": "2", "alarm": "NOSPACE"}]}))
                 .unwrap();
         let looks = [
-            look("1", "0", &["etcdserver: no leader"]),
-            look("1", "1", &["memberID:2 alarm:NOSPACE"]),
+            Some(look("1", "0", &["etcdserver: no leader"])),
+            Some(look("1", "1", &["memberID:2 alarm:NOSPACE"])),
             None,
         ];
         let members = put_together(&list(true), &looks, &alarms.alarms, &hosts()).unwrap();
@@ -242,7 +246,7 @@ mod tests {
 
     #[test]
     fn members_that_tell_different_lists_agree_on_nobody() {
-        let looks = [look("1", "1", &[]), look("1", "1", &[]), None];
+        let looks = [Some(look("1", "1", &[])), Some(look("1", "1", &[])), None];
         assert_eq!(put_together(&list(false), &looks, &[], &hosts()), None);
     }
 }
