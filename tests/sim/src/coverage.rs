@@ -44,7 +44,7 @@ pub const STAGES: [&str; 20] = [
 ];
 
 /// Refusals that a rollout can meet.
-pub const HOLDS: [HoldReason; 14] = [
+pub const HOLDS: [HoldReason; 13] = [
     HoldReason::Paused,
     HoldReason::Budget,
     HoldReason::Quorum,
@@ -52,7 +52,6 @@ pub const HOLDS: [HoldReason; 14] = [
     HoldReason::ServersFirst,
     HoldReason::Canary,
     HoldReason::HeldOut,
-    HoldReason::NotReporting,
     HoldReason::Fetching,
     HoldReason::Verifying,
     HoldReason::Denied,
