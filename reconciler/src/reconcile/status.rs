@@ -115,8 +115,11 @@ fn verdict(facts: &Facts, pools: &BTreeMap<String, PoolStatus>, units: &Units) -
         .all(|p| p.joining == 0 && p.leaving == 0 && p.ready == p.wanted);
     let commit = facts.desired.map(|d| &d.commit);
     let units_applied = facts.units.applied && facts.units.commit.as_ref() == commit;
-    let applied =
-        commit.is_some() && facts.observed.is_some() && facts.idle && sized && units_applied;
+    let rolled = match (facts.desired, facts.observed) {
+        (Some(desired), Some(observed)) => nodes::are_up_to_date(desired, observed),
+        _ => false,
+    };
+    let applied = facts.idle && sized && units_applied && rolled;
     let healthy = units.ready == units.total;
     let of = |reason, message: String, reconciling, stalled| Verdict {
         ready: false,

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::parts::{FORMER_KUBERNETES_VERSION, KUBERNETES_VERSION};
 use crate::{Bed, Options};
 
 mod look;
+mod rolling;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -54,12 +56,22 @@ pub async fn run() -> Result<Bed> {
         "Starting three servers (etcd, API server, controller manager and scheduler each), a git server,",
     );
     say(
-        "an emulator of Hetzner's API, and `fabrik run` on each server. This takes about half a minute.",
+        "an emulator of Hetzner's API, and `fabrik run` on each server. This takes about a minute.",
     );
+    // Machines build into Nix stores of their own, which takes root.
+    let systems = rustix::process::geteuid().is_root();
+    let kubernetes_version = if systems {
+        FORMER_KUBERNETES_VERSION
+    } else {
+        KUBERNETES_VERSION
+    };
     let bed = Bed::start(Options {
         servers: 3,
         fabrik: true,
         webhooks: true,
+        systems,
+        kubernetes_version: kubernetes_version.to_owned(),
+        other_kubernetes_versions: vec![KUBERNETES_VERSION.to_owned()],
         ..Options::default()
     })
     .await?;
@@ -105,7 +117,15 @@ async fn play(bed: &Bed) -> Result<()> {
     shrink(bed).await?;
     keep_manifests(bed).await?;
     refuse(bed).await?;
-    fail_over(bed).await
+    fail_over(bed).await?;
+    if !bed.options().systems {
+        say(
+            "Points 6 and 7 (a rolling upgrade, and a system that does not boot) are played for root only.",
+        );
+        return Ok(());
+    }
+    rolling::upgrade(bed).await?;
+    rolling::fall_back(bed).await
 }
 
 async fn grow(bed: &Bed) -> Result<()> {
@@ -278,15 +298,17 @@ async fn fail_over(bed: &Bed) -> Result<()> {
 fn summary(took: Duration) {
     title(&format!("That was it, in {:.0} s", took.as_secs_f64()));
     say(
-        "Real:      fabrik, git and its pushes, sops and age, three etcd members, three Kubernetes control planes,",
+        "Real:      fabrik, git and its pushes, sops and age, three etcd members, three Kubernetes control planes, Nix,",
     );
     say(
         "           the scheduler, evictions and PodDisruptionBudgets, server-side apply; KWOK played the pods.",
     );
     say(
-        "Stand-ins: Hetzner (an emulator that hcloud-python accepts), the machines behind its servers, and the k3s",
+        "Stand-ins: Hetzner (an emulator that hcloud-python accepts), the machines behind its servers and their boot",
     );
-    say("           supervisor that they join through. No NixOS was installed anywhere.");
+    say(
+        "           loaders, nixos-rebuild, and the k3s supervisor that they join through. No NixOS was installed.",
+    );
 }
 
 fn set_count(bed: &Bed, count: u32) -> Result<()> {

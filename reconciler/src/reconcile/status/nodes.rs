@@ -2,6 +2,7 @@
 
 use fabrik_core::desired::Desired;
 use fabrik_core::hold::Hold;
+use fabrik_core::id::PoolName;
 use fabrik_core::observed::Observed;
 use fabrik_core::rollout::{self, NodeState, State};
 use jiff::{SignedDuration, Timestamp};
@@ -34,6 +35,16 @@ pub fn nodes(
         }
     };
     states.into_iter().map(status).collect()
+}
+
+/// Whether each node runs what the commit wants, but for those that are held out and those that may be off.
+pub fn are_up_to_date(desired: &Desired, observed: &Observed) -> bool {
+    let waits = rollout::forecast(desired, observed, observed.at);
+    let may_be_off = |pool: &PoolName| {
+        let pool = desired.spec.pools.get(pool);
+        pool.is_some_and(|pool| pool.may_be_off)
+    };
+    waits.is_none_or(|forecast| forecast.waves.iter().all(|wave| may_be_off(&wave.pool)))
 }
 
 /// `None` where no node has a system to run.

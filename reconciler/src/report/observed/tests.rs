@@ -303,7 +303,7 @@ fn observed(objects: u32) -> Observed {
                 "reason": "scale-down", "at": "2026-11-21T11:58:00Z"}},
             "sequence": 3, "nextTicket": 8,
             "denied": {&system: {"pool": "workers", "node": node, "at": "2026-11-21T11:58:00Z", "why": "it panics"}},
-            "lapses": {&system: {"pool": "workers", "count": 1}},
+            "lapses": {&system: {"pool": "workers", "node": node, "count": 1}},
             "pace": {"workers": {"steps": 2, "meanSecs": 90}},
             "resting": {"k3x9qd": "2026-11-21T13:00:00Z"},
             "history": history,

@@ -232,7 +232,7 @@ async fn get(bed: &Bed, what: &str) -> Result<Value> {
     )
 }
 
-fn is_ready(node: &Node) -> bool {
+pub fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
     conditions
         .into_iter()
