@@ -10,6 +10,7 @@ use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::IntentId;
 use crate::ledger::{Change, Ticket};
+use crate::mark;
 use crate::observed::{Node, Observed, Pod, PodKind, Power};
 use crate::spec::Pool;
 use crate::step::Step;
@@ -22,7 +23,7 @@ const STUCK_SECS: i64 = 60;
 /// What comes next for a node that holds a ticket.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Departure<'a> {
-    /// It takes new pods still.
+    /// It takes new pods still, or is cordoned under an earlier ticket.
     Cordon,
     /// Pods that an eviction would move are on it, those that are ending among them (save those that nobody ends, on a
     /// machine that hangs); none where its pods were not read yet.
@@ -44,7 +45,7 @@ pub enum Departure<'a> {
 }
 
 /// Where the holder of `ticket` stands.
-pub fn stage<'a>(ticket: &Ticket, observed: &'a Observed) -> Departure<'a> {
+pub fn stage<'a>(id: &IntentId, ticket: &Ticket, observed: &'a Observed) -> Departure<'a> {
     let node = observed.nodes.get(&ticket.node);
     if let Err(hold) = guard::is_the_node_that_joined(&ticket.node, &ticket.uid, observed) {
         return Departure::Unexplained(hold);
@@ -60,7 +61,7 @@ pub fn stage<'a>(ticket: &Ticket, observed: &'a Observed) -> Departure<'a> {
         (None, Some(Power::Off)) => Departure::DeleteServer,
         (_, Some(Power::Changing)) => Departure::Stopping,
         (None, Some(Power::Running)) => Departure::PowerOff,
-        (Some(node), Some(Power::Running)) if !node.unschedulable => Departure::Cordon,
+        (Some(node), Some(Power::Running)) if takes_cordon(id, ticket, node) => Departure::Cordon,
         (Some(node), Some(Power::Running)) => match observed.pods.get(&ticket.node) {
             None => Departure::Drain { pods: Vec::new() },
             Some(pods) => {
@@ -92,7 +93,7 @@ pub fn step(
         name: ticket.node.clone(),
         intent: id.clone(),
     };
-    let stage = stage(ticket, observed);
+    let stage = stage(id, ticket, observed);
 
     let deadline = SignedDuration::try_from(pool.drain_deadline).unwrap_or(SignedDuration::MAX);
     let overdue = now.duration_since(ticket.at) > deadline;
@@ -108,10 +109,7 @@ pub fn step(
 
     let mut step = Step::default();
     match stage {
-        Departure::Cordon => step.effects.push(Effect::Cordon {
-            node: node_ref(ticket),
-            ticket: id.clone(),
-        }),
+        Departure::Cordon => step.effects.push(cordon(id, ticket, observed)),
         Departure::Drain { pods } => drain(ticket, &pods, &mut step),
         Departure::PowerOff => step.effects.push(Effect::PowerOff { server: server() }),
         Departure::Stopping => {
@@ -135,10 +133,10 @@ pub fn step(
 }
 
 /// Verbs that are still to come for the holder of `ticket`, in order: what a plan shows.
-pub fn remaining(ticket: &Ticket, observed: &Observed) -> Vec<&'static str> {
+pub fn remaining(id: &IntentId, ticket: &Ticket, observed: &Observed) -> Vec<&'static str> {
     let node_is_there = observed.nodes.contains_key(&ticket.node);
     let server_is_there = observed.hetzner.servers.contains_key(&ticket.server);
-    let mut verbs = match stage(ticket, observed) {
+    let mut verbs = match stage(id, ticket, observed) {
         Departure::Cordon => vec!["cordon", "power-off"],
         Departure::Drain { .. } | Departure::PowerOff => vec!["power-off"],
         Departure::Stopping | Departure::DeleteNode | Departure::DeleteServer => Vec::new(),
@@ -155,10 +153,37 @@ pub(crate) fn never_ends(pod: &Pod, node: &Node, at: Timestamp) -> bool {
     !node.ready && pod.terminating && pod.ends.is_some_and(stuck)
 }
 
-/// Whether the node says that it was cordoned under this ticket.
-pub fn bears_our_mark(id: &IntentId, ticket: &Ticket, observed: &Observed) -> bool {
+/// The mark of this member that its Node bears: of this ticket, or of an earlier one.
+pub fn our_mark<'a>(id: &IntentId, node: &'a Node) -> Option<&'a str> {
+    let mark = node.cordoned_under.as_deref();
+    mark.filter(|mark| mark::is_of(mark, id))
+}
+
+/// Whether a cordon is to come. One of ours that is of an earlier ticket may be taken back any time, by a request that
+/// is late.
+pub(crate) fn takes_cordon(id: &IntentId, ticket: &Ticket, node: &Node) -> bool {
+    let of_another = |borne: &str| borne != mark::of(id, ticket);
+    !node.unschedulable || our_mark(id, node).is_some_and(of_another)
+}
+
+/// In the place of the mark that was seen.
+pub(crate) fn cordon(id: &IntentId, ticket: &Ticket, observed: &Observed) -> Effect {
     let node = observed.nodes.get(&ticket.node);
-    node.is_some_and(|n| n.cordoned_under.as_deref() == Some(id.as_str()))
+    Effect::Cordon {
+        node: node_ref(ticket),
+        mark: mark::of(id, ticket),
+        over: node.and_then(|n| n.cordoned_under.clone()),
+    }
+}
+
+/// `None` where the cordon is not ours. The mark is the one that is there: it may be of an earlier ticket, or of an
+/// earlier version of fabrik.
+pub(crate) fn uncordon(id: &IntentId, ticket: &Ticket, observed: &Observed) -> Option<Effect> {
+    let mark = our_mark(id, observed.nodes.get(&ticket.node)?)?;
+    Some(Effect::Uncordon {
+        node: node_ref(ticket),
+        mark: mark.to_owned(),
+    })
 }
 
 fn node_ref(ticket: &Ticket) -> NodeRef {
@@ -225,16 +250,12 @@ fn take_back(
     observed: &Observed,
 ) -> Step {
     let mut step = Step::default();
-    if bears_our_mark(id, ticket, observed) {
-        step.effects.push(Effect::Uncordon {
-            node: node_ref(ticket),
-            ticket: id.clone(),
-        });
-    } else {
-        step.changes.push(Change::Release {
+    match uncordon(id, ticket, observed) {
+        Some(uncordon) => step.effects.push(uncordon),
+        None => step.changes.push(Change::Release {
             id: id.clone(),
             rest_until,
-        });
+        }),
     }
     step
 }

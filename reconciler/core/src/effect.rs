@@ -50,14 +50,17 @@ pub enum Effect {
         node: NodeRef,
         labels: BTreeMap<String, String>,
     },
+    /// Cordons, and leaves `mark` in the place of the mark that the Node bears, which must be `over`. A cordon of
+    /// somebody else is not taken over (S6).
     Cordon {
         node: NodeRef,
-        ticket: IntentId,
+        mark: String,
+        over: Option<String>,
     },
-    /// Takes back our own cordon, and no other's (S6).
+    /// Takes back our own cordon, and no other's (S6): the one that bears this mark, if it is there still (S7).
     Uncordon {
         node: NodeRef,
-        ticket: IntentId,
+        mark: String,
     },
     Evict {
         node: NodeName,

@@ -20,6 +20,7 @@ pub mod infrastructure;
 pub mod ladder;
 pub mod ledger;
 pub mod manifest;
+pub mod mark;
 mod merge;
 pub mod names;
 pub mod observed;

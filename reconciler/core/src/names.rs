@@ -12,7 +12,7 @@ pub const SERVERS_POOL: &str = "servers";
 pub const INTENT_LABEL: &str = "fabrik.dev/intent";
 /// On each applied object: the unit that it belongs to.
 pub const UNIT_LABEL: &str = "fabrik.dev/unit";
-/// On a Node that fabrik cordoned: the ticket it was cordoned under. Its absence on a cordoned Node says that
+/// On a Node that fabrik cordoned: the mark of the ticket it was cordoned under. Its absence on a cordoned Node says that
 /// somebody else did it.
 pub const TICKET_ANNOTATION: &str = "fabrik.dev/ticket";
 /// On `FabrikCluster`: a person or a webhook asks for a fetch now; any new value does.

@@ -207,7 +207,7 @@ pub struct Node {
     pub control_plane: bool,
     pub ready: bool,
     pub unschedulable: bool,
-    /// The ticket in our annotation: set when it was us who cordoned.
+    /// Our mark: set when it was us who cordoned.
     pub cordoned_under: Option<String>,
     pub deleting: bool,
     /// When its kubelet last renewed its Lease, by the node's own clock. A machine that has died is Ready for 40 s more.

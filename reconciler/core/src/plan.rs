@@ -234,8 +234,8 @@ impl PoolPlan<'_> {
             .filter(|(_, t)| t.pool == *self.name && t.leave().is_some())
         {
             if !resize.take_back.contains(id) {
-                planned.extend(self.way_out(ticket));
-            } else if departure::bears_our_mark(id, ticket, self.observed) {
+                planned.extend(self.way_out(id, ticket));
+            } else if departure::uncordon(id, ticket, self.observed).is_some() {
                 planned.push(self.planned("uncordon", ticket.node.as_str(), "wanted again"));
             }
         }
@@ -255,12 +255,12 @@ impl PoolPlan<'_> {
             .ledger
             .members
             .get(id)
-            .map(|member| self.way_out(&ticket(member)))
+            .map(|member| self.way_out(id, &ticket(member)))
             .unwrap_or_default()
     }
 
-    fn way_out(&self, ticket: &Ticket) -> Vec<Planned> {
-        let verbs = departure::remaining(ticket, self.observed).into_iter();
+    fn way_out(&self, id: &IntentId, ticket: &Ticket) -> Vec<Planned> {
+        let verbs = departure::remaining(id, ticket, self.observed).into_iter();
         verbs
             .map(|verb| {
                 self.planned(

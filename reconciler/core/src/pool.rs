@@ -182,9 +182,9 @@ fn reversible(pool: &PoolName, observed: &Observed) -> Vec<IntentId> {
         .tickets
         .iter()
         .filter(|(_, t)| t.pool == *pool && t.leave() == Some(Reason::ScaleDown))
-        .filter(|(_, t)| {
+        .filter(|(id, t)| {
             matches!(
-                departure::stage(t, observed),
+                departure::stage(id, t, observed),
                 Departure::Cordon | Departure::Drain { .. }
             )
         })

@@ -18,6 +18,7 @@ pub use self::forecast::{Forecast, Wave, forecast};
 pub use self::grant::{Budget, budgets};
 pub use self::state::{NodeState, State, states};
 pub use self::update::{Stage, stage};
+use crate::departure;
 use crate::desired::Desired;
 use crate::effect::{Effect, NodeRef};
 use crate::hold::{Hold, HoldReason};
@@ -185,11 +186,10 @@ impl<'a> Rollout<'a> {
             .filter(move |(id, _)| !ticketed(id))
             .filter_map(|(id, member)| {
                 let node = self.observed.nodes.get(&member.name)?;
-                let ours =
-                    node.uid == member.uid && node.cordoned_under.as_deref() == Some(id.as_str());
-                ours.then(|| Effect::Uncordon {
+                let mark = departure::our_mark(id, node).filter(|_| node.uid == member.uid)?;
+                Some(Effect::Uncordon {
                     node: node_ref(member),
-                    ticket: id.clone(),
+                    mark: mark.to_owned(),
                 })
             })
     }

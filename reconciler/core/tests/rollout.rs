@@ -5,6 +5,8 @@ mod machine;
 #[path = "rollout/world.rs"]
 mod world;
 
+use std::collections::BTreeSet;
+
 use fabrik_core::id::{NodeName, PoolName};
 use fabrik_core::ledger::Change;
 use fabrik_core::rollout;
@@ -545,6 +547,41 @@ fn a_cordon_that_lands_when_its_ticket_is_gone_is_taken_back() {
     node.cordoned_under = Some(id.to_string());
     world.tick();
     world.nothing_is_left_over();
+}
+
+/// A request that is late must not take the next ticket's cordon for its own.
+#[test]
+fn each_ticket_has_a_mark_of_its_own() {
+    let mut world = World::new(3, 1, 1);
+    for system in ["new", "newer"] {
+        world.want(system, "1.36.3+k3s1");
+        world.settle(system);
+    }
+    let marks: BTreeSet<&String> = world.marks.iter().collect();
+    assert!(marks.len() >= 2, "{marks:?}");
+    assert_eq!(marks.len(), world.marks.len(), "{:?}", world.marks);
+}
+
+#[test]
+fn a_cordon_under_an_earlier_ticket_is_marked_anew() {
+    let mut world = World::new(3, 1, 1);
+    world.want("new", "1.36.3+k3s1");
+    for _ in 0..100 {
+        if world.marks.is_empty() {
+            world.tick();
+        }
+    }
+    let mark = world.marks[0].clone();
+    let bears = |n: &fabrik_core::observed::Node| n.cordoned_under.as_ref() == Some(&mark);
+    let node = world.observed.nodes.values().find(|n| bears(n)).unwrap();
+    let node = node.name.clone();
+    let id = mark.split('.').next().unwrap();
+    for earlier in [id.to_owned(), format!("{id}.1")] {
+        let node = world.observed.nodes.get_mut(&node).unwrap();
+        node.cordoned_under = Some(earlier);
+        world.tick();
+    }
+    assert_eq!(world.marks, [&*mark; 3]);
 }
 
 /// The second push came when one server had taken both steps of the first one.

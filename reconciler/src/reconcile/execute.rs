@@ -84,10 +84,12 @@ impl<'a> Executor<'a> {
         }
         let client = &self.leader.replica.clients.leader_once;
         let result = match effect {
-            Effect::Cordon { node, ticket } => nodes::cordon(client, node, ticket)
-                .await
-                .map_err(|e| e.to_string()),
-            Effect::Uncordon { node, ticket } => nodes::uncordon(client, node, ticket)
+            Effect::Cordon { node, mark, over } => {
+                nodes::cordon(client, node, mark, over.as_deref())
+                    .await
+                    .map_err(|e| e.to_string())
+            }
+            Effect::Uncordon { node, mark } => nodes::uncordon(client, node, mark)
                 .await
                 .map_err(|e| e.to_string()),
             Effect::LabelNode { node, labels } => nodes::label(client, node, labels)

@@ -492,11 +492,10 @@ impl World {
     /// What an executor is about to do.
     pub fn check_effect(&mut self, effect: &Effect) {
         match effect {
-            Effect::Uncordon { node, ticket } => {
+            Effect::Uncordon { node, mark } => {
                 let there = self.observed.nodes.get(&node.name);
-                let marked = there.is_some_and(|n| {
-                    n.uid == node.uid && n.cordoned_under.as_deref() == Some(ticket.as_str())
-                });
+                let marked = there
+                    .is_some_and(|n| n.uid == node.uid && n.cordoned_under.as_ref() == Some(mark));
                 let by_person = self
                     .truths
                     .get(&node.name)

@@ -270,19 +270,20 @@ impl World {
         let now = self.now;
         let hetzner = now >= self.hetzner_down_until;
         match effect {
-            Effect::Cordon { node, ticket } => {
+            Effect::Cordon { node, mark, over } => {
                 if let Some(there) = self.observed.nodes.get_mut(&node.name)
                     && there.uid == node.uid
-                    && (!there.unschedulable || there.cordoned_under.is_some())
+                    && there.cordoned_under == *over
+                    && (!there.unschedulable || over.is_some())
                 {
                     there.unschedulable = true;
-                    there.cordoned_under = Some(ticket.to_string());
+                    there.cordoned_under = Some(mark.clone());
                 }
             }
-            Effect::Uncordon { node, ticket } => {
+            Effect::Uncordon { node, mark } => {
                 if let Some(there) = self.observed.nodes.get_mut(&node.name)
                     && there.uid == node.uid
-                    && there.cordoned_under.as_deref() == Some(ticket.as_str())
+                    && there.cordoned_under.as_ref() == Some(mark)
                 {
                     there.unschedulable = false;
                     there.cordoned_under = None;

@@ -38,7 +38,7 @@ pub enum Stage<'a> {
     Withdrawn,
     /// The drain took too long, or the window closes before the step could end.
     OutOfTime(String),
-    /// It must be drained and still takes new pods.
+    /// It must be drained and still takes new pods, or is cordoned under an earlier ticket.
     Cordon,
     /// Pods that an eviction would move are on it; none where its pods were not read yet.
     Drain { pods: Vec<&'a Pod> },
@@ -169,7 +169,7 @@ fn before_order<'a>(
             .filter(|p| p.kind == PodKind::Ordinary && !departure::never_ends(p, node, observed.at))
             .collect();
         let drained = node.unschedulable && pods.is_some() && left.is_empty();
-        if !node.unschedulable {
+        if departure::takes_cordon(id, ticket, node) {
             return Stage::Cordon;
         }
         if !drained {

@@ -112,11 +112,12 @@ impl Model {
                     node.labels.extend(labels.clone());
                 }
             }
-            Effect::Cordon { node, ticket } => {
+            Effect::Cordon { node, mark, over } => {
                 if let Some(node) = self.observed.nodes.get_mut(&node.name) {
                     assert!(!node.unschedulable, "S6: {} is cordoned already", node.name);
+                    assert_eq!(node.cordoned_under, *over, "{}", node.name);
                     node.unschedulable = true;
-                    node.cordoned_under = Some(ticket.to_string());
+                    node.cordoned_under = Some(mark.clone());
                 }
             }
             Effect::Uncordon { node, .. } => {

@@ -48,6 +48,8 @@ pub struct World {
     pub most_unavailable: BTreeMap<String, usize>,
     /// Nodes with a pod that no eviction moves.
     pub blocked: BTreeSet<NodeName>,
+    /// What was written on Nodes that were cordoned, in this order.
+    pub marks: Vec<String>,
     pub log: Vec<String>,
     /// etcd answers nobody.
     pub no_etcd: bool,
@@ -96,6 +98,7 @@ impl World {
             tried: Vec::new(),
             most_unavailable: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            marks: Vec::new(),
             log: Vec::new(),
             no_etcd: false,
             sqlite: false,
@@ -308,16 +311,19 @@ impl World {
             effect.target()
         ));
         match effect {
-            Effect::Cordon { node, ticket } => {
+            Effect::Cordon { node, mark, over } => {
+                self.marks.push(mark.clone());
                 let node = self.observed.nodes.get_mut(&node.name).unwrap();
+                assert_eq!(node.cordoned_under, *over, "{}", node.name);
                 node.unschedulable = true;
-                node.cordoned_under = Some(ticket.to_string());
+                node.cordoned_under = Some(mark.clone());
             }
-            Effect::Uncordon { node, .. } => {
+            Effect::Uncordon { node, mark } => {
                 let node = self.observed.nodes.get_mut(&node.name).unwrap();
-                assert!(
-                    node.cordoned_under.is_some(),
-                    "S6: {} was cordoned by another",
+                assert_eq!(
+                    node.cordoned_under.as_ref(),
+                    Some(mark),
+                    "S6: {} was cordoned by another, or under another ticket",
                     node.name
                 );
                 node.unschedulable = false;

@@ -45,13 +45,10 @@ pub(in crate::rollout) fn step(
             let rest_until = rollout.now + SignedDuration::from_secs(REST_SECS);
             leave(rollout, id, ticket, Ending::Postponed { rest_until, why })
         }
-        Stage::Cordon => act(Effect::Cordon {
-            node: node(),
-            ticket: id.clone(),
-        }),
+        Stage::Cordon => act(departure::cordon(id, ticket, rollout.observed)),
         Stage::Drain { pods } => {
             let mut step = Step::default();
-            crate::departure::drain(ticket, &pods, &mut step);
+            departure::drain(ticket, &pods, &mut step);
             step
         }
         Stage::HandOver { to } => act(Effect::MoveEtcdLeader { from: node(), to }),
@@ -177,17 +174,8 @@ fn leave(rollout: &Rollout<'_>, id: &IntentId, ticket: &Ticket, ending: Ending) 
     // Our mark goes too where somebody else has uncordoned: a later cordon of theirs is not ours.
     let node = rollout.observed.nodes.get(&ticket.node);
     let there = node.is_some_and(|n| n.uid == ticket.uid);
-    if there && departure::bears_our_mark(id, ticket, rollout.observed) {
-        let node = NodeRef {
-            name: ticket.node.clone(),
-            uid: ticket.uid.clone(),
-        };
-        return Step::effect(Effect::Uncordon {
-            node,
-            ticket: id.clone(),
-        });
-    }
-    end(id, ending)
+    let uncordon = departure::uncordon(id, ticket, rollout.observed).filter(|_| there);
+    uncordon.map_or_else(|| end(id, ending), Step::effect)
 }
 
 fn end(id: &IntentId, ending: Ending) -> Step {
