@@ -62,6 +62,9 @@ pub struct Well {
     pub since: Timestamp,
     pub running: StorePath,
     pub boot: BootId,
+    /// What `Node.heard` said when this was first seen: a renewal that is none since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Timestamp>,
 }
 
 /// What keeps the control plane's data.
@@ -86,8 +89,8 @@ impl Datastore {
 }
 
 impl NodeSystem {
-    /// Since when it is well, now that it is: as before, if it is the same system and boot.
-    pub fn well_now(&self, now: Timestamp) -> Option<Well> {
+    /// Since when it is well, now that it is: as before, if it is the same system and boot. `heard` is its Node's.
+    pub fn well_now(&self, heard: Option<Timestamp>, now: Timestamp) -> Option<Well> {
         let report = self.report.as_ref()?;
         let same = |w: &&Well| w.running == report.running && w.boot == report.boot;
         let before = self.well.as_ref().filter(same);
@@ -95,6 +98,7 @@ impl NodeSystem {
             since: before.map_or(now, |w| w.since),
             running: report.running.clone(),
             boot: report.boot.clone(),
+            heard: before.map_or(heard, |w| w.heard),
         })
     }
 }

@@ -394,7 +394,7 @@ impl World {
                 node.ready = false;
             }
             system.well = if node.ready {
-                system.well_now(self.now)
+                system.well_now(node.heard, self.now)
             } else {
                 None
             };

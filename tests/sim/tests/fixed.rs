@@ -4,7 +4,7 @@ use fabrik_sim::coverage::Coverage;
 use fabrik_sim::schedule::Schedule;
 
 /// Schedules that broke a rule once, by what was wrong.
-const FOUND: [(u64, &str); 6] = [
+const FOUND: [(u64, &str); 8] = [
     (2, "a server that could not go back never fetched its fix"),
     (
         7,
@@ -20,6 +20,11 @@ const FOUND: [(u64, &str); 6] = [
         1367,
         "a leader reset a machine long after it had ceased to lead",
     ),
+    (
+        2900,
+        "a request to uncordon was late, and took the next ticket's cordon",
+    ),
+    (3241, "a clock jumped back, and a sick system was kept"),
 ];
 
 #[test]

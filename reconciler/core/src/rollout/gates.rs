@@ -84,8 +84,10 @@ fn soak(
     }
     let activity = report.activity.as_ref();
     let activity = activity.filter(|a| a.ticket == update.number);
-    // Both by the node's own clock.
+    // Both by the node's own clock. Where that jumped back, a renewal of before looks later than the try: what was there
+    // when the leader first saw the node well is none since.
     let heard = node.heard.zip(activity);
     let heard = heard.is_some_and(|(at, tries)| at.duration_since(tries.since) >= soak);
-    (!heard).then(|| "its kubelet has to renew its Lease".to_owned())
+    let renewed = system.well.as_ref().is_some_and(|w| w.heard != node.heard);
+    (!heard || !renewed).then(|| "its kubelet has to renew its Lease".to_owned())
 }

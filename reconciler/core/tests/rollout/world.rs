@@ -461,7 +461,9 @@ impl World {
             if !down {
                 seen.report = Some(machine.report(seen, self.needs));
             }
-            seen.well = ready.then(|| seen.well_now(self.now)).flatten();
+            seen.well = ready
+                .then(|| seen.well_now(Some(heard), self.now))
+                .flatten();
             self.pods_of(&member.name);
         }
         self.observed.at = self.now;

@@ -76,7 +76,7 @@ pub fn remember_well(leader: &mut Leader, observed: &mut Observed) {
         let lacks_nothing = system.unready_daemons.is_empty();
         if ready && lacks_nothing && (member.role != Role::Server || votes) {
             system.well = before.get(&ticket.node).cloned();
-            system.well = system.well_now(observed.at);
+            system.well = system.well_now(node.and_then(|n| n.heard), observed.at);
             let well = system.well.clone();
             leader
                 .well
