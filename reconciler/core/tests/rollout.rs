@@ -95,6 +95,11 @@ fn a_bad_system_is_tried_by_one_node_and_a_revert_sets_it_right() {
             "{fate:?}"
         );
         world.nothing_is_left_over();
+        let mut denied = world.observed.ledger.denied.values();
+        assert!(
+            denied.all(|d| d.why.len() <= 500),
+            "a node's words fill the ledger"
+        );
         assert!(
             holds
                 .iter()

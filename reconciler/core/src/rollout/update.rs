@@ -29,6 +29,9 @@ const RETURN_SECS: i64 = 600;
 /// How often a system may be left because nobody spoke, before that counts as its own fault.
 const MAX_LAPSES: u32 = 1;
 
+/// How many characters of a node's own words are kept.
+const MAX_WORDS: usize = 500;
+
 /// What is true of a node that holds a ticket for an update.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stage<'a> {
@@ -245,10 +248,10 @@ impl<'a> Tried<'_, 'a> {
         self.activity().map(|a| a.phase)
     }
 
+    /// The node's own words, cut: they go into the ledger, which has no room for whatever a node may send.
     fn message(&self) -> String {
-        self.activity()
-            .map(|a| a.message.clone())
-            .unwrap_or_default()
+        let words = self.activity().map_or("", |a| a.message.as_str());
+        words.chars().take(MAX_WORDS).collect()
     }
 
     /// Whether the wanted system runs, by a boot of its own where it takes one.

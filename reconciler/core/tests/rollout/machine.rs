@@ -112,7 +112,7 @@ impl Machine {
                 since: self.since,
                 started_minor: self.started_minor,
                 unheard: self.unheard,
-                message: "as the test wants it".to_owned(),
+                message: "as the test wants it, ".repeat(100),
             }),
         }
     }
