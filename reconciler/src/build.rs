@@ -87,8 +87,16 @@ impl Builds {
         })
     }
 
-    /// Why nodes wait for their systems.
+    /// Why nodes wait for their systems. A commit that nothing was said of yet waits as well: that nodes have nothing to
+    /// follow is known only once it was looked at.
     pub fn holds(&self, commit: &CommitId) -> Vec<Hold> {
+        if self.commit.as_ref() != Some(commit) {
+            return vec![Hold {
+                about: "systems".to_owned(),
+                reason: HoldReason::Evaluation,
+                message: format!("those of {} are not evaluated yet", commit.short()),
+            }];
+        }
         let pools = self.of(commit).into_iter().flatten();
         let holds = pools.filter_map(|(pool, state)| {
             let message = match state {

@@ -104,6 +104,18 @@ async fn what_was_evaluated_is_not_evaluated_again_unless_nix_has_lost_it() {
     assert_eq!(anew.pools, built.pools);
 }
 
+#[test]
+fn a_commit_that_was_not_looked_at_yet_waits() {
+    let [old, new] = ["a", "b"].map(|digit| digit.repeat(40).parse().unwrap());
+    let builds = Builds {
+        commit: Some(old),
+        pools: BTreeMap::new(),
+    };
+    assert_eq!(builds.holds(builds.commit.as_ref().unwrap()), []);
+    assert_eq!(builds.holds(&new).len(), 1);
+    assert_eq!(Builds::default().holds(&new).len(), 1);
+}
+
 #[tokio::test]
 async fn a_pool_that_does_not_evaluate_or_build_holds_itself_back_only() {
     let bed = Bed::new();
