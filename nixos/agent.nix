@@ -49,7 +49,7 @@ in
         NIX_REMOTE = "daemon";
         HOME = "/var/lib/fabrik-agent";
       };
-      serviceConfig = {
+      serviceConfig = import ./hardening.nix // {
         ExecStart = "${lib.getExe cfg.package} --log-format json agent --config ${cfg.configFile}";
         Restart = "always";
         RestartSec = "2s";
@@ -57,7 +57,6 @@ in
         TimeoutStopSec = "5s";
         StateDirectory = "fabrik-agent";
         StateDirectoryMode = "0700";
-        UMask = "0077";
         MemoryMax = "512M";
         # Pods come first.
         Nice = 10;
@@ -65,30 +64,6 @@ in
         IOWeight = 20;
         # systemd asks for it before it starts a transient unit. Nothing else is done with it: see the system calls below.
         CapabilityBoundingSet = [ "CAP_SYS_ADMIN" ];
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        NoNewPrivileges = true;
-        PrivateDevices = true;
-        PrivateTmp = true;
-        ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHome = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        ProtectProc = "invisible";
-        ProtectSystem = "strict";
-        RemoveIPC = true;
-        RestrictAddressFamilies = [
-          "AF_INET"
-          "AF_INET6"
-          "AF_UNIX"
-        ];
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        SystemCallArchitectures = "native";
         SystemCallFilter = [
           "@system-service"
           "~@privileged @mount @reboot"

@@ -107,7 +107,7 @@ in
         pkgs.sops
       ];
       environment.SSL_CERT_FILE = "/etc/ssl/certs/ca-certificates.crt";
-      serviceConfig = {
+      serviceConfig = import ./hardening.nix // {
         ExecStart = "${lib.getExe cfg.package} --log-format json run --config ${configFile}";
         Restart = "always";
         RestartSec = "2s";
@@ -115,41 +115,16 @@ in
         TimeoutStopSec = "20s";
         StateDirectory = "fabrik";
         StateDirectoryMode = "0700";
-        UMask = "0077";
         # etcd lives beside it, and what is pushed is read here.
         MemoryMax = "1536M";
         # It reads the admin's kubeconfig and key files that are root's, and nothing else as root.
         CapabilityBoundingSet = "";
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        NoNewPrivileges = true;
-        PrivateDevices = true;
-        PrivateTmp = true;
         ProcSubset = "pid";
-        ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHome = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        ProtectProc = "invisible";
-        ProtectSystem = "strict";
         # Tokens are renewed beside each other's old ones.
         ReadWritePaths = lib.unique ([ cfg.settings.state-dir ] ++ map dirOf [
           cfg.settings.kubernetes.leader-token-file
           cfg.settings.kubernetes.applier-token-file
         ]);
-        RemoveIPC = true;
-        RestrictAddressFamilies = [
-          "AF_INET"
-          "AF_INET6"
-          "AF_UNIX"
-        ];
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        SystemCallArchitectures = "native";
         SystemCallFilter = [
           "@system-service"
           "~@privileged @resources"
