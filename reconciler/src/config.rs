@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fabrik_core::diagnostic::Place;
 use fabrik_core::id::{ClusterId, ClusterName, NodeName};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::repo::RepositoryConfig;
@@ -153,10 +154,11 @@ impl LeaderElection {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{}: the configuration can't be read: {source}. `fabrik found` writes it", path.display())]
+    #[error("{}: the configuration can't be read: {source}. {writer} writes it", path.display())]
     Unreadable {
         path: PathBuf,
         source: std::io::Error,
+        writer: &'static str,
     },
     #[error("{place}: {problem}")]
     Invalid { place: Place, problem: String },
@@ -164,34 +166,49 @@ pub enum ConfigError {
     Contradictory { file: String, faults: Vec<String> },
 }
 
+/// Reads the file at `path`, which `writer` writes.
+pub fn read(path: &Path, writer: &'static str) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+        writer,
+    })
+}
+
+/// Reads `text`, and asks `faults` what is wrong with what it says; `file` is what errors call it.
+pub fn parse<T: DeserializeOwned>(
+    file: &str,
+    text: &str,
+    faults: impl FnOnce(&T) -> Vec<String>,
+) -> Result<T, ConfigError> {
+    let config: T = toml::from_str(text).map_err(|error| ConfigError::Invalid {
+        place: error.span().map_or_else(
+            || Place::file(file),
+            |span| Place::of_offset(file, text, span.start),
+        ),
+        problem: error.message().to_owned(),
+    })?;
+    let faults = faults(&config);
+    if faults.is_empty() {
+        Ok(config)
+    } else {
+        Err(ConfigError::Contradictory {
+            file: file.to_owned(),
+            faults,
+        })
+    }
+}
+
 impl Config {
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = read(path, "`fabrik found`")?;
         Self::parse(&path.display().to_string(), &text)
     }
 
     /// Reads and checks `text`; `file` is what errors call it.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Invalid {
-            place: error.span().map_or_else(
-                || Place::file(file),
-                |span| Place::of_offset(file, text, span.start),
-            ),
-            problem: error.message().to_owned(),
-        })?;
-        let faults = config.faults();
-        if faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError::Contradictory {
-                file: file.to_owned(),
-                faults,
-            })
-        }
+        parse(file, text, Self::faults)
     }
 
     /// The file that reads back as this configuration, with a line on what it is.

@@ -3,13 +3,12 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use fabrik_core::diagnostic::Place;
 use fabrik_core::id::{ClusterId, ClusterName, NodeName};
 use serde::Deserialize;
 
-use super::NodeError;
 use super::boot::{Layout, Machine, Tools};
 use super::programs::Programs;
+use crate::config::{self, ConfigError};
 use crate::signing::PublicKey;
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -76,32 +75,14 @@ impl Default for Boot {
 
 impl AgentConfig {
     /// Reads and checks the file at `path`.
-    pub fn load(path: &Path) -> Result<Self, NodeError> {
-        let text = std::fs::read_to_string(path).map_err(|source| NodeError::NoConfig {
-            path: path.to_owned(),
-            source,
-        })?;
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = config::read(path, "the NixOS module")?;
         Self::parse(&path.display().to_string(), &text)
     }
 
     /// Reads and checks `text`; `file` is what errors call it.
-    pub fn parse(file: &str, text: &str) -> Result<Self, NodeError> {
-        let config: Self = toml::from_str(text).map_err(|error| NodeError::Config {
-            place: error.span().map_or_else(
-                || Place::file(file),
-                |span| Place::of_offset(file, text, span.start),
-            ),
-            problem: error.message().to_owned(),
-        })?;
-        let faults = config.faults();
-        if faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(NodeError::Contradictory {
-                file: file.to_owned(),
-                faults,
-            })
-        }
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        config::parse(file, text, Self::faults)
     }
 
     pub fn programs(&self) -> Programs {

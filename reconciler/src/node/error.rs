@@ -3,21 +3,14 @@
 use std::path::PathBuf;
 
 use fabrik_core::agent::JournalError;
-use fabrik_core::diagnostic::Place;
 
 use super::boot::BootError;
+use crate::config::ConfigError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    #[error("{}: the agent's configuration can't be read: {source}. The NixOS module writes it", path.display())]
-    NoConfig {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("{place}: {problem}")]
-    Config { place: Place, problem: String },
-    #[error("{file}: {}", faults.join("; "))]
-    Contradictory { file: String, faults: Vec<String> },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Without its journal the agent does not know what it has begun, so it begins nothing.
     #[error(
         "{}: the journal can't be read: {source}. The node stays as it is. When it runs the system that it should, \
