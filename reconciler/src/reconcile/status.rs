@@ -11,6 +11,7 @@ use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{CommitId, PoolName};
 use fabrik_core::observed::Observed;
 use fabrik_core::pool;
+use fabrik_core::rollout;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -62,14 +63,18 @@ pub fn compute(
     let ready: u32 = pools.values().map(|p| p.ready).sum();
     let wanted: u32 = pools.values().map(|p| p.wanted).sum();
     let units = units(facts.units);
-    let (systems, rollout) = match (facts.desired, facts.observed) {
-        (Some(desired), Some(observed)) => (
-            nodes::nodes(desired, observed, &facts.holds, before, now),
-            nodes::rollout(desired, observed, before, now),
-        ),
-        _ => (before.systems.clone(), before.rollout.clone()),
+    let (systems, rollout, rolled) = match (facts.desired, facts.observed) {
+        (Some(desired), Some(observed)) => {
+            let forecast = rollout::forecast(desired, observed, now);
+            (
+                nodes::nodes(desired, observed, &facts.holds, before, now),
+                nodes::rollout(desired, observed, forecast.as_ref(), before, now),
+                nodes::are_up_to_date(desired, forecast.as_ref()),
+            )
+        }
+        _ => (before.systems.clone(), before.rollout.clone(), false),
     };
-    let verdict = verdict(facts, &pools, &units);
+    let verdict = verdict(facts, &pools, &units, rolled);
     let commit = facts.desired.map(|d| d.commit.to_string());
     let applied = verdict.applied.then(|| commit.clone()).flatten();
     FabrikClusterStatus {
@@ -109,16 +114,18 @@ struct Verdict {
     applied: bool,
 }
 
-fn verdict(facts: &Facts, pools: &BTreeMap<String, PoolStatus>, units: &Units) -> Verdict {
+/// `rolled`: the nodes run what they should.
+fn verdict(
+    facts: &Facts,
+    pools: &BTreeMap<String, PoolStatus>,
+    units: &Units,
+    rolled: bool,
+) -> Verdict {
     let sized = pools
         .values()
         .all(|p| p.joining == 0 && p.leaving == 0 && p.ready == p.wanted);
     let commit = facts.desired.map(|d| &d.commit);
     let units_applied = facts.units.applied && facts.units.commit.as_ref() == commit;
-    let rolled = match (facts.desired, facts.observed) {
-        (Some(desired), Some(observed)) => nodes::are_up_to_date(desired, observed),
-        _ => false,
-    };
     let applied = facts.idle && sized && units_applied && rolled;
     let healthy = units.ready == units.total;
     let of = |reason, message: String, reconciling, stalled| Verdict {
@@ -293,6 +300,8 @@ fn shorten(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn facts(units: &UnitsReport) -> Facts<'_> {
@@ -363,6 +372,58 @@ mod tests {
             message.contains("first fault") && message.contains("can't be read any more"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_commit_is_carried_out_when_the_nodes_run_it() {
+        let path = |name: &str| format!("/nix/store/{}-{name}", "0".repeat(32));
+        let spec = r#"
+[cluster]
+name = "demo"
+[kubernetes]
+version = "1.36.3+k3s1"
+[hetzner]
+token = { file = "secrets/hetzner.yaml", key = "token" }
+"#;
+        let commit: CommitId = "a".repeat(40).parse().unwrap();
+        let target = json!({"servers": {"system":
+            {"output": path("new"), "derivation": path("new.drv"), "kubernetes": "1.36.3+k3s1"}}});
+        let desired = Desired {
+            commit: commit.clone(),
+            spec: fabrik_core::spec::parse("cluster.toml", spec).unwrap(),
+            units: BTreeMap::new(),
+            targets: serde_json::from_value(target).unwrap(),
+        };
+        let units = UnitsReport {
+            commit: Some(commit.clone()),
+            applied: true,
+            ..UnitsReport::default()
+        };
+        for (running, default, carried_out) in [
+            ("old", "old", false),
+            ("new", "old", false),
+            ("new", "new", true),
+        ] {
+            let observed: Observed = serde_json::from_value(json!({
+                "at": "2026-11-21T12:00:00Z", "hetzner": fabrik_core::observed::Hetzner::default(), "nodes": {},
+                "pods": {}, "pinned": [], "tokens": [], "units": {}, "paused": null,
+                "ledger": {"schema": 1, "cluster": "abcdefgh01234567", "members": {"abc234":
+                    {"role": "server", "pool": "servers", "name": "server-1", "server": 1, "uid": "u-1"}}},
+                "systems": {"server-1": {"unreadyDaemons": [], "report": {
+                    "boot": "00000000-0000-0000-0000-000000000001",
+                    "running": path(running), "default": path(default)}}},
+            }))
+            .unwrap();
+            let facts = Facts {
+                desired: Some(&desired),
+                observed: Some(&observed),
+                ..facts(&units)
+            };
+            let before = FabrikClusterStatus::default();
+            let status = compute(&facts, &before, Some(1), observed.at);
+            let applied = carried_out.then(|| commit.to_string());
+            assert_eq!(status.applied_commit, applied, "{running}, {default}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use fabrik_core::desired::Desired;
 use fabrik_core::hold::Hold;
 use fabrik_core::id::PoolName;
 use fabrik_core::observed::Observed;
-use fabrik_core::rollout::{self, NodeState, State};
+use fabrik_core::rollout::{self, Forecast, NodeState, State};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cluster::resources::{FabrikClusterStatus, RolloutStatus, SystemStatus};
@@ -38,19 +38,19 @@ pub fn nodes(
 }
 
 /// Whether each node runs what the commit wants, but for those that are held out and those that may be off.
-pub fn are_up_to_date(desired: &Desired, observed: &Observed) -> bool {
-    let waits = rollout::forecast(desired, observed, observed.at);
+pub fn are_up_to_date(desired: &Desired, forecast: Option<&Forecast>) -> bool {
     let may_be_off = |pool: &PoolName| {
         let pool = desired.spec.pools.get(pool);
         pool.is_some_and(|pool| pool.may_be_off)
     };
-    waits.is_none_or(|forecast| forecast.waves.iter().all(|wave| may_be_off(&wave.pool)))
+    forecast.is_none_or(|forecast| forecast.waves.iter().all(|wave| may_be_off(&wave.pool)))
 }
 
 /// `None` where no node has a system to run.
 pub fn rollout(
     desired: &Desired,
     observed: &Observed,
+    forecast: Option<&Forecast>,
     before: &FabrikClusterStatus,
     now: Timestamp,
 ) -> Option<RolloutStatus> {
@@ -58,16 +58,15 @@ pub fn rollout(
     let done = states.iter().filter(|s| s.state == State::UpToDate);
     let done = u32::try_from(done.count()).unwrap_or(u32::MAX);
     let total = u32::try_from(states.len()).unwrap_or(u32::MAX);
-    let forecast = rollout::forecast(desired, observed, now);
     let said = before.rollout.as_ref().and_then(|r| r.ends);
-    let ends = forecast.as_ref().map(|forecast| {
+    let ends = forecast.map(|forecast| {
         let near = |said: &Timestamp| forecast.ends.duration_since(*said).abs() < SAME_END;
         said.filter(near).unwrap_or(forecast.ends)
     });
     (total > 0).then_some(RolloutStatus {
         done,
         total,
-        summary: forecast.map(|f| f.to_string()),
+        summary: forecast.map(ToString::to_string),
         ends,
     })
 }
