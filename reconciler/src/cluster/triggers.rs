@@ -1,6 +1,7 @@
 //! Watches that say when to look again. They decide nothing: a trigger that comes once too often costs one pass.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hasher as _};
 
 use fabrik_core::names::RECONCILE_ANNOTATION;
@@ -9,7 +10,8 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::resources::{FabrikCluster, FabrikNode};
@@ -28,45 +30,34 @@ pub enum Trigger {
 /// Watches until dropped, or until nobody listens. A trigger for which the channel has no room is left out: a full
 /// channel says already that there is something to look at.
 pub async fn watch(client: Client, triggers: mpsc::Sender<Trigger>) {
-    tokio::select! {
-        () = watch_nodes(client.clone(), &triggers) => {}
-        () = watch_cluster(client.clone(), &triggers) => {}
-        () = watch_reports(client, &triggers) => {}
-    }
-}
-
-async fn watch_nodes(client: Client, triggers: &mpsc::Sender<Trigger>) {
-    let api: Api<Node> = Api::all(client);
-    let mut seen = Seen::default();
-    let mut events = watcher(api, watcher::Config::default())
-        .default_backoff()
-        .boxed();
-    while let Some(event) = events.next().await {
-        let changed = match event {
-            Ok(event) => seen.take(event, what_matters),
-            Err(error) => {
-                tracing::debug!(%error, "the watch of Nodes is renewed");
-                false
-            }
-        };
-        if changed && !send(triggers, Trigger::Nodes) {
-            return;
-        }
-    }
-}
-
-async fn watch_reports(client: Client, triggers: &mpsc::Sender<Trigger>) {
+    let nodes: Api<Node> = Api::all(client.clone());
     let kind = ApiResource::erase::<FabrikNode>(&());
-    let api: Api<DynamicObject> = Api::all_with(client, &kind);
+    let reports: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
+    tokio::select! {
+        () = watch_all("Nodes", nodes, what_matters, &triggers) => {}
+        () = watch_all("FabrikNodes", reports, what_is_said, &triggers) => {}
+        () = watch_cluster(client, &triggers) => {}
+    }
+}
+
+/// Tells of each change of what `digest_of` looks at.
+async fn watch_all<K>(
+    kinds: &'static str,
+    api: Api<K>,
+    digest_of: fn(&K) -> u64,
+    triggers: &mpsc::Sender<Trigger>,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
     let mut seen = Seen::default();
     let mut events = watcher(api, watcher::Config::default())
         .default_backoff()
         .boxed();
     while let Some(event) = events.next().await {
         let changed = match event {
-            Ok(event) => seen.take(event, what_is_said),
+            Ok(event) => seen.take(event, digest_of),
             Err(error) => {
-                tracing::debug!(%error, "the watch of FabrikNodes is renewed");
+                tracing::debug!(%error, "the watch of {kinds} is renewed");
                 false
             }
         };
