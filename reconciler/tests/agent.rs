@@ -36,13 +36,10 @@ async fn a_published_system_is_fetched_through_the_leaders_cache_tried_and_kept(
 
     machine.order(&new, Needs::Switch, Action::Try, SECONDS);
     machine.until_phase(Phase::Trying).await;
-    assert_eq!(
-        machine.systems(),
-        (new.output.clone(), machine.old.output.clone())
-    );
+    machine.runs_and_boots(&new.output, &machine.old.output);
     machine.order(&new, Needs::Switch, Action::Keep, SECONDS);
     machine.until_phase(Phase::Kept).await;
-    assert_eq!(machine.systems(), (new.output.clone(), new.output.clone()));
+    machine.runs_and_boots(&new.output, &new.output);
     let path = new.output;
     assert_eq!(
         machine.switched(),
@@ -60,14 +57,11 @@ async fn a_new_kernel_is_booted_once_and_kept() {
     machine.reboot().await;
     let trying = machine.until_phase(Phase::Trying).await;
     assert_eq!(trying.message, "");
-    assert_eq!(
-        machine.systems(),
-        (new.output.clone(), machine.old.output.clone())
-    );
+    machine.runs_and_boots(&new.output, &machine.old.output);
     machine.order(&new, Needs::Reboot, Action::Keep, SECONDS);
     machine.until_phase(Phase::Kept).await;
     machine.power_cut().await;
-    assert_eq!(machine.systems(), (new.output.clone(), new.output));
+    machine.runs_and_boots(&new.output, &new.output);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,10 +88,7 @@ async fn a_system_that_does_not_boot_and_one_that_is_sick_are_left() {
     machine.reboot().await;
     let back = machine.until_phase(Phase::WentBack).await;
     assert_eq!(back.message, "as ordered");
-    assert_eq!(
-        machine.systems(),
-        (machine.old.output.clone(), machine.old.output.clone())
-    );
+    machine.runs_and_boots(&machine.old.output, &machine.old.output);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,10 +104,7 @@ async fn an_activation_that_fails_and_one_that_nobody_calls_well_are_taken_back(
         "{}",
         back.message
     );
-    assert_eq!(
-        machine.systems(),
-        (machine.old.output.clone(), machine.old.output.clone())
-    );
+    machine.runs_and_boots(&machine.old.output, &machine.old.output);
 
     let mut machine = Machine::new().await;
     let new = machine.leader.build("new", "6.12", "");
@@ -130,10 +118,7 @@ async fn an_activation_that_fails_and_one_that_nobody_calls_well_are_taken_back(
     machine.until_phase(Phase::Trying).await;
     let back = machine.until_phase(Phase::WentBack).await;
     assert!(back.unheard);
-    assert_eq!(
-        machine.systems(),
-        (machine.old.output.clone(), machine.old.output.clone())
-    );
+    machine.runs_and_boots(&machine.old.output, &machine.old.output);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,10 +145,7 @@ async fn an_agent_that_is_killed_finds_its_work_again() {
     machine.restart_agent().await;
     machine.until_phase(Phase::WentBack).await;
     let path = &new.output;
-    assert_eq!(
-        machine.systems(),
-        (machine.old.output.clone(), machine.old.output.clone())
-    );
+    machine.runs_and_boots(&machine.old.output, &machine.old.output);
     let tried = machine
         .switched()
         .iter()

@@ -289,10 +289,11 @@ impl Machine {
         activity(&self.until(is).await).unwrap()
     }
 
-    /// What runs, and what an ordinary boot would start.
-    pub fn systems(&self) -> (StorePath, StorePath) {
+    /// Asserts what runs, and what an ordinary boot would start.
+    #[track_caller]
+    pub fn runs_and_boots(&self, running: &StorePath, default: &StorePath) {
         let facts = fabrik::node::look::facts(&self.config, None, None).unwrap();
-        (facts.running, facts.default)
+        assert_eq!((&facts.running, &facts.default), (running, default));
     }
 
     /// What was asked of switch-to-configuration since the installation.
