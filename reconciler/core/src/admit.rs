@@ -6,7 +6,7 @@ use crate::diagnostic::{Diagnostic, Place};
 use crate::id::{ClusterName, CommitId};
 use crate::ladder::{self, Refusal};
 use crate::ledger::Ledger;
-use crate::spec::{Foundation, K3sVersion, Spec, place_of};
+use crate::spec::{Foundation, K3sVersion, Spec, place_of, text_of};
 
 const SPEC_FILE: &str = "cluster.toml";
 
@@ -26,18 +26,23 @@ pub struct Candidate<'a> {
     pub in_force: Option<&'a Spec>,
 }
 
+impl Candidate<'_> {
+    /// What its `cluster.toml` says there; where it is wrong elsewhere, what it says in so many words.
+    fn says(&self, table: &str, key: &str, of: impl FnOnce(&Spec) -> String) -> Option<String> {
+        let in_words = || text_of(self.text, table, key);
+        self.spec.map(of).or_else(in_words)
+    }
+}
+
 /// # Errors
 /// All that speaks against it.
 pub fn against(ledger: &Ledger, candidate: &Candidate<'_>) -> Result<(), Vec<Diagnostic>> {
     let mut faults = Vec::new();
-    if let Some(spec) = candidate.spec {
-        match &ledger.foundation {
-            Some(old) => faults.extend(foundation(old, spec, candidate.text)),
-            None => faults.extend(other_name(candidate.founded, spec, candidate.text)),
-        }
-        let old = version_in_force(ledger, candidate.in_force);
-        faults.extend(old.and_then(|old| ladder(old, spec, candidate.text)));
+    match &ledger.foundation {
+        Some(old) => faults.extend(foundation(old, candidate)),
+        None => faults.extend(other_name(candidate)),
     }
+    faults.extend(ladder(ledger, candidate));
     faults.sort();
     // It is about the commit as a whole, so it comes first.
     faults.splice(0..0, rewind(ledger, candidate));
@@ -65,35 +70,36 @@ fn rewind(ledger: &Ledger, candidate: &Candidate<'_>) -> Option<Diagnostic> {
 }
 
 /// The first commit fixes the name for ever, so it had better be the right one.
-fn other_name(founded: Option<&ClusterName>, spec: &Spec, text: &str) -> Option<Diagnostic> {
-    let founded = founded?;
-    (spec.name != *founded).then(|| Diagnostic {
-        place: place_of(SPEC_FILE, text, "cluster", "name"),
+fn other_name(candidate: &Candidate<'_>) -> Option<Diagnostic> {
+    let founded = candidate.founded?;
+    let name = candidate.says("cluster", "name", |spec| spec.name.to_string())?;
+    (name != founded.as_str()).then(|| Diagnostic {
+        place: place_of(SPEC_FILE, candidate.text, "cluster", "name"),
         object: "[cluster]".to_owned(),
-        problem: format!(
-            "`name` is `{}`, and the cluster was founded as `{founded}`",
-            spec.name
-        ),
+        problem: format!("`name` is `{name}`, and the cluster was founded as `{founded}`"),
         remedy: format!("write `name = \"{founded}\"`, or push to the cluster that is meant"),
     })
 }
 
-fn foundation(old: &Foundation, spec: &Spec, text: &str) -> Vec<Diagnostic> {
-    let new = spec.foundation();
-    let fields = [
-        ("cluster", "name", &old.name, &new.name),
-        ("network", "range", &old.network_range, &new.network_range),
-        ("network", "pods", &old.pods, &new.pods),
-        ("network", "services", &old.services, &new.services),
+fn foundation(old: &Foundation, candidate: &Candidate<'_>) -> Vec<Diagnostic> {
+    type Field = fn(&Foundation) -> &String;
+    let fields: [(_, _, Field); 4] = [
+        ("cluster", "name", |f| &f.name),
+        ("network", "range", |f| &f.network_range),
+        ("network", "pods", |f| &f.pods),
+        ("network", "services", |f| &f.services),
     ];
-    let changed = fields.into_iter().filter(|(_, _, old, new)| old != new);
-    let faults = changed.map(|(table, key, old, new)| Diagnostic {
-        place: place_of(SPEC_FILE, text, table, key),
-        object: format!("[{table}]"),
-        problem: format!(
-            "`{key}` can never change: the cluster was founded with `{old}`, and this is `{new}`"
-        ),
-        remedy: format!("write `{key} = \"{old}\"` again; another value needs a new cluster"),
+    let faults = fields.into_iter().filter_map(|(table, key, field)| {
+        let old = field(old);
+        let new = candidate.says(table, key, |spec| field(&spec.foundation()).clone())?;
+        (*old != new).then(|| Diagnostic {
+            place: place_of(SPEC_FILE, candidate.text, table, key),
+            object: format!("[{table}]"),
+            problem: format!(
+                "`{key}` can never change: the cluster was founded with `{old}`, and this is `{new}`"
+            ),
+            remedy: format!("write `{key} = \"{old}\"` again; another value needs a new cluster"),
+        })
     });
     faults.collect()
 }
@@ -106,12 +112,14 @@ fn version_in_force<'a>(ledger: &'a Ledger, in_force: Option<&'a Spec>) -> Optio
 }
 
 /// S4, as far as the commits alone tell.
-fn ladder(old: &str, new: &Spec, text: &str) -> Option<Diagnostic> {
-    let from: K3sVersion = old.parse().ok()?;
-    let to: K3sVersion = new.kubernetes.version.parse().ok()?;
+fn ladder(ledger: &Ledger, candidate: &Candidate<'_>) -> Option<Diagnostic> {
+    let from = version_in_force(ledger, candidate.in_force)?;
+    let to = candidate.says("kubernetes", "version", |s| s.kubernetes.version.clone())?;
+    let from: K3sVersion = from.parse().ok()?;
+    let to: K3sVersion = to.parse().ok()?;
     let Refusal { problem, remedy } = ladder::refuse_step(from, to)?;
     Some(Diagnostic {
-        place: place_of(SPEC_FILE, text, "kubernetes", "version"),
+        place: place_of(SPEC_FILE, candidate.text, "kubernetes", "version"),
         object: "[kubernetes]".to_owned(),
         problem: format!("`version` {problem}"),
         remedy,
@@ -247,6 +255,15 @@ pods = "10.42.0.0/16"
                 "cluster.toml:11:8: [network]: `pods` can never change: the cluster was founded with `10.42.0.0/16`, and this is `10.45.0.0/16`\n  → write `pods = \"10.42.0.0/16\"` again; another value needs a new cluster",
             ]
         );
+    }
+
+    #[test]
+    fn what_can_never_change_is_told_beside_what_is_wrong_elsewhere() {
+        let text = TEXT.replace("demo", "other").replace("1.36.3", "1.30.1");
+        let right = judged(&text, true);
+        assert_eq!(right.len(), 2, "{right:?}");
+        assert_eq!(judged(&format!("{text}[pols.a]\n"), true), right);
+        assert_eq!(judged(&format!("{text}range = 7\n"), true), right);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::parse::{parse, token_reference};
-pub use self::place::place_of;
+pub use self::place::{place_of, text_of};
 pub use self::version::K3sVersion;
 use crate::id::{ClusterName, NodeName, PoolName};
 use crate::window::Window;

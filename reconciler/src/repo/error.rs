@@ -123,9 +123,6 @@ pub enum RepoError {
     /// A symlink or a submodule where a file is needed.
     #[error("{path} is a {kind}, and fabrik reads plain files only. Replace it by the file itself")]
     NotAFile { path: String, kind: &'static str },
-    /// A symlink in a directory that leads out of it.
-    #[error("{path} is a symlink to {target}, out of the directory. Replace it by the file itself")]
-    SymlinkLeaves { path: String, target: String },
     /// A path that no file system takes.
     #[error("the path {path} has more than {max} bytes. Shorten it")]
     PathTooLong { path: String, max: usize },
@@ -158,11 +155,6 @@ impl RepoError {
                 path,
                 format!("is a {kind}, which fabrik does not follow"),
                 "replace it by what it stands for",
-            ),
-            Self::SymlinkLeaves { path, target } => (
-                path,
-                format!("is a symlink to {target}, out of the repository"),
-                "replace it by the file itself",
             ),
             Self::PathTooLong { path, max } => (
                 path,

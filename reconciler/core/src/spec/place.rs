@@ -1,4 +1,4 @@
-//! Where a key stands in `cluster.toml`, for whoever finds fault with its value later.
+//! What a key of `cluster.toml` says and where it stands, for whoever finds fault with it beside the parser.
 
 use toml::de::DeTable;
 
@@ -13,6 +13,13 @@ pub fn place_of(file: &str, text: &str, table: &str, key: &str) -> Place {
     let value = entries.get_ref().as_table().and_then(|t| t.get(key));
     let span = value.map_or_else(|| table.span(), toml::Spanned::span);
     Place::of_offset(file, text, span.start)
+}
+
+/// What `key` in `[table]` says, in a text that may be wrong elsewhere. `None` where it is left out or no text.
+pub fn text_of(text: &str, table: &str, key: &str) -> Option<String> {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let table = root.get_ref().get(table)?.get_ref().as_table()?;
+    Some(table.get(key)?.get_ref().as_str()?.to_owned())
 }
 
 #[cfg(test)]
