@@ -92,6 +92,16 @@ async fn wait_running(bed: &Bed, pods: &Api<Pod>, name: &str) -> Result<()> {
     .await
 }
 
+async fn wait_pod_ready(bed: &Bed, pods: &Api<Pod>, name: &str, wanted: &str) -> Result<()> {
+    bed.wait_until(&format!("pod {name} is Ready={wanted}"), SOON, async || {
+        let status = pods.get(name).await?.status.unwrap_or_default();
+        let conditions = status.conditions.unwrap_or_default();
+        let ready = conditions.iter().find(|c| c.type_ == "Ready");
+        Ok(ready.is_some_and(|c| c.status == wanted).then_some(()))
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_worker_joins_and_its_pods_live_and_die_with_it() -> Result<()> {
     let bed = Bed::start(Options::default()).await?;
@@ -131,10 +141,14 @@ async fn a_worker_joins_and_its_pods_live_and_die_with_it() -> Result<()> {
     })
     .await?;
     wait_running(&bed, &pods, "early").await?;
+    pods.create(&PostParams::default(), &pod("kept", name)?)
+        .await?;
+    wait_pod_ready(&bed, &pods, "kept", "True").await?;
 
     // While it is off, its pods neither end nor start.
     worker.power_off().await?;
     wait_ready(&bed, name, "Unknown").await?;
+    wait_pod_ready(&bed, &pods, "kept", "False").await?;
     pods.create(&PostParams::default(), &pod("late", name)?)
         .await?;
     pods.delete("early", &DeleteParams::default().grace_period(1))
@@ -146,6 +160,7 @@ async fn a_worker_joins_and_its_pods_live_and_die_with_it() -> Result<()> {
     worker.wait_running(SOON).await?;
     wait_ready(&bed, name, "True").await?;
     wait_running(&bed, &pods, "late").await?;
+    wait_pod_ready(&bed, &pods, "kept", "True").await?;
     bed.wait_until("the deleted pod is gone", SOON, async || {
         Ok(pods.get_opt("early").await?.is_none().then_some(()))
     })
