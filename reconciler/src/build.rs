@@ -13,6 +13,7 @@ use fabrik_core::system::{SignedPublication, Target};
 mod builder;
 pub mod cache;
 mod evaluate;
+mod git_cache;
 mod nix;
 mod preview;
 mod published;

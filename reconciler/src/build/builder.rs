@@ -140,6 +140,7 @@ impl Builder {
             builder: self,
             request,
         };
+        self.nix.clear_the_way();
         let flake = match work.flake().await {
             Ok(Some(flake)) => flake,
             Ok(None) => {

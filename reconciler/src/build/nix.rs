@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 
-use super::trace;
+use super::{git_cache, trace};
 use crate::config::Size;
 
 /// What is wanted of Nix' answers is small.
@@ -68,6 +68,8 @@ pub struct Nix {
     program_dir: PathBuf,
     store: Option<PathBuf>,
     environment: BTreeMap<OsString, OsString>,
+    /// A directory of ours for Nix' caches; `None` for a person's own.
+    home: Option<PathBuf>,
 }
 
 /// One thing that is asked of Nix.
@@ -112,6 +114,7 @@ impl Nix {
             program_dir: program_dir.to_owned(),
             store: store.map(Path::to_owned),
             environment,
+            home: Some(home.to_owned()),
         }
     }
 
@@ -121,6 +124,7 @@ impl Nix {
             program_dir: program_dir.to_owned(),
             store: None,
             environment: std::env::vars_os().collect(),
+            home: None,
         }
     }
 
@@ -130,6 +134,13 @@ impl Nix {
     pub fn with_environment(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.into(), value.into());
         self
+    }
+
+    /// Before it fetches: a Nix of ours that was killed leaves what would stop this one.
+    pub fn clear_the_way(&self) {
+        if let Some(home) = &self.home {
+            git_cache::forget_dead_locks(home);
+        }
     }
 
     /// What `nix` or `nix-store` printed. Safe to drop: the child is killed.

@@ -104,6 +104,24 @@ async fn what_was_evaluated_is_not_evaluated_again_unless_nix_has_lost_it() {
     assert_eq!(anew.pools, built.pools);
 }
 
+/// When Nix ends it kills its git, at any moment.
+#[tokio::test]
+async fn a_git_that_was_killed_is_in_nobody_s_way() {
+    let bed = Bed::new();
+    let mut run = bed.start();
+    run.until_settled(bed.request(&bed.commit(&[]))).await;
+    let clones = bed.path("home/.cache/nix/gitv3");
+    let clones = std::fs::read_dir(clones).unwrap().flatten();
+    let clones: Vec<_> = clones.map(|e| e.path()).filter(|p| p.is_dir()).collect();
+    assert!(!clones.is_empty(), "Nix keeps its clones elsewhere");
+    for clone in clones {
+        std::fs::write(clone.join("shallow.lock"), "").unwrap();
+    }
+    let other = bed.commit(&[("WORKERS", r#"system "b" "1.36.3+k3s1" """#)]);
+    let builds = run.until_settled(bed.request(&other)).await;
+    assert_eq!(builds.holds(&other), []);
+}
+
 #[test]
 fn a_commit_that_was_not_looked_at_yet_waits() {
     let [old, new] = ["a", "b"].map(|digit| digit.repeat(40).parse().unwrap());
