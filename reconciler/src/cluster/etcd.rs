@@ -1,11 +1,12 @@
-//! etcd, by its JSON gateway: who is a member and how it does, and the two things that are asked of it: another leader,
-//! and a snapshot.
+//! etcd, by gRPC: who is a member and how it does, and the two things that are asked of it: another leader, and a
+//! snapshot.
 //!
-//! k3s runs etcd with that gateway, and with client certificates of an authority of its own. Nothing here decides: what
-//! could not be read is an error, and the caller knows of no etcd then.
+//! k3s runs etcd with client certificates of an authority of its own. Nothing here decides: what could not be read is an
+//! error, and the caller knows of no etcd then.
 
 mod members;
 mod snapshots;
+mod wire;
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -14,11 +15,12 @@ use std::time::{Duration, SystemTime};
 use fabrik_core::observed;
 use futures::future::join_all;
 use reqwest::Client;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
 pub use self::members::Hosts;
-use self::members::{Alarm, Alarms, Look, MemberList, Status};
+use self::members::Look;
+use self::wire::{
+    AlarmRequest, MemberList, MemberListRequest, MoveLeaderRequest, StatusRequest, call,
+};
 use crate::config;
 use crate::secrets::Secret;
 
@@ -74,13 +76,10 @@ impl Etcd {
         let troubled = looks.iter().flatten().any(|look| look.status.is_troubled());
         // To ask for alarms is a proposal to the whole cluster, so it is done only where a member speaks of trouble.
         let alarms = if troubled {
-            let asked = json!({"action": "GET"});
-            let endpoint = &self.config.endpoint;
-            call::<Alarms>(&client, endpoint, "/v3/maintenance/alarm", &asked)
-                .await?
-                .alarms
+            let alarms = call(&client, &self.config.endpoint, &AlarmRequest {});
+            alarms.await?.alarms
         } else {
-            Vec::<Alarm>::new()
+            Vec::new()
         };
         Ok(observed::Etcd {
             members: members::put_together(&list, &looks, &alarms, hosts),
@@ -94,7 +93,7 @@ impl Etcd {
         let (list, looks) = self.look(&client).await?;
         let target = list.members.iter().find(|m| m.name == to);
         let target = target.ok_or_else(|| EtcdError::NoMember(to.to_owned()))?;
-        let leads = |(member, look): &(&members::Wire, &Option<Look>)| {
+        let leads = |(member, look): &(&wire::Member, &Option<Look>)| {
             look.as_ref().is_some_and(|l| l.status.leader == member.id)
         };
         let (leader, _) = list
@@ -107,9 +106,8 @@ impl Etcd {
             return Ok(());
         }
         let url = leader.client_urls.first().ok_or(EtcdError::NoLeader)?;
-        let asked = json!({"targetID": target.id.to_string()});
-        call::<Value>(&client, url, "/v3/maintenance/transfer-leadership", &asked).await?;
-        Ok(())
+        let asked = MoveLeaderRequest { target: target.id };
+        call(&client, url, &asked).await.map(drop)
     }
 
     /// Takes a snapshot on this server, by k3s' own way, so that `k3s server --cluster-reset` finds it.
@@ -119,22 +117,13 @@ impl Etcd {
 
     /// The list of members that a quorum agrees on, and what each member says; `None` for one that does not answer.
     async fn look(&self, client: &Client) -> Result<(MemberList, Vec<Option<Look>>), EtcdError> {
-        let endpoint = &self.config.endpoint;
-        let list = call::<MemberList>(
-            client,
-            endpoint,
-            "/v3/cluster/member/list",
-            &json!({"linearizable": true}),
-        )
-        .await?;
+        let agreed = MemberListRequest { linearizable: true };
+        let list = call(client, &self.config.endpoint, &agreed).await?;
         let looks = list.members.iter().map(async |member| {
             let url = member.client_urls.first()?;
-            let (nothing, own) = (json!({}), json!({"linearizable": false}));
-            let answers = futures::join!(
-                call::<Status>(client, url, "/v3/maintenance/status", &nothing),
-                call::<MemberList>(client, url, "/v3/cluster/member/list", &own),
-            );
-            match answers {
+            let own = MemberListRequest::default();
+            let status = call(client, url, &StatusRequest {});
+            match futures::join!(status, call(client, url, &own)) {
                 (Ok(status), Ok(list)) => Some(Look { status, list }),
                 (Err(error), _) | (_, Err(error)) => {
                     tracing::debug!(%error, member = member.name, "an etcd member does not answer");
@@ -180,6 +169,7 @@ impl Etcd {
             .tls_certs_only([authority.map_err(EtcdError::Certificates)?])
             .identity(identity.map_err(EtcdError::Certificates)?)
             .timeout(ANSWER)
+            .http2_prior_knowledge()
             .no_proxy()
             .build()
             .map_err(EtcdError::Certificates)
@@ -189,31 +179,4 @@ impl Etcd {
 fn unreadable(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> EtcdError {
     let path = path.to_owned();
     move |source| EtcdError::File { path, source }
-}
-
-async fn call<T: DeserializeOwned>(
-    client: &Client,
-    url: &str,
-    path: &'static str,
-    body: &Value,
-) -> Result<T, EtcdError> {
-    let unreachable = |source| EtcdError::Unreachable {
-        url: url.to_owned(),
-        source,
-    };
-    let full = format!("{}{path}", url.trim_end_matches('/'));
-    let answer = client.post(full).json(body).send().await;
-    let answer = answer.map_err(unreachable)?;
-    let status = answer.status();
-    if status.is_success() {
-        return answer.json().await.map_err(unreachable);
-    }
-    let text = answer.text().await.unwrap_or_default();
-    let message = serde_json::from_str::<Value>(&text).ok();
-    let message = message.and_then(|m| Some(m.get("message")?.as_str()?.to_owned()));
-    Err(EtcdError::Refused {
-        url: url.to_owned(),
-        path,
-        message: message.unwrap_or_else(|| status.to_string()),
-    })
 }

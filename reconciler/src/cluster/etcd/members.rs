@@ -5,63 +5,14 @@ use std::net::IpAddr;
 
 use fabrik_core::id::NodeName;
 use fabrik_core::quorum::{Member, Members};
-use serde::Deserialize;
+
+use super::wire::{self, Alarm, MemberList, Status};
 
 /// Where the Nodes of the control plane are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hosts {
     pub names: BTreeSet<NodeName>,
     pub by_address: BTreeMap<IpAddr, NodeName>,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct MemberList {
-    #[serde(default)]
-    pub members: Vec<Wire>,
-}
-
-/// A member as a list has it. One that was added and has not started yet has no name and no client URL.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Wire {
-    #[serde(rename = "ID", deserialize_with = "number")]
-    pub id: u64,
-    #[serde(default)]
-    pub name: String,
-    #[serde(default, rename = "peerURLs")]
-    pub peer_urls: Vec<String>,
-    #[serde(default, rename = "clientURLs")]
-    pub client_urls: Vec<String>,
-    #[serde(default)]
-    pub is_learner: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
-pub struct Status {
-    /// 0: it knows of none.
-    #[serde(deserialize_with = "number")]
-    pub leader: u64,
-    #[serde(deserialize_with = "number")]
-    pub raft_index: u64,
-    #[serde(deserialize_with = "number")]
-    pub raft_applied_index: u64,
-    pub errors: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Alarms {
-    #[serde(default)]
-    pub alarms: Vec<Alarm>,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Alarm {
-    #[serde(default, rename = "memberID", deserialize_with = "number")]
-    member: u64,
-    #[serde(default)]
-    alarm: String,
 }
 
 /// What a member says of itself, and who it thinks the members are.
@@ -90,10 +41,10 @@ pub fn put_together(
     }
     let indices = looks.iter().flatten().map(|l| l.status.raft_index);
     let newest = indices.max().unwrap_or(0);
-    let member = |(wire, look): (&Wire, &Option<Look>)| {
+    let member = |(wire, look): (&wire::Member, &Option<Look>)| {
         let status = look.as_ref().map(|l| &l.status);
         let raised = alarms.iter().filter(|a| a.member == wire.id);
-        let alarms: Vec<String> = raised.map(|a| a.alarm.clone()).collect();
+        let alarms: Vec<String> = raised.map(Alarm::name).collect();
         let answers = status.is_some_and(|s| s.leader != 0 && !s.is_troubled());
         let applied = status.map_or(0, |s| s.raft_applied_index);
         Member {
@@ -116,7 +67,7 @@ pub fn put_together(
 impl Hosts {
     /// The Node that a member's peer address belongs to; else the one that it is called after: k3s adds a dash and
     /// eight digits to the name.
-    fn of(&self, member: &Wire) -> Option<NodeName> {
+    fn of(&self, member: &wire::Member) -> Option<NodeName> {
         let addresses = member.peer_urls.iter().filter_map(|url| host_of(url));
         let mut by_address = addresses.filter_map(|address| self.by_address.get(&address));
         if let Some(node) = by_address.next() {
@@ -148,16 +99,8 @@ fn essentials(list: &MemberList) -> BTreeSet<(u64, Vec<String>, bool)> {
         .collect()
 }
 
-/// JSON of protobuf writes 64 bits as text.
-fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(serde::de::Error::custom)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn hosts() -> Hosts {
@@ -169,30 +112,45 @@ mod tests {
         }
     }
 
-    fn list(learner: bool) -> MemberList {
-        serde_json::from_value(json!({"members": [
-            {"ID": "1", "name": "s-1-0a1b2c3d", "peerURLs": ["https://10.0.0.1:2380"], "clientURLs": ["https://10.0.0.1:2379"]},
-            {"ID": "2", "name": "s-2", "peerURLs": ["https://etcd-2.example:2380"], "clientURLs": ["https://10.0.0.2:2379"]},
-            {"ID": "18446744073709551615", "peerURLs": ["https://10.0.0.9:2380"], "isLearner": learner},
-        ]}))
-        .unwrap()
+    fn member(id: u64, name: &str, peer: &str) -> wire::Member {
+        wire::Member {
+            id,
+            name: name.to_owned(),
+            peer_urls: vec![peer.to_owned()],
+            ..wire::Member::default()
+        }
     }
 
-    fn look(index: &str, leader: &str, errors: &[&str]) -> Look {
-        let status = json!({"header": {}, "leader": leader, "raftIndex": index, "raftAppliedIndex": index, "errors": errors});
+    fn list(learner: bool) -> MemberList {
+        let unnamed = wire::Member {
+            is_learner: learner,
+            ..member(u64::MAX, "", "https://10.0.0.9:2380")
+        };
+        MemberList {
+            members: vec![
+                member(1, "s-1-0a1b2c3d", "https://10.0.0.1:2380"),
+                member(2, "s-2", "https://etcd-2.example:2380"),
+                unnamed,
+            ],
+        }
+    }
+
+    fn look(index: u64, leader: u64, errors: &[&str]) -> Look {
+        let status = Status {
+            leader,
+            raft_index: index,
+            raft_applied_index: index,
+            errors: errors.iter().map(ToString::to_string).collect(),
+        };
         Look {
-            status: serde_json::from_value(status).unwrap(),
+            status,
             list: list(true),
         }
     }
 
     #[test]
     fn members_are_told_by_address_or_by_name_with_how_far_behind_they_are() {
-        let looks = [
-            Some(look("100", "1", &[])),
-            Some(look("90", "1", &[])),
-            None,
-        ];
+        let looks = [Some(look(100, 1, &[])), Some(look(90, 1, &[])), None];
         let members = put_together(&list(true), &looks, &[], &hosts()).unwrap();
         let told: Vec<_> = members
             .iter()
@@ -219,10 +177,7 @@ mod tests {
 
     #[test]
     fn k3s_s_random_digits_are_no_part_of_a_name() {
-        let named = |name: &str| {
-            let wire = json!({"ID": "7", "name": name});
-            hosts().of(&serde_json::from_value(wire).unwrap())
-        };
+        let named = |name: &str| hosts().of(&member(7, name, "https://10.0.0.9:2380"));
         assert_eq!(named("s-3-0a1b2c3d"), Some("s-3".parse().unwrap()));
         assert_eq!(named("s-3"), Some("s-3".parse().unwrap()));
         assert_eq!(named("s-30a1b2c3d"), None);
@@ -231,22 +186,23 @@ mod tests {
 
     #[test]
     fn an_alarm_and_a_lost_leader_make_a_member_sick() {
-        let alarms: Alarms =
-            serde_json::from_value(json!({"alarms": [{"memberID": "2", "alarm": "NOSPACE"}]}))
-                .unwrap();
+        let alarm = Alarm {
+            member: 2,
+            kind: wire::AlarmKind::NoSpace.into(),
+        };
         let looks = [
-            Some(look("1", "0", &["etcdserver: no leader"])),
-            Some(look("1", "1", &["memberID:2 alarm:NOSPACE"])),
+            Some(look(1, 0, &["etcdserver: no leader"])),
+            Some(look(1, 1, &["memberID:2 alarm:NOSPACE"])),
             None,
         ];
-        let members = put_together(&list(true), &looks, &alarms.alarms, &hosts()).unwrap();
+        let members = put_together(&list(true), &looks, &[alarm], &hosts()).unwrap();
         assert_eq!(members[1].alarms, ["NOSPACE"]);
         assert!(!members[0].healthy && !members[1].healthy);
     }
 
     #[test]
     fn members_that_tell_different_lists_agree_on_nobody() {
-        let looks = [Some(look("1", "1", &[])), Some(look("1", "1", &[])), None];
+        let looks = [Some(look(1, 1, &[])), Some(look(1, 1, &[])), None];
         assert_eq!(put_together(&list(false), &looks, &[], &hosts()), None);
     }
 }

@@ -2,7 +2,8 @@
 
 use super::{API_PORT, EtcdCluster, Settings};
 
-/// etcd: client and peer traffic only with certificates of the etcd authority.
+/// etcd: client and peer traffic only with certificates of the etcd authority, and on the client port nothing but gRPC, as
+/// k3s has it.
 pub fn etcd(settings: &Settings, cluster: &EtcdCluster) -> Vec<String> {
     let dir = settings.dir.display();
     let address = settings.address;
@@ -11,6 +12,7 @@ pub fn etcd(settings: &Settings, cluster: &EtcdCluster) -> Vec<String> {
         format!("--name={}", settings.name),
         format!("--data-dir={dir}/etcd"),
         format!("--listen-client-urls=https://{address}:2379"),
+        format!("--listen-client-http-urls=https://{address}:2382"),
         format!("--advertise-client-urls=https://{address}:2379"),
         format!("--listen-peer-urls=https://{address}:2380"),
         format!("--initial-advertise-peer-urls=https://{address}:2380"),
