@@ -27,6 +27,8 @@ let
   # A key that is left out of the file where it is not set.
   maybe = description: optional (lib.types.nullOr path) null description;
 
+  etcd = "/var/lib/rancher/k3s/server/tls/etcd";
+
   withoutNulls = lib.filterAttrsRecursive (_: value: value != null);
   configFile = toml.generate "fabrik.toml" (withoutNulls cfg.settings);
 in
@@ -71,6 +73,13 @@ in
         options.secret-file = required path "The secret that the git server signs its calls with.";
         options.listen = optional (lib.types.nullOr lib.types.str) null "An address for the webhook alone, for a git server elsewhere.";
       })) null "How calls of the git server are verified; without it there is no webhook.";
+      etcd = optional (lib.types.nullOr (lib.types.submodule {
+        options.endpoint = optional lib.types.str "https://127.0.0.1:2379" "Where this server's etcd answers.";
+        options.ca-file = optional path "${etcd}/server-ca.crt" "The CA of etcd's members.";
+        options.certificate-file = optional path "${etcd}/client.crt" "The certificate of a client.";
+        options.key-file = optional path "${etcd}/client.key" "Its key.";
+        options.snapshot-dir = optional path "/var/lib/rancher/k3s/server/db/snapshots" "Where k3s keeps snapshots.";
+      })) { } "How etcd is asked before a server goes down. `null` where the cluster's data are in another store.";
       nix = optional (lib.types.nullOr (lib.types.submodule {
         options.program-dir = optional path "/run/current-system/sw/bin" "Where nix and nix-store are.";
         options.store = maybe "Another store than the machine's own.";
@@ -100,13 +109,20 @@ in
       wantedBy = [ "multi-user.target" ];
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
-      # ssh for repositories by SSH, git for local paths, sops for secrets.
+      # ssh for repositories by SSH, git for local paths, sops for secrets, k3s for snapshots of etcd, systemd to bound what
+      # an evaluation takes.
       path = [
         pkgs.git
         pkgs.openssh
         pkgs.sops
+        config.services.k3s.package
+        config.systemd.package
       ];
-      environment.SSL_CERT_FILE = "/etc/ssl/certs/ca-certificates.crt";
+      environment = {
+        SSL_CERT_FILE = "/etc/ssl/certs/ca-certificates.crt";
+        # Nix' daemon does what needs to write to the store.
+        NIX_REMOTE = "daemon";
+      };
       serviceConfig = import ./hardening.nix // {
         ExecStart = "${lib.getExe cfg.package} --log-format json run --config ${configFile}";
         Restart = "always";
@@ -117,18 +133,21 @@ in
         StateDirectoryMode = "0700";
         # etcd lives beside it, and what is pushed is read here.
         MemoryMax = "1536M";
-        # It reads the admin's kubeconfig and key files that are root's, and nothing else as root.
-        CapabilityBoundingSet = "";
+        # systemd asks for it before it starts the scope of an evaluation. Nothing else is done with it: see the system
+        # calls below.
+        CapabilityBoundingSet = [ "CAP_SYS_ADMIN" ];
         ProcSubset = "pid";
         # Tokens are renewed beside each other's old ones.
         ReadWritePaths = lib.unique ([ cfg.settings.state-dir ] ++ map dirOf [
           cfg.settings.kubernetes.leader-token-file
           cfg.settings.kubernetes.applier-token-file
         ]);
+        # Also for what runs in a scope. What is refused is told as an error: Nix and k3s go on without more stack.
         SystemCallFilter = [
           "@system-service"
-          "~@privileged @resources"
+          "~@privileged @mount @reboot"
         ];
+        SystemCallErrorNumber = "EPERM";
       };
     };
   };

@@ -326,6 +326,28 @@ renew-deadline = "2s"
 retry-period = "250ms"
 "#;
 
+    const ETCD: &str = "
+[etcd]
+endpoint = 'https://127.0.0.1:2379'
+ca-file = '/e/ca'
+certificate-file = '/e/c'
+key-file = '/e/k'
+snapshot-dir = '/e/s'
+";
+    const NIX: &str = "
+[nix]
+program-dir = '/n'
+store = '/s'
+signing-key-file = '/k'
+";
+    const CACHE: &str = "
+[cache]
+listen = '10.0.0.2:9642'
+certificate-file = '/c'
+key-file = '/k'
+client-ca-file = '/a'
+";
+
     #[test]
     fn what_is_rendered_reads_back_the_same() {
         let config = Config::parse("f", GOOD).unwrap();
@@ -359,11 +381,27 @@ retry-period = "250ms"
         assert!(error.contains("`http://a` is no https:// URL"), "{error}");
     }
 
+    /// The module knows its keys and no others: one that it lacks can't be set on NixOS.
+    #[test]
+    fn the_nixos_module_has_an_option_for_each_key() {
+        let module = include_str!("../../nixos/fabrik.nix");
+        let text = format!("{GOOD}[webhook]\nsecret-file = '/w'\n{ETCD}{NIX}{CACHE}");
+        let rendered = Config::parse("f", &text).unwrap().render().unwrap();
+        let config: toml::Table = rendered.parse().unwrap();
+        for (key, value) in &config {
+            assert!(module.contains(&format!("\n      {key} = ")), "{key}");
+            for inner in value.as_table().into_iter().flat_map(toml::Table::keys) {
+                let options = [format!("        {inner} = "), format!("options.{inner} = ")];
+                assert!(options.iter().any(|o| module.contains(o)), "{key}.{inner}");
+            }
+        }
+        assert_eq!(config.len(), 13, "a section is left out above");
+    }
+
     #[test]
     fn etcd_is_asked_over_tls_only() {
         let etcd = |endpoint: &str| {
-            let files = "ca-file = '/e/ca'\ncertificate-file = '/e/c'\nkey-file = '/e/k'";
-            let etcd = format!("[etcd]\nendpoint = '{endpoint}'\n{files}\nsnapshot-dir = '/e/s'");
+            let etcd = ETCD.replace("https://127.0.0.1:2379", endpoint);
             Config::parse("f", &format!("{GOOD}{etcd}"))
         };
         let config = etcd("https://127.0.0.1:2379").unwrap();

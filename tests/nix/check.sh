@@ -19,7 +19,10 @@ done
 evaluate() { nix-instantiate --eval --strict --json tests/nix/stub.nix -A "$1"; }
 unit=$(evaluate unit)
 expect() { grep -qF -- "$1" <<<"$unit" || { echo "the unit lacks $1: $unit" >&2; exit 1; }; }
-expect '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json run --config /stub/fabrik.toml"'
+expect '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json run --config /stub/fabrik.toml?'
+expect '\"etcd\":{\"ca-file\":\"/var/lib/rancher/k3s/server/tls/etcd/server-ca.crt\"'
+expect '"path":["git","openssh","sops","k3s","systemd"]'
+expect '"CapabilityBoundingSet":["CAP_SYS_ADMIN"]'
 expect '"ReadWritePaths":["/var/lib/fabrik","/etc/fabrik"]'
 [ "$(evaluate refusesUnknownKey)" = true ]
 [ "$(evaluate refusesMissingKey)" = true ]

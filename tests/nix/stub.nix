@@ -5,7 +5,7 @@ let
     types = {
       str = "str";
       package = "package";
-      nullOr = type: "null or ${toString type}";
+      nullOr = type: if builtins.isAttrs type then type else "null or ${type}";
       listOf = type: "list of ${type}";
       addCheck = type: _: { name = type; __toString = self: self.name; };
       submodule = module: { inherit (module) options; __toString = _: "submodule"; };
@@ -46,7 +46,7 @@ let
     openssh = "openssh";
     sops = "sops";
     util-linux = "util-linux";
-    formats.toml = _: { generate = name: settings: "/stub/${builtins.seq (builtins.toJSON settings) name}"; };
+    formats.toml = _: { generate = name: settings: "/stub/${name}?${builtins.toJSON settings}"; };
   };
 
   # Values of options: what is given, else the default, else an error that names the option.
@@ -62,7 +62,7 @@ let
         in
         if !(option.isOption or false) then
           fill here option (given.${name} or { })
-        else if builtins.isAttrs (option.type or null) && option.type ? options then
+        else if value != null && builtins.isAttrs (option.type or null) && option.type ? options then
           fill here option.type.options value
         else
           value;
@@ -77,7 +77,11 @@ let
     let
       module = import ../../nixos/fabrik.nix { packages.stub.default = "/stub/fabrik"; } {
         inherit lib pkgs;
-        config.services.fabrik = fill "services.fabrik" module.options.services.fabrik example.services.fabrik;
+        config = {
+          services.k3s.package = "k3s";
+          systemd.package = "systemd";
+          services.fabrik = fill "services.fabrik" module.options.services.fabrik example.services.fabrik;
+        };
       };
     in
     module.config;
