@@ -59,8 +59,8 @@ pub fn step(
     step
 }
 
-/// What goes on while all else is paused: a node that was told to try ends as it began, for it goes back by itself where
-/// nobody speaks.
+/// What goes on while all else is paused, and while Hetzner can't be read: a node that was told to try ends as it began,
+/// for it goes back by itself where nobody speaks.
 pub fn finish(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
     let mut step = Step::default();
     let rollout = Rollout {

@@ -13,6 +13,7 @@ use fabrik_core::id::{CommitId, NodeName, PoolName, Uid};
 use fabrik_core::ledger::{Change, Ending, Ledger};
 use fabrik_core::manifest::Object;
 use fabrik_core::observed::{Observed, Well};
+use fabrik_core::rollout;
 use fabrik_core::spec::Limits;
 use fabrik_core::step::{Step, step};
 use fabrik_core::system::SignedPublication;
@@ -24,9 +25,10 @@ use tracing::{Instrument as _, info, info_span, warn};
 use super::builds::Building;
 use super::execute::Executor;
 use super::ledger::{self, Held};
+use super::observe::{self, Seen};
 use super::pace::{self, Backoff};
 use super::status::{self, Refusal};
-use super::{Replica, RunError, admission, observe, publish};
+use super::{Replica, RunError, admission, publish};
 use crate::apply::{Engine, UnitsReport, Wanted};
 use crate::cluster::LedgerStore;
 use crate::cluster::etcd::Etcd;
@@ -91,6 +93,9 @@ pub struct Leader {
     /// The engine and whatever else runs beside the loop; ends with it.
     beside: JoinSet<()>,
 }
+
+/// A decision of the core's.
+type Decide = fn(&Desired, &Observed, Timestamp) -> Step;
 
 /// Why the loop wakes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,8 +284,11 @@ impl Leader {
     /// Observes once, does what may be done, and reports. Returns whether something is under way.
     async fn pass(&mut self) -> Result<bool, String> {
         let in_force = self.in_force.clone();
-        let mut observed = match self.look(in_force.as_deref()).await {
-            Ok(observed) => observed,
+        let Seen {
+            mut observed,
+            blind,
+        } = match self.look(in_force.as_deref()).await {
+            Ok(seen) => seen,
             Err(problem) => {
                 self.replica.health.kubernetes(Err(problem.clone()));
                 publish::trouble(self, &problem).await;
@@ -288,12 +296,19 @@ impl Leader {
             }
         };
         self.replica.health.kubernetes(Ok(()));
+        if let (Some(problem), Some(in_force)) = (blind, &in_force) {
+            publish::trouble(self, &problem).await;
+            self.finish(in_force, &mut observed).await?;
+            return Err(problem);
+        }
         let Some(in_force) = in_force else {
             publish::cluster(self, None, Some(&observed), &Step::default(), &[]).await;
             return Ok(self.refusal.is_none());
         };
         let desired = self.with_systems(&in_force, &observed).await;
-        let next = self.record_until_settled(&desired, &mut observed).await?;
+        let next = self
+            .record_until_settled(step, &desired, &mut observed)
+            .await?;
         let holds = Executor::new(self, &in_force)
             .carry_out(&next.effects)
             .await;
@@ -301,8 +316,18 @@ impl Leader {
         Ok(!next.effects.is_empty() || status::is_moving(&observed))
     }
 
+    /// What was begun with nodes ends also where Hetzner can't be read.
+    async fn finish(&mut self, in_force: &InForce, observed: &mut Observed) -> Result<(), String> {
+        let desired = self.with_systems(in_force, observed).await;
+        let next = self
+            .record_until_settled(rollout::finish, &desired, observed)
+            .await?;
+        Executor::new(self, in_force).carry_out(&next.effects).await;
+        Ok(())
+    }
+
     /// What is there. The engine hears of a pause and of new manifests first: neither may wait for Hetzner.
-    async fn look(&mut self, in_force: Option<&InForce>) -> Result<Observed, String> {
+    async fn look(&mut self, in_force: Option<&InForce>) -> Result<Seen, String> {
         self.hear_wishes().await?;
         let ledger = self.read_ledger().await?;
         observe::observe(self, in_force, ledger).await
@@ -324,6 +349,7 @@ impl Leader {
     /// Steps and writes down, until a step wants nothing more written: then its effects may be carried out.
     async fn record_until_settled(
         &mut self,
+        step: Decide,
         desired: &Desired,
         observed: &mut Observed,
     ) -> Result<Step, String> {

@@ -8,14 +8,20 @@ use std::time::Instant;
 use fabrik_core::id::NodeName;
 use fabrik_core::ledger::Ledger;
 use fabrik_core::observed::{Hetzner, Observed};
-use futures::future::try_join_all;
+use futures::future::join_all;
 use jiff::Timestamp;
-use tokio::try_join;
 use tracing::warn;
 
 use super::leader::{InForce, Leader};
 use crate::cluster::nodes::{self, PodsSeen};
 use crate::hetzner;
+
+/// What this pass sees.
+pub struct Seen {
+    pub observed: Observed,
+    /// Why Hetzner could not be read, if it could not: `observed` shows nothing of it then.
+    pub blind: Option<String>,
+}
 
 /// Everything, or the reason why this pass sees too little to act on. Before the first commit there is no token for
 /// Hetzner, and only Kubernetes is looked at.
@@ -23,10 +29,10 @@ pub async fn observe(
     leader: &mut Leader,
     in_force: Option<&InForce>,
     ledger: Ledger,
-) -> Result<Observed, String> {
+) -> Result<Seen, String> {
     let at = Timestamp::now();
     let client = &leader.replica.clients.leader;
-    let (hetzner, mut seen, pinned, tokens, mut pods, told, heard) = try_join!(
+    let (hetzner, seen, pinned, tokens, mut pods, told, heard) = tokio::join!(
         observe_hetzner(leader, in_force, &ledger),
         async { nodes::observe_nodes(client).await.map_err(text) },
         async { nodes::observe_pinned(client).await.map_err(text) },
@@ -34,13 +40,18 @@ pub async fn observe(
         pods_of_ticketed(client, &ledger),
         async { nodes::observe_systems(client).await.map_err(text) },
         heard_of_updating(client, &ledger),
-    )?;
+    );
+    let (mut seen, pinned, tokens, mut told) = (seen?, pinned?, tokens?, told?);
+    let (hetzner, blind) = match hetzner {
+        Ok(hetzner) => (hetzner, None),
+        Err(problem) => (Hetzner::default(), Some(problem)),
+    };
     let datastore = systems::datastore(leader, &seen).await;
     if !seen.unreadable.is_empty() {
         warn!(nodes = ?seen.unreadable, "Nodes with names that no server of ours can have; passed over");
     }
     systems::tell_unreadable(leader, &told);
-    let mut told = told;
+    systems::forget_spoiled_aims(&leader.publications, &ledger.members, &mut told);
     for (node, seen) in &mut pods {
         if let Some(system) = told.systems.get_mut(node) {
             system.unready_daemons = std::mem::take(&mut seen.unready_daemons);
@@ -48,7 +59,7 @@ pub async fn observe(
     }
     for (name, at) in heard {
         if let Some(node) = seen.nodes.get_mut(&name) {
-            node.heard = at;
+            node.heard = Some(at);
         }
     }
     let units = leader
@@ -74,7 +85,7 @@ pub async fn observe(
     };
     remember_blocked(leader, &mut observed);
     systems::remember_well(leader, &mut observed);
-    Ok(observed)
+    Ok(Seen { observed, blind })
 }
 
 async fn observe_hetzner(
@@ -93,31 +104,41 @@ async fn observe_hetzner(
         .map_err(text)
 }
 
-async fn pods_of_ticketed(
-    client: &kube::Client,
-    ledger: &Ledger,
-) -> Result<BTreeMap<NodeName, PodsSeen>, String> {
-    let of_node = |node: NodeName| async move {
-        let pods = nodes::observe_pods(client, &node).await.map_err(text)?;
-        Ok::<_, String>((node, pods))
-    };
-    let nodes = ledger.tickets.values().map(|t| t.node.clone());
-    Ok(try_join_all(nodes.map(of_node))
-        .await?
-        .into_iter()
-        .collect())
+/// A node whose pods can't be read is left out: it is not known to be empty.
+async fn pods_of_ticketed(client: &kube::Client, ledger: &Ledger) -> BTreeMap<NodeName, PodsSeen> {
+    let nodes = ledger.tickets.values().map(|t| &t.node);
+    let pods = nodes.map(async |node| (node, nodes::observe_pods(client, node).await));
+    told_apart(join_all(pods).await, "its pods can't be read")
 }
 
+/// When kubelets renewed their Leases. Of one that can't be read nothing was heard.
 async fn heard_of_updating(
     client: &kube::Client,
     ledger: &Ledger,
-) -> Result<Vec<(NodeName, Option<Timestamp>)>, String> {
+) -> BTreeMap<NodeName, Timestamp> {
     let updating = ledger.tickets.values().filter(|t| t.update().is_some());
     let heard = updating.map(async |ticket| {
-        let at = nodes::heard(client, &ticket.node).await.map_err(text)?;
-        Ok((ticket.node.clone(), at))
+        let at = nodes::heard(client, &ticket.node).await;
+        (&ticket.node, at)
     });
-    try_join_all(heard).await
+    let heard = told_apart(join_all(heard).await, "its Lease can't be read");
+    let heard = heard.into_iter();
+    heard.filter_map(|(node, at)| Some((node, at?))).collect()
+}
+
+/// One node that can't be read does not stop all others.
+fn told_apart<T>(
+    read: Vec<(&NodeName, Result<T, impl std::fmt::Display>)>,
+    problem: &'static str,
+) -> BTreeMap<NodeName, T> {
+    let read = read.into_iter().filter_map(|(node, read)| match read {
+        Ok(read) => Some((node.clone(), read)),
+        Err(error) => {
+            warn!(%node, %error, "{problem}");
+            None
+        }
+    });
+    read.collect()
 }
 
 /// Gives each pod what refused its last eviction, and forgets pods that are gone.

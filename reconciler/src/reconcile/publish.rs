@@ -100,7 +100,7 @@ pub async fn cluster(
     let told = leader.publisher.tell_status(&facts).await;
     warn_about(told, "the status of FabrikCluster");
     let Some(observed) = observed else { return };
-    let told = leader.publisher.tell_nodes(&observed.ledger.members).await;
+    let told = leader.publisher.tell_nodes(observed).await;
     warn_about(told, "the FabrikNodes");
     // The inventories come from the engine, once it has read them.
     let complete = leader.in_force.is_none() || units.commit.is_some();
@@ -211,12 +211,11 @@ impl Publisher {
         Ok(())
     }
 
-    /// A `FabrikNode` for each member, and none for others.
-    async fn tell_nodes(
-        &mut self,
-        members: &BTreeMap<IntentId, Member>,
-    ) -> Result<(), kube::Error> {
-        if self.nodes.as_ref() == Some(members) {
+    /// A `FabrikNode` for each member, also where somebody deleted it, and none for others.
+    async fn tell_nodes(&mut self, observed: &Observed) -> Result<(), kube::Error> {
+        let members = &observed.ledger.members;
+        let is_there = |member: &Member| observed.systems.contains_key(&member.name);
+        if self.nodes.as_ref() == Some(members) && members.values().all(is_there) {
             return Ok(());
         }
         let api: Api<FabrikNode> = Api::all(self.client.clone());

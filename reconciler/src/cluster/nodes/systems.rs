@@ -19,6 +19,8 @@ use crate::cluster::resources::FabrikNode;
 #[derive(Debug, Default)]
 pub struct SystemsSeen {
     pub systems: BTreeMap<NodeName, NodeSystem>,
+    /// The statement beside each aim.
+    pub publications: BTreeMap<NodeName, SignedPublication>,
     /// Numbers of the tickets that a person takes away.
     pub released: BTreeSet<u64>,
     pub unreadable: Vec<String>,
@@ -33,9 +35,12 @@ pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> 
     })?;
     let mut seen = SystemsSeen::default();
     for object in &listed.items {
-        let Ok(name) = object.name_any().parse() else {
+        let Ok(name) = object.name_any().parse::<NodeName>() else {
             continue;
         };
+        let publication = read(object, "/spec/publication", &mut seen.unreadable);
+        seen.publications
+            .extend(publication.map(|publication| (name.clone(), publication)));
         let system = NodeSystem {
             aim: read(object, "/spec/aim", &mut seen.unreadable),
             order: read(object, "/spec/order", &mut seen.unreadable),

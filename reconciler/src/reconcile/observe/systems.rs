@@ -1,7 +1,12 @@
 //! What a pass sees of the nodes' systems and of etcd, and what the leader remembers of it from pass to pass.
 
+use std::collections::BTreeMap;
+
+use fabrik_core::id::{IntentId, PoolName};
+use fabrik_core::ledger::Member;
 use fabrik_core::observed::{Datastore, Observed, Role};
 use fabrik_core::quorum;
+use fabrik_core::system::SignedPublication;
 use tracing::warn;
 
 use crate::cluster::nodes::{NodesSeen, SystemsSeen};
@@ -14,8 +19,10 @@ const ETCD_LABEL: &str = "node-role.kubernetes.io/etcd";
 pub async fn datastore(leader: &mut Leader, seen: &NodesSeen) -> Datastore {
     let read = match &leader.etcd {
         Some(etcd) => etcd.observe(&seen.hosts).await.map_err(|e| e.to_string()),
-        None if is_single_without_etcd(seen) => return Datastore::Other,
-        None => Err("the configuration has no [etcd]".to_owned()),
+        None if no_server_has_etcd(seen) => return Datastore::Other,
+        None => Err(
+            "the configuration has no [etcd], and servers keep the cluster's data in it".to_owned(),
+        ),
     };
     match read {
         Ok(etcd) => {
@@ -35,10 +42,26 @@ pub async fn datastore(leader: &mut Leader, seen: &NodesSeen) -> Datastore {
     }
 }
 
-fn is_single_without_etcd(seen: &NodesSeen) -> bool {
-    let mut servers = seen.nodes.values().filter(|n| n.control_plane);
-    let single = servers.next().zip(Some(servers.next().is_none()));
-    single.is_some_and(|(server, alone)| alone && !server.labels.contains_key(ETCD_LABEL))
+fn no_server_has_etcd(seen: &NodesSeen) -> bool {
+    let mut servers = seen.nodes.values().filter(|n| n.control_plane).peekable();
+    servers.peek().is_some() && servers.all(|server| !server.labels.contains_key(ETCD_LABEL))
+}
+
+/// An aim beside which another statement stands than ours is given again: a node does not fetch what its publication does
+/// not name, or what is older than the one before.
+pub fn forget_spoiled_aims(
+    publications: &BTreeMap<PoolName, SignedPublication>,
+    members: &BTreeMap<IntentId, Member>,
+    seen: &mut SystemsSeen,
+) {
+    for member in members.values() {
+        let ours = publications.get(&member.pool);
+        if let Some(system) = seen.systems.get_mut(&member.name)
+            && ours.is_some_and(|ours| seen.publications.get(&member.name) != Some(ours))
+        {
+            system.aim = None;
+        }
+    }
 }
 
 /// Says once what can't be read.
@@ -82,5 +105,47 @@ pub fn remember_well(leader: &mut Leader, observed: &mut Observed) {
                 .well
                 .extend(well.map(|well| (ticket.node.clone(), well)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fabrik_core::observed::NodeSystem;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_aim_is_given_again_where_our_statement_is_not_beside_it() {
+        let member = json!({"pool": "workers", "name": "w-1", "server": 1, "uid": "u-1"});
+        let members = serde_json::from_value(json!({"abc234": member})).unwrap();
+        let statement = |text: &str| SignedPublication {
+            statement: text.to_owned(),
+            signature: "demo-1:x".to_owned(),
+        };
+        let workers: PoolName = "workers".parse().unwrap();
+        let after = |ours: Option<&str>, beside: Option<&str>| {
+            let publications = ours.map(|text| (workers.clone(), statement(text)));
+            let aim = Some(format!("/nix/store/{}-x", "0".repeat(32)).parse().unwrap());
+            let system = NodeSystem {
+                aim,
+                ..NodeSystem::default()
+            };
+            let node = || "w-1".parse().unwrap();
+            let mut seen = SystemsSeen {
+                systems: [(node(), system)].into(),
+                publications: beside
+                    .map(|text| (node(), statement(text)))
+                    .into_iter()
+                    .collect(),
+                ..SystemsSeen::default()
+            };
+            forget_spoiled_aims(&publications.into_iter().collect(), &members, &mut seen);
+            seen.systems[&node()].aim.is_some()
+        };
+        assert!(after(Some("2"), Some("2")));
+        assert!(!after(Some("2"), Some("1")));
+        assert!(!after(Some("2"), None));
+        assert!(after(None, Some("1")), "nothing is signed yet");
     }
 }

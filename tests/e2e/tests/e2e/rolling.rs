@@ -1,11 +1,13 @@
 //! Nodes follow the commit: three servers and four workers with systems that real Nix builds.
 
 mod long;
+mod trouble;
 
 use anyhow::{Result, ensure};
-use fabrik_bed::{Options, SystemChange};
-use fabrik_e2e::rolling::{SHOP, Watcher, all_run, file_of, push_system};
-use fabrik_e2e::{SOON, World};
+use fabrik_bed::{Bed, Options, SystemChange, system};
+use fabrik_e2e::rolling::{ROLLED_OUT, SHOP, Watcher, all_run, file_of, push_system};
+use fabrik_e2e::{SOON, World, faults};
+use serde_json::{Map, Value, json};
 
 const WORKERS: u32 = 4;
 
@@ -29,16 +31,75 @@ async fn world(options: Options) -> Result<World> {
     Ok(world)
 }
 
+/// The commit is in force, and no node hears of its system.
+async fn what_can_not_be_built_is_held(world: &World) -> Result<()> {
+    for (fault, told) in [
+        (
+            SystemChange::DoesNotEvaluate,
+            "evaluating pool workers failed",
+        ),
+        (SystemChange::DoesNotBuild, "building pool workers failed"),
+    ] {
+        world
+            .bed
+            .change_system(system::WORKERS, &SystemChange::Fixed)?;
+        world.bed.change_system(system::WORKERS, &fault)?;
+        let commit = world
+            .bed
+            .git()
+            .commit_and_push("Have a system that is none")?;
+        let what = format!("{told}, and that is said");
+        let status = world.status_says(&what, |status| {
+            let holds = fabrik_e2e::list(status, "holds");
+            let is_told = |hold: &Value| {
+                hold["message"]
+                    .as_str()
+                    .is_some_and(|m| m.starts_with(told))
+            };
+            holds.iter().any(is_told)
+        });
+        let status = status.await?;
+        ensure!(status["admittedCommit"] == commit, "{status:#}");
+        ensure!(status["appliedCommit"] != commit, "{status:#}");
+    }
+    Ok(())
+}
+
+/// From the first order on Hetzner's API fails, until the node that tries is kept.
+async fn what_was_ordered_ends_without_hetzner(bed: &Bed) -> Result<()> {
+    let tickets = || Ok::<_, anyhow::Error>(fabrik_e2e::ledger(bed)?["tickets"].to_string());
+    bed.wait_until("a node is told to try", ROLLED_OUT, async || {
+        Ok(tickets()?.contains("\"ordered\"").then_some(()))
+    })
+    .await?;
+    let away = json!({"path": "^/v1/", "kind": "error", "status": 503, "times": 1_000_000});
+    faults::order(bed, away).await?;
+    bed.wait_until("it is kept", ROLLED_OUT, async || {
+        Ok((tickets()? == "{}").then_some(()))
+    })
+    .await?;
+    let ledger = fabrik_e2e::ledger(bed)?;
+    let went_back =
+        [&ledger["denied"], &ledger["lapses"]].map(|v| v.as_object().map_or(0, Map::len));
+    ensure!(went_back == [0, 0], "a good system was left: {ledger}");
+    faults::clear(bed).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_package_reaches_every_node_without_a_drain_or_a_reboot() -> Result<()> {
     let world = world(Options::default()).await?;
     let bed = &world.bed;
     let watcher = Watcher::start(bed).await?;
+    what_can_not_be_built_is_held(&world).await?;
+    for pool in [system::SERVERS, system::WORKERS] {
+        bed.change_system(pool, &SystemChange::Fixed)?;
+    }
     push_system(
         bed,
         &SystemChange::Package("2".to_owned()),
         "Have another package",
     )?;
+    what_was_ordered_ends_without_hetzner(bed).await?;
     all_run(bed, "every machine has the package", |machine, system| {
         Ok(file_of(machine, system, "package")? == "2")
     })
