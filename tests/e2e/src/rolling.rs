@@ -171,6 +171,8 @@ pub fn file_of(machine: &Machine, system: &str, file: &str) -> Result<String> {
 async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<Seen>>) {
     let nodes: Api<Node> = Api::all(client.clone());
     let pods: Api<Pod> = Api::namespaced(client, "default");
+    // A worker whose Node was deleted has left the cluster; that its machine is off is as it should be.
+    let mut known = BTreeSet::new();
     loop {
         tokio::time::sleep(LOOK).await;
         let off = |machine: &&Machine| !matches!(machine.state(), State::Running { .. });
@@ -182,9 +184,12 @@ async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<See
         let parameters = ListParams::default();
         let answer = tokio::time::timeout(PATIENCE, nodes.list(&parameters)).await;
         let mut cordoned = BTreeSet::new();
+        let looked = matches!(answer, Ok(Ok(_)));
         if let Ok(Ok(nodes)) = answer {
+            known.clear();
             for node in nodes {
                 let name = node.metadata.name.clone().unwrap_or_default();
+                known.insert(name.clone());
                 if node
                     .spec
                     .as_ref()
@@ -206,9 +211,10 @@ async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<See
             .map(|pods| pods.iter().filter(|p| pod_ready(p)).count());
         let (servers, workers): (BTreeSet<_>, BTreeSet<_>) = down
             .into_iter()
+            .filter(|name| known.contains(name))
             .partition(|name| name.starts_with("server-"));
         let mut seen = lock(&seen);
-        seen.looks += 1;
+        seen.looks += usize::from(looked);
         seen.disorder = seen.disorder.take().or_else(|| disorder(&machines));
         seen.cordoned.extend(cordoned);
         if servers.len() > seen.servers_down.len() {
