@@ -99,7 +99,7 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Found(options) => found::run(*options).await,
         Verb::Run(options) => run::run(options).await,
-        Verb::Agent(options) => agent::run(options).await,
+        Verb::Agent(options) => Box::pin(agent::run(options)).await,
         Verb::Validate(options) => validate::run(options).await,
         Verb::Plan(options) => plan::run(options).await,
         Verb::Status(options) => status::run(options).await,

@@ -173,6 +173,14 @@ impl<'a> Agent<'a> {
             &facts.running
         };
         let accepted = Try::of(order, from, &facts.boot, facts.now);
+        let late = order.not_after.is_some_and(|until| facts.now > until);
+        if late && order.action == Action::Try && !runs_it {
+            return self.lapse(
+                &accepted,
+                Phase::WentBack,
+                "the order to try it came too late",
+            );
+        }
         self.write(Try {
             started_minor: runs_it && order.minor,
             ..accepted

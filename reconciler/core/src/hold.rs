@@ -36,6 +36,8 @@ pub enum HoldReason {
     NotReporting,
     /// The node is fetching its new system.
     Fetching,
+    /// The node was about to be told to try its system, and by now it may not.
+    Postponed,
     /// The node runs its new system and is not known to be well yet.
     Verifying,
     /// The system was tried and left: the rollout stands still.

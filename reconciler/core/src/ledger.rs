@@ -165,6 +165,8 @@ pub enum Change {
         at: Timestamp,
         deadline: Timestamp,
     },
+    /// It was not told in time, and is not told any more.
+    Unordered { id: IntentId },
     /// A node went back only because nobody had spoken in time: it tries the same system once more.
     TryAgain {
         id: IntentId,
@@ -374,6 +376,11 @@ impl Ledger {
                 if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
                     update.ordered = Some(*at);
                     update.deadline = Some(*deadline);
+                }
+            }
+            Change::Unordered { id } => {
+                if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
+                    update.ordered = None;
                 }
             }
             Change::TryAgain { id, number, boot } => self.try_again(id, *number, boot, now),

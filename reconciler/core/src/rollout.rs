@@ -28,7 +28,7 @@ use crate::observed::{Datastore, Observed, Role};
 use crate::quorum;
 use crate::spec::K3sVersion;
 use crate::step::Step;
-use crate::system::{System, Target};
+use crate::system::{System, Target, Update};
 
 /// The next step of the rollout: of the nodes that hold a ticket for an update, and of those that wait for one.
 /// `budgets` are what the pools have left after what this pass granted already, to the members `granted`.
@@ -69,7 +69,8 @@ pub fn finish(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
         now,
     };
     for (id, ticket) in &observed.ledger.tickets {
-        if let Some(update) = ticket.update().filter(|u| u.ordered.is_some()) {
+        let heard = |u: &&Update| u.ordered.is_some() && update::is_told(&rollout, ticket, u);
+        if let Some(update) = ticket.update().filter(heard) {
             step.extend(update::step(&rollout, id, ticket, update));
         }
     }

@@ -146,6 +146,9 @@ pub struct Order {
     /// How long it has from the moment it accepts the order, by its own clock. Without `Keep` by then, it goes back by
     /// itself.
     pub seconds: u32,
+    /// A node that hears the order to try only after this refuses it: by then nobody knows whether it may go down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

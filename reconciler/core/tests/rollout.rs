@@ -433,6 +433,83 @@ fn pausing_in_the_middle_of_a_trial_ends_it_as_it_began() {
     world.settle("new");
 }
 
+/// etcd was whole when the order was written down: that is no leave to send it later.
+#[test]
+fn an_order_that_was_not_sent_waits_while_another_server_is_down() {
+    let mut world = World::new(3, 1, 1);
+    world.want("new", "1.36.3+k3s1");
+    let first = world.until_ordered("servers");
+    let other = name("servers-2");
+    assert_ne!(first, other);
+    world.machines.get_mut(&other).unwrap().hangs = true;
+    (0..6).for_each(|_| drop(world.tick()));
+    world.cut_off = None;
+    let told = world.tick().holds;
+    let told = told.iter().find(|h| h.about == format!("node {first}"));
+    assert!(
+        told.is_some_and(|h| h
+            .message
+            .contains("is not told to try now: waits: without it 1 of 3")),
+        "{told:?}"
+    );
+    assert!(world.tried.is_empty(), "{:?}", world.tried);
+    world.machines.get_mut(&other).unwrap().hangs = false;
+    world.settle("new");
+    assert_eq!(world.tried.len(), 4, "{:?}", world.tried);
+}
+
+#[test]
+fn an_order_whose_time_is_over_is_never_sent() {
+    for pool in ["servers", "workers"] {
+        let mut world = World::new(3, 1, 1);
+        world.want("new", "1.36.3+k3s1");
+        let first = world.until_ordered(pool);
+        let before = world.tried.len();
+        world.without_a_leader(45);
+        world.cut_off = None;
+        world.decide();
+        let mut tickets = world.observed.ledger.tickets.values();
+        let ticket = tickets.find(|t| t.node == first).unwrap();
+        assert!(
+            ticket
+                .update()
+                .unwrap()
+                .ordered
+                .is_none_or(|at| at == world.now),
+            "{pool}"
+        );
+        assert_eq!(world.tried.len(), before);
+        world.settle("new");
+        assert!(world.observed.ledger.denied.is_empty());
+    }
+}
+
+#[test]
+fn a_node_that_was_uncordoned_is_cordoned_and_drained_again_before_it_is_told() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    let node = world.until_ordered("workers");
+    let cordons = world.marks.len();
+    world.uncordon_by_hand(&node);
+    world.tick();
+    assert_eq!(world.marks.len(), cordons + 1);
+    world.cut_off = None;
+    world.settle("new");
+}
+
+#[test]
+fn a_pause_keeps_back_an_order_that_was_not_sent() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.until_ordered("servers");
+    world.cut_off = None;
+    world.observed.paused = Some("by the test".to_owned());
+    world.stand_still();
+    assert!(world.tried.is_empty(), "{:?}", world.tried);
+    world.observed.paused = None;
+    world.settle("new");
+}
+
 #[test]
 fn a_system_is_not_bad_because_no_leader_spoke_in_time() {
     let mut world = World::new(3, 2, 1);

@@ -269,6 +269,7 @@ impl Machine {
             minor: false,
             action,
             seconds,
+            not_after: None,
         };
         self.show(FabrikNodeSpec {
             order: Some(order),

@@ -2,6 +2,7 @@
 //! (against what the leader could see), at each command of a machine, and after each step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use fabrik_core::agent::Command;
 use fabrik_core::desired::Desired;
@@ -12,7 +13,7 @@ use fabrik_core::ledger::{Change, Ending, Member, Ticket};
 use fabrik_core::observed::{Datastore, Node, Observed, Pod, PodKind, Role};
 use fabrik_core::spec::K3sVersion;
 use fabrik_core::step::Step;
-use fabrik_core::system::{Needs, Update};
+use fabrik_core::system::{Action, Needs, Update};
 use fabrik_core::window::{Opening, opening};
 use jiff::{SignedDuration, Timestamp};
 
@@ -110,6 +111,10 @@ pub fn changes(
                 .tickets
                 .get(id)
                 .and_then(|ticket| ordered(desired, view, ticket, systems, now, book)),
+            Change::Unordered { id } => {
+                let ticket = view.ledger.tickets.get(id);
+                ticket.and_then(|ticket| unordered(view, ticket, book))
+            }
             Change::EndUpdate { id, ending } => {
                 let ticket = view.ledger.tickets.get(id);
                 ticket.and_then(|ticket| ended(view, ticket, ending, book))
@@ -286,23 +291,50 @@ fn ladder(view: &Observed, member: &Member, update: &Update) -> Broken {
     None
 }
 
-/// The last moment before a node may go down.
-fn ordered(
+/// Orders to try that are about to be sent: all must be true then that was when they were written down.
+pub fn sent(
+    desired: &Desired,
+    view: &Observed,
+    step: &Step,
+    now: Timestamp,
+    book: &Book,
+) -> Broken {
+    step.effects.iter().find_map(|effect| {
+        let Effect::Order { node, order } = effect else {
+            return None;
+        };
+        let mut tickets = view.ledger.tickets.values();
+        let ticket = tickets.find(|t| t.node == node.name && order.action == Action::Try)?;
+        let update = ticket.update()?;
+        if view.paused.is_some() {
+            return broken(
+                "pause",
+                format!("{} is told to try under a pause", node.name),
+            );
+        }
+        let left = update.deadline?.duration_since(now);
+        let Ok(left) = Duration::try_from(left) else {
+            return broken("S7", format!("{} is told to try too late", node.name));
+        };
+        goes_down(desired, view, ticket, update, left, now, book)
+    })
+}
+
+/// What is needed of a node that is told to go down.
+fn goes_down(
     desired: &Desired,
     view: &Observed,
     ticket: &Ticket,
-    systems: &Systems,
+    update: &Update,
+    takes: Duration,
     now: Timestamp,
-    book: &mut Book,
+    book: &Book,
 ) -> Broken {
     let name = &ticket.node;
-    let update = ticket.update()?;
-    book.highest_number = book.highest_number.max(update.number);
     if view.ledger.denied.contains_key(&update.system) {
         return broken("S8", format!("{name} is told to try what was denied"));
     }
-    let settings = &desired.spec.update;
-    if opening(&settings.windows, settings.try_deadline, now) != Opening::Open {
+    if opening(&desired.spec.update.windows, takes, now) != Opening::Open {
         return broken(
             "window",
             format!("{name} begins what can't end in its window"),
@@ -337,7 +369,23 @@ fn ordered(
             return broken("S4", format!("{name} starts a minor without a snapshot"));
         }
     }
-    let found = ladder(view, member, update);
+    ladder(view, member, update)
+}
+
+/// The last moment before a node may go down.
+fn ordered(
+    desired: &Desired,
+    view: &Observed,
+    ticket: &Ticket,
+    systems: &Systems,
+    now: Timestamp,
+    book: &mut Book,
+) -> Broken {
+    let name = &ticket.node;
+    let update = ticket.update()?;
+    book.highest_number = book.highest_number.max(update.number);
+    let takes = desired.spec.update.try_deadline;
+    let found = goes_down(desired, view, ticket, update, takes, now, book);
     if found.is_some() {
         return found;
     }
@@ -356,6 +404,27 @@ fn ordered(
         if tried.len() > max {
             return broken("S8", format!("a bad system is tried by {tried:?}"));
         }
+    }
+    None
+}
+
+/// It was not told after all: that was no try.
+fn unordered(view: &Observed, ticket: &Ticket, book: &mut Book) -> Broken {
+    let name = &ticket.node;
+    let update = ticket.update()?;
+    let order = view.systems.get(name).and_then(|s| s.order.as_ref());
+    if order.is_some_and(|o| o.ticket == update.number) {
+        return broken(
+            "S1",
+            format!("{name} has its order and is taken for untold"),
+        );
+    }
+    let key = (book.commits, name.clone(), update.system.clone());
+    let tries = book.tries.entry(key).or_default();
+    *tries = tries.saturating_sub(1);
+    if *tries == 0 {
+        let key = (book.commits, update.system.clone());
+        book.tried_bad.entry(key).or_default().remove(name);
     }
     None
 }
@@ -470,9 +539,8 @@ impl World {
                     .systems
                     .get(&name)
                     .and_then(|s| s.order.as_ref());
-                let told = ordered.is_none_or(|o| {
-                    o.ticket != did.ticket || o.action == fabrik_core::system::Action::Keep
-                });
+                let told =
+                    ordered.is_none_or(|o| o.ticket != did.ticket || o.action == Action::Keep);
                 if self.systems.fate(sys) != Fate::Well {
                     self.blame("S9", format!("{name} keeps a system that is not well"));
                 } else if !told {

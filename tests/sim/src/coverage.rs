@@ -20,7 +20,7 @@ pub struct Coverage {
 }
 
 /// All that there are; a run that misses one fails.
-pub const STAGES: [&str; 20] = [
+pub const STAGES: [&str; 22] = [
     "lost",
     "withdrawn",
     "out-of-time",
@@ -29,6 +29,8 @@ pub const STAGES: [&str; 20] = [
     "hand-over",
     "snapshot",
     "try",
+    "unsent",
+    "unordered",
     "applying",
     "reset",
     "verifying",
@@ -127,6 +129,8 @@ fn name(stage: &Stage<'_>) -> &'static str {
         Stage::HandOver { .. } => "hand-over",
         Stage::Snapshot { .. } => "snapshot",
         Stage::Try => "try",
+        Stage::Unsent(_) => "unsent",
+        Stage::Unordered => "unordered",
         Stage::Applying => "applying",
         Stage::Reset => "reset",
         Stage::Verifying(_) => "verifying",

@@ -137,6 +137,8 @@ impl World {
             coverage::holds(&mut self.cover, &step);
             self.book.holds(&step);
             if step.changes.is_empty() {
+                let broken = crate::check::sent(&self.desired, view, &step, now, &self.book);
+                self.book.blame(broken);
                 return Some(step);
             }
             // A compare-and-swap that somebody else was faster with.

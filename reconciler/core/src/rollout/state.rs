@@ -133,6 +133,8 @@ impl State {
             | Stage::Drain { .. }
             | Stage::HandOver { .. }
             | Stage::Snapshot { .. }
+            | Stage::Unsent(_)
+            | Stage::Unordered
             | Stage::TryAgain => Self::Preparing,
             Stage::Try | Stage::Applying | Stage::Reset => Self::Trying,
             Stage::Verifying(_) | Stage::Keep => Self::Verifying,

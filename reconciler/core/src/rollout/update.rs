@@ -4,7 +4,9 @@
 mod step;
 mod words;
 
-use jiff::SignedDuration;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 
 pub(super) use self::step::step;
 use super::{Rollout, gates, grant};
@@ -51,6 +53,10 @@ pub enum Stage<'a> {
     Snapshot { name: String },
     /// Cordoned and empty where it must be: it may be told to try.
     Try,
+    /// It was to be told, and by now it may not. An order that is on its way still may reach it until its time is over.
+    Unsent(String),
+    /// It was not told in time.
+    Unordered,
     /// It was told to, and neither runs the new system nor is back on the old one yet.
     Applying,
     /// Silent for longer than it had: its machine hangs, and a reset brings the old system up.
@@ -106,15 +112,11 @@ fn by_itself<'a>(
     let Some(node) = node.filter(|_| !gone) else {
         return Stage::Lost;
     };
-    let told = update.ordered.is_some();
     let system = observed.systems.get(&ticket.node);
-    let order = system.and_then(|s| s.order.as_ref());
-    let Some(order) = order.filter(|o| o.ticket == update.number) else {
-        // What was written down was done, or is on its way: not seeing it takes nothing back.
-        return if told {
-            Stage::Try
-        } else {
-            before_order(rollout, id, ticket, update, node)
+    let Some(action) = told(rollout, ticket, update) else {
+        return match until(update) {
+            None => before_order(rollout, id, ticket, update, node),
+            Some(deadline) => not_seen(rollout, id, ticket, update, node, deadline),
         };
     };
     let Some(report) = system.and_then(|s| s.report.as_ref()) else {
@@ -127,10 +129,54 @@ fn by_itself<'a>(
         node,
         report,
     };
-    match order.action {
+    match action {
         Action::Try => tried.trying(),
         Action::Keep => tried.keeping(),
         Action::GoBack => tried.going_back(),
+    }
+}
+
+/// Whether the node was told something under this ticket, as far as can be seen.
+pub(super) fn is_told(rollout: &Rollout<'_>, ticket: &Ticket, update: &Update) -> bool {
+    told(rollout, ticket, update).is_some()
+}
+
+/// What it was told. Who speaks of the ticket has heard of it, wherever the order is by now.
+fn told(rollout: &Rollout<'_>, ticket: &Ticket, update: &Update) -> Option<Action> {
+    let system = rollout.observed.systems.get(&ticket.node)?;
+    let order = system.order.as_ref().filter(|o| o.ticket == update.number);
+    let activity = system.report.as_ref().and_then(|r| r.activity.as_ref());
+    let heard = activity.filter(|a| a.ticket == update.number);
+    order
+        .map(|o| o.action)
+        .or_else(|| heard.map(|_| Action::Try))
+}
+
+/// The order was written down and is not there: it is on its way, or was never sent. All is asked again, for what was
+/// true when it was written down may be long ago. What may not be sent now is waited for, until nothing that is on its
+/// way can be obeyed any more.
+fn not_seen<'a>(
+    rollout: &Rollout<'a>,
+    id: &IntentId,
+    ticket: &Ticket,
+    update: &Update,
+    node: &'a Node,
+    deadline: Timestamp,
+) -> Stage<'a> {
+    // By the time of the look: an older one does not show what has reached the node since.
+    let over = rollout.observed.at.duration_since(deadline);
+    if over > SignedDuration::from_secs(GRACE_SECS) {
+        return Stage::Unordered;
+    }
+    let whole = signed(rollout.desired.spec.update.try_deadline);
+    let left = deadline.duration_since(rollout.now);
+    if left < whole / 2 {
+        return Stage::Unsent("too little of its time is left to begin".to_owned());
+    }
+    match before_order(rollout, id, ticket, update, node) {
+        Stage::OutOfTime(why) => Stage::Unsent(why),
+        Stage::Withdrawn => Stage::Unsent("something else is wanted by now".to_owned()),
+        stage => stage,
     }
 }
 
@@ -155,11 +201,12 @@ fn before_order<'a>(
     {
         return Stage::Withdrawn;
     }
-    if opening(&settings.windows, settings.try_deadline, rollout.now) != Opening::Open {
+    if opening(&settings.windows, time_left(rollout, update), rollout.now) != Opening::Open {
         return Stage::OutOfTime("the maintenance window closes before it could end".to_owned());
     }
     let deadline = rollout.desired.drain_deadline(&ticket.pool);
-    if rollout.now.duration_since(ticket.at) > signed(deadline) {
+    let drains = update.ordered.is_none();
+    if drains && rollout.now.duration_since(ticket.at) > signed(deadline) {
         return Stage::OutOfTime(
             "its drain, or what comes before it, did not end in time".to_owned(),
         );
@@ -186,6 +233,20 @@ fn before_order<'a>(
         return prepare_server(rollout, ticket, update);
     }
     Stage::Try
+}
+
+/// Until when it may try, where that is written down.
+fn until(update: &Update) -> Option<Timestamp> {
+    update.deadline.filter(|_| update.ordered.is_some())
+}
+
+/// How long it may try, from now on.
+fn time_left(rollout: &Rollout<'_>, update: &Update) -> Duration {
+    let whole = rollout.desired.spec.update.try_deadline;
+    let left = until(update).map(|d| d.duration_since(rollout.now));
+    left.map_or(whole, |left| {
+        Duration::try_from(left).unwrap_or_default().min(whole)
+    })
 }
 
 /// What a server needs right before it goes down. S3 is asked again: a minute ago it was another etcd.
@@ -419,7 +480,7 @@ impl<'a> Tried<'_, 'a> {
     }
 }
 
-fn signed(duration: std::time::Duration) -> SignedDuration {
+fn signed(duration: Duration) -> SignedDuration {
     SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
 }
 

@@ -102,6 +102,7 @@ impl Machine {
             minor,
             action,
             seconds: SECONDS,
+            not_after: None,
         });
     }
 

@@ -51,6 +51,8 @@ pub struct World {
     /// What was written on Nodes that were cordoned, in this order.
     pub marks: Vec<String>,
     pub log: Vec<String>,
+    /// No order reaches the nodes of this pool.
+    pub cut_off: Option<&'static str>,
     /// etcd answers nobody.
     pub no_etcd: bool,
     /// There is no etcd.
@@ -100,6 +102,7 @@ impl World {
             blocked: BTreeSet::new(),
             marks: Vec::new(),
             log: Vec::new(),
+            cut_off: None,
             no_etcd: false,
             sqlite: false,
             hidden: None,
@@ -218,6 +221,22 @@ impl World {
             self.machines_go_on();
             self.look();
         }
+    }
+
+    /// Ticks until it is written down that a node of that pool is told to try. The order is lost.
+    pub fn until_ordered(&mut self, pool: &'static str) -> NodeName {
+        self.cut_off = Some(pool);
+        for _ in 0..500 {
+            let mut tickets = self.observed.ledger.tickets.values();
+            let ordered = tickets.find(|t| {
+                t.pool.as_str() == pool && t.update().is_some_and(|u| u.ordered.is_some())
+            });
+            if let Some(ticket) = ordered {
+                return ticket.node.clone();
+            }
+            self.tick();
+        }
+        panic!("nobody is told to try:\n{}", self.log.join("\n"));
     }
 
     /// Ticks until that node is told to try.
@@ -342,6 +361,10 @@ impl World {
             Effect::Aim { node, system, .. } => {
                 self.observed.systems.get_mut(&node.name).unwrap().aim = Some(system.clone());
             }
+            Effect::Order { node, .. }
+                if self
+                    .cut_off
+                    .is_some_and(|p| node.name.as_str().starts_with(p)) => {}
             Effect::Order { node, order } => self.order(&node.name, order),
             Effect::Withdraw { node } => {
                 self.observed.systems.get_mut(&node.name).unwrap().order = None;
@@ -377,6 +400,11 @@ impl World {
         let node = &self.observed.nodes[name];
         let system = name_of(&order.system);
         if order.action == Action::Try && self.machines[name].seen < order.ticket {
+            let time = SignedDuration::from_secs(order.seconds.into());
+            assert!(
+                order.not_after.is_some_and(|at| self.now + time <= at),
+                "{name} tries for longer than the leader waits"
+            );
             if order.needs >= Needs::Drain {
                 assert!(
                     node.unschedulable,

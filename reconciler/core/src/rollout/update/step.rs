@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{REST_SECS, Stage, signed, stage};
+use super::{REST_SECS, Stage, signed, stage, time_left};
 use crate::departure;
 use crate::effect::{Effect, NodeRef, ServerRef};
 use crate::hold::{Hold, HoldReason};
@@ -54,6 +54,11 @@ pub(in crate::rollout) fn step(
         Stage::HandOver { to } => act(Effect::MoveEtcdLeader { from: node(), to }),
         Stage::Snapshot { name } => act(Effect::SnapshotEtcd { node: node(), name }),
         Stage::Try => order_once(rollout, id, update, order(Action::Try)),
+        Stage::Unsent(why) => wait(
+            HoldReason::Postponed,
+            format!("is not told to try now: {why}"),
+        ),
+        Stage::Unordered => Step::change(Change::Unordered { id: id.clone() }),
         Stage::Applying | Stage::Keeping | Stage::GoingBack => Step::default(),
         Stage::Reset if !is_denied(rollout, update) => {
             deny(ticket, update, "it did not come up in time".to_owned())
@@ -119,7 +124,11 @@ fn deny(ticket: &Ticket, update: &Update, why: String) -> Step {
 }
 
 fn order(rollout: &Rollout<'_>, update: &Update, action: Action, node: NodeRef) -> Effect {
-    let seconds = rollout.desired.spec.update.try_deadline.as_secs();
+    // Both have the same time in mind: who tries for longer than the leader waits is taken for sick.
+    let seconds = match action {
+        Action::Try => time_left(rollout, update).as_secs(),
+        Action::Keep | Action::GoBack => rollout.desired.spec.update.try_deadline.as_secs(),
+    };
     let order = Order {
         ticket: update.number,
         system: update.system.clone(),
@@ -127,6 +136,7 @@ fn order(rollout: &Rollout<'_>, update: &Update, action: Action, node: NodeRef) 
         minor: update.minor,
         action,
         seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+        not_after: update.deadline,
     };
     Effect::Order { node, order }
 }

@@ -14,6 +14,8 @@ impl Stage<'_> {
             Self::HandOver { to } => format!("hands etcd's leadership over to {to}"),
             Self::Snapshot { name } => format!("waits for the etcd snapshot {name}"),
             Self::Try => "is told to try the new system".to_owned(),
+            Self::Unsent(why) => format!("is not told to try the new system now: {why}"),
+            Self::Unordered => "was not told to try the new system in time".to_owned(),
             Self::Applying => "starts the new system".to_owned(),
             Self::Reset => "is silent beyond its deadline: its machine is reset".to_owned(),
             Self::Verifying(missing) => format!("runs the new system; {missing}"),
