@@ -497,6 +497,47 @@ fn a_node_that_was_uncordoned_is_cordoned_and_drained_again_before_it_is_told() 
     world.settle("new");
 }
 
+/// A crash of the agent alone is what a new system may bring; its pods and its etcd member are well.
+#[test]
+fn a_machine_whose_agent_alone_is_silent_is_not_reset() {
+    for node in ["servers-1", "workers-0"] {
+        let mut world = World::new(3, 2, 1);
+        world.needs = Needs::Switch;
+        world.want("new", "1.36.3+k3s1");
+        world.until_tried(node);
+        world.silent.insert(name(node));
+        let told = world.stand_still().join("\n");
+        assert!(!world.log.iter().any(|l| l.contains(" reset ")), "{node}");
+        assert!(
+            told.contains("its Node is Ready. Look at its `fabrik agent`"),
+            "{told}"
+        );
+        world.silent.clear();
+        world.stand_still();
+        world.nothing_is_left_over();
+    }
+}
+
+/// The reset would take the second of three etcd members.
+#[test]
+fn a_server_that_hangs_is_reset_only_when_etcd_can_spare_it() {
+    let mut world = World::new(3, 1, 1);
+    world.fates.insert("bad".to_owned(), Fate::Hangs);
+    world.want("bad", "1.36.3+k3s1");
+    world.until_tried("servers-1");
+    world.no_etcd = true;
+    let told = world.stand_still().join("\n");
+    assert!(!world.log.iter().any(|l| l.contains(" reset ")));
+    assert!(
+        told.contains("it is not reset: waits: etcd was not read"),
+        "{told}"
+    );
+    world.no_etcd = false;
+    world.stand_still();
+    assert!(world.log.iter().any(|l| l.contains(" reset servers-1")));
+    world.nothing_is_left_over();
+}
+
 #[test]
 fn a_pause_keeps_back_an_order_that_was_not_sent() {
     let mut world = World::new(3, 2, 1);

@@ -28,6 +28,9 @@ const GRACE_SECS: i64 = 120;
 /// How long after its deadline a node may take to go back by itself: a reboot of the old system and joining again.
 const RETURN_SECS: i64 = 600;
 
+/// How long a Node that is not Ready must not have been heard of before its machine counts as one that hangs.
+const SILENT_SECS: i64 = 60;
+
 /// How often a system may be left because nobody spoke, before that counts as its own fault.
 const MAX_LAPSES: u32 = 1;
 
@@ -461,22 +464,48 @@ impl<'a> Tried<'_, 'a> {
     /// A reset, once: it boots the old system, which is the default until the new one is kept. Then there is nothing
     /// left but a person.
     fn overdue(&self, what: &str) -> Stage<'a> {
+        let may_reset = self.may_reset();
         let Some(at) = self.update.reset else {
-            // A server that is silent may have started the newer minor: no word is no word.
-            return if self.is_server() && self.update.minor {
-                Stage::Stuck(format!("it {what}"))
-            } else {
-                Stage::Reset
+            return match may_reset {
+                // A server that is silent may have started the newer minor: no word is no word.
+                _ if self.is_server() && self.update.minor => Stage::Stuck(format!("it {what}")),
+                Ok(()) => Stage::Reset,
+                Err(_) if self.late_by() <= SignedDuration::from_secs(RETURN_SECS) => {
+                    Stage::GoingBack
+                }
+                Err(why) => Stage::Stuck(format!("it {what}, and it is not reset: {why}")),
             };
         };
         let passed = self.rollout.now.duration_since(at);
-        if passed <= SignedDuration::from_secs(RESET_SECS) {
+        if passed <= SignedDuration::from_secs(RESET_SECS) && may_reset.is_ok() {
             Stage::Reset
         } else if passed <= SignedDuration::from_secs(RETURN_SECS) {
             Stage::GoingBack
         } else {
             Stage::Stuck(format!("it {what}, and a reset did not help"))
         }
+    }
+}
+
+impl Tried<'_, '_> {
+    /// A reset cuts the power: it is for a machine that hangs, not for one whose agent alone is silent; and not for a
+    /// server that etcd can't spare (S3).
+    fn may_reset(&self) -> Result<(), String> {
+        let node = self.node;
+        if node.ready {
+            return Err("its Node is Ready. Look at its `fabrik agent`".to_owned());
+        }
+        let looked = self.rollout.observed.at;
+        let silent =
+            |at: Timestamp| looked.duration_since(at) > SignedDuration::from_secs(SILENT_SECS);
+        if !node.heard.is_none_or(silent) {
+            return Err("its kubelet still renews its Lease. Look at what it lacks".to_owned());
+        }
+        if self.is_server() {
+            let allowed = self.rollout.etcd_allows(&self.ticket.node);
+            return allowed.map_err(|hold| hold.message);
+        }
+        Ok(())
     }
 }
 

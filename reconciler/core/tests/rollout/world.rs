@@ -53,6 +53,8 @@ pub struct World {
     pub log: Vec<String>,
     /// No order reaches the nodes of this pool.
     pub cut_off: Option<&'static str>,
+    /// Nodes whose agent neither does nor says anything.
+    pub silent: BTreeSet<NodeName>,
     /// etcd answers nobody.
     pub no_etcd: bool,
     /// There is no etcd.
@@ -103,6 +105,7 @@ impl World {
             marks: Vec::new(),
             log: Vec::new(),
             cut_off: None,
+            silent: BTreeSet::new(),
             no_etcd: false,
             sqlite: false,
             hidden: None,
@@ -443,6 +446,10 @@ impl World {
             let Some(order) = self.observed.systems[name].order.clone() else {
                 continue;
             };
+            if self.silent.contains(name) {
+                machine.busy = machine.busy.saturating_sub(1);
+                continue;
+            }
             let system = name_of(&order.system);
             let fate = self.fates.get(&system).copied().unwrap_or(Fate::Well);
             machine.go_on(&order, &system, fate, self.needs, now);
@@ -486,7 +493,7 @@ impl World {
                 .entry(member.name.clone())
                 .or_default();
             // A machine that is down says nothing: its last word stays.
-            if !down {
+            if !down && !self.silent.contains(&member.name) {
                 seen.report = Some(machine.report(seen, self.needs));
             }
             seen.well = ready
