@@ -24,7 +24,7 @@ use crate::effect::{Effect, NodeRef};
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName, StorePath};
 use crate::ledger::{Change, Ledger, Member};
-use crate::observed::{Datastore, Observed, Role};
+use crate::observed::{Datastore, Node, Observed, Role};
 use crate::quorum;
 use crate::spec::K3sVersion;
 use crate::step::Step;
@@ -246,6 +246,17 @@ impl<'a> Rollout<'a> {
     fn next_number(&self) -> u64 {
         let seconds = u64::try_from(self.now.as_second()).unwrap_or(0);
         self.ledger().next_ticket.max(seconds)
+    }
+
+    /// Control-plane Nodes that no member stands for: nobody updates them, and what they will run is not known.
+    fn unadopted_servers(&self) -> impl Iterator<Item = &'a NodeName> {
+        let members = &self.observed.ledger.members;
+        let adopted = |node: &Node| {
+            let is = |m: &Member| m.name == node.name && m.uid == node.uid;
+            members.values().any(|m| m.role == Role::Server && is(m))
+        };
+        let servers = self.observed.nodes.values().filter(|n| n.control_plane);
+        servers.filter(move |n| !adopted(n)).map(|n| &n.name)
     }
 
     fn any_server_runs(&self, minor: u32) -> bool {

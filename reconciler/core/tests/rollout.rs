@@ -497,6 +497,46 @@ fn a_node_that_was_uncordoned_is_cordoned_and_drained_again_before_it_is_told() 
     world.settle("new");
 }
 
+/// Its API server would be older than the others' agents, and in the end two minors apart from the other servers.
+#[test]
+fn a_server_that_is_no_member_holds_agents_and_minors() {
+    let mut world = World::new(3, 2, 1);
+    let mut stranger = world.observed.nodes[&name("servers-1")].clone();
+    stranger.name = name("servers-9");
+    (stranger.uid, stranger.provider_id) = ("uid-servers-9".parse().unwrap(), None);
+    let stranger = (stranger.name.clone(), stranger);
+    world.observed.nodes.extend([stranger]);
+
+    world.want("next", "1.37.0+k3s1");
+    let told = world.stand_still().join("\n");
+    assert!(world.tried.is_empty(), "{:?}", world.tried);
+    assert!(
+        told.contains("waits: server servers-9 is no member"),
+        "{told}"
+    );
+    world.want("new", "1.36.3+k3s1");
+    let told = world.stand_still().join("\n");
+    assert_eq!(world.tried.len(), 3, "servers alone: {:?}", world.tried);
+    assert!(told.contains("agents: wait for server servers-9"), "{told}");
+    world.observed.nodes.remove(&name("servers-9"));
+    world.settle("new");
+}
+
+#[test]
+fn agents_wait_where_no_server_is_known() {
+    let mut world = World::new(0, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.look_twice();
+    let holds = world.decide().holds;
+    assert!(world.observed.ledger.tickets.is_empty());
+    let told = holds.iter().map(ToString::to_string);
+    let told: Vec<String> = told.collect();
+    assert_eq!(
+        told,
+        ["agents: wait: servers come first, and none is known; 1 more wait behind it"]
+    );
+}
+
 /// A crash of the agent alone is what a new system may bring; its pods and its etcd member are well.
 #[test]
 fn a_machine_whose_agent_alone_is_silent_is_not_reset() {

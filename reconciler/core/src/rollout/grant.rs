@@ -240,13 +240,25 @@ fn outdated<'a>(
     candidates
 }
 
-/// S4: agents wait for the last server.
+/// S4: agents wait for the last server, whether it is a member or not.
 fn waits_for_servers(rollout: &Rollout<'_>) -> Option<Hold> {
-    let servers = rollout
-        .ledger()
-        .members
-        .values()
-        .filter(|m| m.role == Role::Server);
+    let hold = |message: String| {
+        Some(Hold {
+            about: "agents".to_owned(),
+            reason: HoldReason::ServersFirst,
+            message,
+        })
+    };
+    if let Some(server) = rollout.unadopted_servers().next() {
+        return hold(format!(
+            "wait for server {server}, which is no member: servers come first, and nobody updates it"
+        ));
+    }
+    let members = rollout.ledger().members.values();
+    let servers: Vec<&Member> = members.filter(|m| m.role == Role::Server).collect();
+    if servers.is_empty() {
+        return hold("wait: servers come first, and none is known".to_owned());
+    }
     let updating = |s: &Member| ledger_has_ticket(rollout, s);
     let done = |s: &Member| {
         let target = rollout.desired.targets.get(&s.pool);
@@ -254,11 +266,10 @@ fn waits_for_servers(rollout: &Rollout<'_>) -> Option<Hold> {
         last.is_some() && rollout.running(s) == last && rollout.is_there(s) && !updating(s)
     };
     let behind = servers.into_iter().find(|s| !done(s))?;
-    Some(Hold {
-        about: "agents".to_owned(),
-        reason: HoldReason::ServersFirst,
-        message: format!("wait for server {}: servers come first", behind.name),
-    })
+    hold(format!(
+        "wait for server {}: servers come first",
+        behind.name
+    ))
 }
 
 fn ledger_has_ticket(rollout: &Rollout<'_>, member: &Member) -> bool {

@@ -132,6 +132,17 @@ fn may_climb(rollout: &Rollout<'_>, member: &Member, minor: u32) -> Result<(), H
         })
     };
     let own = known(member)?;
+    let unadopted = rollout.unadopted_servers().next();
+    if let Some(server) = unadopted.filter(|_| own.runs.minor != minor) {
+        return Err(Hold {
+            about: format!("node {}", member.name),
+            reason: HoldReason::VersionSkew,
+            message: format!(
+                "waits: server {server} is no member, so it would be left behind at {}",
+                own.runs
+            ),
+        });
+    }
     let members = rollout.ledger().members.values();
     let servers = members.filter(|m| m.role == Role::Server).map(known);
     let servers = servers.collect::<Result<Vec<Rung>, Hold>>()?;
