@@ -173,6 +173,8 @@ pub enum Change {
         number: u64,
         boot: BootId,
     },
+    /// A server was seen with the newer k3s minor that it tries.
+    StartedMinor { id: IntentId },
     /// The machine of a node that is silent is about to be reset.
     Reset { id: IntentId, at: Timestamp },
     /// A node showed that this system is bad: it is tried nowhere any more.
@@ -384,6 +386,11 @@ impl Ledger {
                 }
             }
             Change::TryAgain { id, number, boot } => self.try_again(id, *number, boot, now),
+            Change::StartedMinor { id } => {
+                if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
+                    update.started_minor = true;
+                }
+            }
             Change::Reset { id, at } => {
                 if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
                     update.reset = Some(*at);

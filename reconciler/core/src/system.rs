@@ -176,6 +176,9 @@ pub struct Update {
     pub needs: Needs,
     /// Another k3s minor than the one it runs.
     pub minor: bool,
+    /// The newer k3s minor was seen to run on a server: its data are the newer one's from then on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub started_minor: bool,
     /// Its machine was reset at Hetzner, because it was silent beyond its deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset: Option<Timestamp>,

@@ -149,6 +149,44 @@ fn a_server_that_started_a_newer_minor_is_never_taken_back() {
     );
 }
 
+/// Its old k3s runs on the newer one's data: nobody may take that for a node that is as it was.
+#[test]
+fn a_server_that_lost_its_power_after_a_newer_minor_ran_needs_a_person() {
+    let mut world = World::new(3, 2, 1);
+    world.want("next", "1.37.0+k3s1");
+    world.until_tried("servers-1");
+    while world.machines[&name("servers-1")].running != "next"
+        || world.machines[&name("servers-1")].busy > 0
+    {
+        world.tick();
+    }
+    world.tick();
+    let now = world.now;
+    let machine = world.machines.get_mut(&name("servers-1")).unwrap();
+    machine.loses_its_power(now);
+    let told = world.stand_still().join("\n");
+    assert!(told.contains("k3s 1.37.0+k3s1 has run on it"), "{told}");
+    assert!(told.contains("etcd snapshot fabrik-before-1.37-"), "{told}");
+    assert_eq!(
+        world.observed.ledger.tickets.len(),
+        1,
+        "it keeps its ticket"
+    );
+    assert_eq!(world.tried.len(), 1, "{:?}", world.tried);
+    assert!(world.observed.ledger.denied.is_empty());
+}
+
+/// It was about to start, and the kernel panicked before.
+#[test]
+fn a_server_that_did_not_get_to_its_newer_minor_goes_back() {
+    let mut world = World::new(3, 2, 1);
+    world.fates.insert("next".to_owned(), Fate::Panics);
+    world.want("next", "1.37.0+k3s1");
+    world.stand_still();
+    assert_eq!(world.observed.ledger.denied.len(), 1);
+    world.nothing_is_left_over();
+}
+
 #[test]
 fn a_drain_that_is_blocked_is_taken_back_and_tried_later() {
     let mut world = World::new(3, 2, 1);

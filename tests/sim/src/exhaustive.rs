@@ -209,6 +209,7 @@ fn fingerprint(world: &World, left: Left) -> u64 {
         (id.to_string(), relative(ticket.at, now)).hash(into);
         if let Some(update) = ticket.update() {
             (number(update.number), update.system.to_string()).hash(into);
+            update.started_minor.hash(into);
             for at in [update.ordered, update.deadline, update.reset] {
                 at.map(|at| relative(at, now)).hash(into);
             }

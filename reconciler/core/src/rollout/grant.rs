@@ -361,6 +361,7 @@ fn ticket(rollout: &Rollout<'_>, candidate: &Candidate<'_>, number: u64) -> Tick
                 *needs
             },
             minor,
+            started_minor: false,
             ordered: None,
             deadline: None,
             reset: None,

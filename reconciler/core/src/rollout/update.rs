@@ -115,28 +115,44 @@ fn by_itself<'a>(
     let Some(node) = node.filter(|_| !gone) else {
         return Stage::Lost;
     };
-    let system = observed.systems.get(&ticket.node);
     let Some(action) = told(rollout, ticket, update) else {
         return match until(update) {
             None => before_order(rollout, id, ticket, update, node),
             Some(deadline) => not_seen(rollout, id, ticket, update, node, deadline),
         };
     };
-    let Some(report) = system.and_then(|s| s.report.as_ref()) else {
+    let Some(tried) = tried(rollout, ticket, update, node) else {
         return Stage::Applying;
-    };
-    let tried = Tried {
-        rollout,
-        ticket,
-        update,
-        node,
-        report,
     };
     match action {
         Action::Try => tried.trying(),
         Action::Keep => tried.keeping(),
         Action::GoBack => tried.going_back(),
     }
+}
+
+fn tried<'r, 'a>(
+    rollout: &'r Rollout<'a>,
+    ticket: &'r Ticket,
+    update: &'r Update,
+    node: &'a Node,
+) -> Option<Tried<'r, 'a>> {
+    let system = rollout.observed.systems.get(&ticket.node)?;
+    Some(Tried {
+        rollout,
+        ticket,
+        update,
+        node,
+        report: system.report.as_ref()?,
+    })
+}
+
+/// Whether a server's newer minor is seen to run, which its ticket does not say yet: it may look otherwise soon.
+fn starts_minor(rollout: &Rollout<'_>, ticket: &Ticket, update: &Update) -> bool {
+    let node = rollout.observed.nodes.get(&ticket.node);
+    let node = node.filter(|n| n.uid == ticket.uid && is_told(rollout, ticket, update));
+    let tried = node.and_then(|node| tried(rollout, ticket, update, node));
+    tried.is_some_and(|tried| tried.is_seen_to_start())
 }
 
 /// Whether the node was told something under this ticket, as far as can be seen.
@@ -358,8 +374,7 @@ impl<'a> Tried<'_, 'a> {
             None => Stage::Keep,
             Some(missing) if self.late_by() <= SignedDuration::ZERO => Stage::Verifying(missing),
             Some(missing) if self.can_not_go_back() => Stage::Stuck(format!(
-                "{missing}. It has started k3s {} and is not taken back by itself; the data before are in etcd \
-                 snapshot {}",
+                "{missing}. It has started k3s {} and is not taken back by itself; {}",
                 self.update.kubernetes,
                 self.way_back()
             )),
@@ -375,13 +390,36 @@ impl<'a> Tried<'_, 'a> {
         self.is_server() && self.update.minor && started
     }
 
+    /// Whether the newer minor is seen to run on it now, which its ticket does not say yet.
+    fn is_seen_to_start(&self) -> bool {
+        let runs = K3sVersion::of_kubelet(&self.node.kubelet_version);
+        let seen = self.phase() == Some(Phase::Trying)
+            || runs.is_some_and(|v| v.minor >= self.update.kubernetes.minor);
+        self.is_server() && self.update.minor && !self.update.started_minor && seen
+    }
+
+    /// A server whose newer minor has run, and which runs the old one again: it lost its power, or a person did that.
+    fn is_back_on_newer_data(&self) -> bool {
+        let said =
+            self.phase() == Some(Phase::Failed) && self.activity().is_some_and(|a| a.started_minor);
+        self.is_server() && self.update.minor && (self.update.started_minor || said)
+    }
+
+    fn back_on_newer_data(&self) -> Stage<'a> {
+        Stage::Stuck(format!(
+            "it is back on the old system, and k3s {} has run on it: its data are the newer one's; {}",
+            self.update.kubernetes,
+            self.way_back()
+        ))
+    }
+
     fn is_server(&self) -> bool {
         let mut members = self.rollout.ledger().members.values();
         let member = members.find(|m| m.name == self.ticket.node);
         member.is_none_or(|m| m.role == Role::Server)
     }
 
-    /// The snapshots that were made before this minor.
+    /// Where the data are that were there before this minor.
     fn way_back(&self) -> String {
         let etcd = self.rollout.observed.datastore.etcd();
         let before = snapshots_before(self.update);
@@ -390,12 +428,21 @@ impl<'a> Tried<'_, 'a> {
             .map(String::as_str)
             .filter(|n| n.starts_with(&before))
             .collect();
-        names.join(" or ")
+        if names.is_empty() {
+            "no snapshot of etcd from before is seen".to_owned()
+        } else {
+            format!(
+                "the data before are in etcd snapshot {}",
+                names.join(" or ")
+            )
+        }
     }
 
     /// Neither came about, as far as the agent got. A person may have put it right since.
     fn failed(&self) -> Stage<'a> {
-        if self.runs_old() && self.node.ready {
+        if self.runs_old() && self.is_back_on_newer_data() {
+            self.back_on_newer_data()
+        } else if self.runs_old() && self.node.ready {
             Stage::WentBack(self.message())
         } else {
             Stage::Stuck(self.message())
@@ -452,7 +499,9 @@ impl<'a> Tried<'_, 'a> {
     }
 
     fn went_back(&self) -> Stage<'a> {
-        if self.runs_old() && self.node.ready {
+        if self.runs_old() && self.is_back_on_newer_data() {
+            self.back_on_newer_data()
+        } else if self.runs_old() && self.node.ready {
             Stage::WentBack(self.message())
         } else if self.late_by() <= SignedDuration::from_secs(2 * RETURN_SECS) {
             Stage::GoingBack

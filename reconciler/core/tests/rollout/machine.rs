@@ -84,6 +84,16 @@ impl Machine {
         }
     }
 
+    /// It comes up on its default, and its agent says that it is back.
+    pub fn loses_its_power(&mut self, now: Timestamp) {
+        self.running = self.default.clone();
+        self.boot += 1;
+        self.busy = APPLY_TICKS;
+        if let Some((ticket, _)) = self.phase {
+            self.enter(ticket, Phase::WentBack, now);
+        }
+    }
+
     fn go_back(&mut self, ticket: u64, now: Timestamp) {
         self.running = self.from.clone();
         self.boot += 1;

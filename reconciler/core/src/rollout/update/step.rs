@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{REST_SECS, Stage, signed, stage, time_left};
+use super::{REST_SECS, Stage, signed, stage, starts_minor, time_left};
 use crate::departure;
 use crate::effect::{Effect, NodeRef, ServerRef};
 use crate::hold::{Hold, HoldReason};
@@ -34,6 +34,9 @@ pub(in crate::rollout) fn step(
         })
     };
     let order = |action| order(rollout, update, action, node());
+    if starts_minor(rollout, ticket, update) {
+        return Step::change(Change::StartedMinor { id: id.clone() });
+    }
     match stage(rollout, id, ticket, update) {
         // Where it was lost while it tried, the next node is not to follow it.
         Stage::Lost if update.ordered.is_some() && !is_denied(rollout, update) => {
