@@ -596,6 +596,25 @@ fn a_machine_whose_agent_alone_is_silent_is_not_reset() {
     }
 }
 
+/// A report of another version that does not read, or a FabrikNode that somebody deleted.
+#[test]
+fn a_node_that_says_nothing_any_more_needs_a_person_in_the_end() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.until_tried("workers-0");
+    let node = name("workers-0");
+    world.silent.insert(node.clone());
+    world.observed.systems.get_mut(&node).unwrap().report = None;
+    let told = world.stand_still().join("\n");
+    assert!(
+        told.contains("it says nothing that can be read, and it is not reset"),
+        "{told}"
+    );
+    world.silent.clear();
+    world.stand_still();
+    world.nothing_is_left_over();
+}
+
 /// The reset would take the second of three etcd members.
 #[test]
 fn a_server_that_hangs_is_reset_only_when_etcd_can_spare_it() {

@@ -121,9 +121,7 @@ fn by_itself<'a>(
             Some(deadline) => not_seen(rollout, id, ticket, update, node, deadline),
         };
     };
-    let Some(tried) = tried(rollout, ticket, update, node) else {
-        return Stage::Applying;
-    };
+    let tried = tried(rollout, ticket, update, node);
     match action {
         Action::Try => tried.trying(),
         Action::Keep => tried.keeping(),
@@ -136,23 +134,22 @@ fn tried<'r, 'a>(
     ticket: &'r Ticket,
     update: &'r Update,
     node: &'a Node,
-) -> Option<Tried<'r, 'a>> {
-    let system = rollout.observed.systems.get(&ticket.node)?;
-    Some(Tried {
+) -> Tried<'r, 'a> {
+    let system = rollout.observed.systems.get(&ticket.node);
+    Tried {
         rollout,
         ticket,
         update,
         node,
-        report: system.report.as_ref()?,
-    })
+        report: system.and_then(|s| s.report.as_ref()),
+    }
 }
 
 /// Whether a server's newer minor is seen to run, which its ticket does not say yet: it may look otherwise soon.
 fn starts_minor(rollout: &Rollout<'_>, ticket: &Ticket, update: &Update) -> bool {
     let node = rollout.observed.nodes.get(&ticket.node);
     let node = node.filter(|n| n.uid == ticket.uid && is_told(rollout, ticket, update));
-    let tried = node.and_then(|node| tried(rollout, ticket, update, node));
-    tried.is_some_and(|tried| tried.is_seen_to_start())
+    node.is_some_and(|node| tried(rollout, ticket, update, node).is_seen_to_start())
 }
 
 /// Whether the node was told something under this ticket, as far as can be seen.
@@ -313,15 +310,14 @@ struct Tried<'r, 'a> {
     ticket: &'r Ticket,
     update: &'r Update,
     node: &'a Node,
-    report: &'a Report,
+    /// None where it says nothing that can be read.
+    report: Option<&'a Report>,
 }
 
 impl<'a> Tried<'_, 'a> {
     fn activity(&self) -> Option<&'a Activity> {
-        self.report
-            .activity
-            .as_ref()
-            .filter(|a| a.ticket == self.update.number)
+        let activity = self.report?.activity.as_ref();
+        activity.filter(|a| a.ticket == self.update.number)
     }
 
     fn phase(&self) -> Option<Phase> {
@@ -336,12 +332,16 @@ impl<'a> Tried<'_, 'a> {
 
     /// Whether the wanted system runs, by a boot of its own where it takes one.
     fn runs_new(&self) -> bool {
-        let booted = self.update.needs != Needs::Reboot || self.report.boot != self.update.boot;
-        self.report.running == self.update.system && booted
+        self.report.is_some_and(|report| {
+            let booted = self.update.needs != Needs::Reboot || report.boot != self.update.boot;
+            report.running == self.update.system && booted
+        })
     }
 
     fn runs_old(&self) -> bool {
-        self.report.running == self.update.from && self.report.default == self.update.from
+        let from = &self.update.from;
+        self.report
+            .is_some_and(|r| r.running == *from && r.default == *from)
     }
 
     fn late_by(&self) -> SignedDuration {
@@ -358,6 +358,7 @@ impl<'a> Tried<'_, 'a> {
             _ if self.late_by() <= SignedDuration::ZERO => Stage::Applying,
             // It goes back by itself now, and may be in the middle of it.
             _ if self.late_by() <= SignedDuration::from_secs(GRACE_SECS) => Stage::GoingBack,
+            _ if self.report.is_none() => self.overdue("says nothing that can be read"),
             _ => self.overdue("neither runs the new system nor is back on the old one"),
         }
     }
@@ -450,7 +451,8 @@ impl<'a> Tried<'_, 'a> {
     }
 
     fn is_kept(&self) -> bool {
-        self.runs_new() && self.report.default == self.update.system
+        let default = self.report.map(|r| &r.default);
+        self.runs_new() && default == Some(&self.update.system)
     }
 
     fn keeping(&self) -> Stage<'a> {
