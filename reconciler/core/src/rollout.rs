@@ -195,16 +195,26 @@ impl<'a> Rollout<'a> {
             })
     }
 
-    /// A denial lasts as long as its pool wants the system (S8), or a node still runs it. What a pool wants may not be
-    /// known yet.
+    /// A denial lasts as long as any pool wants the system (S8): two may share one. What a pool wants may not be known yet;
+    /// one that left the specification wants nothing.
     fn forget_denials(&self) -> Option<Change> {
-        let unwanted = |path: &StorePath, pool: &PoolName| {
-            let target = self.desired.targets.get(pool);
-            target.is_some_and(|t| {
-                let systems = [Some(&t.system), t.first.as_ref()];
-                systems.into_iter().flatten().all(|s| s.output != *path)
-            })
+        let targets = &self.desired.targets;
+        let wants = |path: &StorePath| {
+            let systems = targets.values().flat_map(Target::systems);
+            systems.into_iter().any(|s| s.output == *path)
         };
+        let known = |pool: &PoolName| {
+            targets.contains_key(pool)
+                || *pool != PoolName::servers() && !self.desired.spec.pools.contains_key(pool)
+        };
+        // Where two pools share systems, one's may be evaluated before the other's.
+        let fetches = |m: &&Member| {
+            let system = self.observed.systems.get(&m.name);
+            system.is_some_and(|s| s.aim.is_some())
+        };
+        let mut fetching = self.ledger().members.values().filter(fetches);
+        let all_known = fetching.all(|m| known(&m.pool));
+        let unwanted = |path: &StorePath, pool: &PoolName| known(pool) && all_known && !wants(path);
         let tickets = self.ledger().tickets.values();
         let tried: Vec<_> = tickets.filter_map(|t| Some(&t.update()?.system)).collect();
         let denied = self.ledger().denied.iter().map(|(s, d)| (s, &d.pool));

@@ -26,6 +26,13 @@ pub struct Target {
     pub first: Option<System>,
 }
 
+impl Target {
+    /// The systems on the way, in their order.
+    pub fn systems(&self) -> impl Iterator<Item = &System> {
+        self.first.iter().chain([&self.system])
+    }
+}
+
 /// What the leader says that the nodes of a pool may run. Whoever can say it is root on every node, so it is signed with
 /// the cluster's key, and a node obeys no order about a system that is not in the newest one it has seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -393,6 +393,43 @@ fn a_denial_outlives_a_leader_that_has_evaluated_nothing_yet() {
     assert_eq!(world.tried.len(), 1, "{:?}", world.tried);
 }
 
+/// What differs between nodes never goes through a system, so two pools may have one path.
+#[test]
+fn a_denial_lasts_as_long_as_any_pool_wants_the_system() {
+    let mut world = World::new(3, 2, 1);
+    world.fates.insert("bad".to_owned(), Fate::Panics);
+    world.want("bad", "1.36.3+k3s1");
+    world.stand_still();
+    let bad = world.desired.targets[&pool("workers")].clone();
+    world.want("new", "1.36.3+k3s1");
+    let new = world.desired.targets.insert(pool("workers"), bad).unwrap();
+    world.stand_still();
+    assert_eq!(world.tried.len(), 1, "{:?}", world.tried);
+    // It is not known yet what the workers want.
+    world.desired.targets.remove(&pool("workers"));
+    world.decide();
+    assert_eq!(world.observed.ledger.denied.len(), 1);
+    world.desired.targets.insert(pool("workers"), new);
+    world.settle("new");
+    assert!(world.observed.ledger.denied.is_empty());
+}
+
+#[test]
+fn the_denials_of_a_pool_that_is_gone_are_forgotten() {
+    let mut world = World::new(3, 0, 1);
+    let denied = fabrik_core::system::Denied {
+        pool: pool("gone"),
+        node: name("gone-0"),
+        at: world.now,
+        why: "it panics".to_owned(),
+    };
+    let ledger = &mut world.observed.ledger;
+    ledger.denied.insert(world::path("bad"), denied);
+    world.want("old", "1.36.3+k3s1");
+    world.decide();
+    assert!(world.observed.ledger.denied.is_empty());
+}
+
 #[test]
 fn one_stubborn_node_does_not_keep_its_pool_back() {
     let mut world = World::new(1, 4, 1);

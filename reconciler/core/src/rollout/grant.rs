@@ -17,7 +17,7 @@ use crate::id::{IntentId, NodeName, PoolName, StorePath};
 use crate::ledger::{Change, Member, Purpose, Ticket};
 use crate::observed::{Observed, Role};
 use crate::step::Step;
-use crate::system::{Needs, Report, System, Update};
+use crate::system::{Needs, Report, System, Target, Update};
 
 /// What is left of a pool's `max-unavailable`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,11 +143,8 @@ fn concerns_one_node(hold: &Hold) -> bool {
 /// Why nobody gets a ticket: a system that failed is still wanted, a node needs a person, or one has paused it.
 fn halted(rollout: &Rollout<'_>) -> Option<Vec<Hold>> {
     let wanted = |path: &StorePath| {
-        let goals = rollout.desired.targets.values();
-        goals
-            .flat_map(|t| [Some(&t.system), t.first.as_ref()])
-            .flatten()
-            .any(|s| s.output == *path)
+        let mut goals = rollout.desired.targets.values().flat_map(Target::systems);
+        goals.any(|s| s.output == *path)
     };
     let ledger = rollout.ledger();
     let denied = ledger.denied.iter().filter(|(path, _)| wanted(path)).map(|(path, denied)| Hold {
