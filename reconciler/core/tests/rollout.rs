@@ -633,6 +633,35 @@ fn a_machine_whose_agent_alone_is_silent_is_not_reset() {
     }
 }
 
+/// The machine is in the middle of its try: it is down under this ticket, and what it tries is not known to be bad.
+#[test]
+fn a_node_that_tries_keeps_its_ticket_until_its_machine_is_gone() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.until_tried("workers-0");
+    let node = name("workers-0");
+    world.observed.nodes.remove(&node);
+    let holds = world.decide().holds;
+    let ledger = &world.observed.ledger;
+    let (_, ticket) = ledger.tickets.iter().find(|(_, t)| t.node == node).unwrap();
+    assert!(
+        holds
+            .iter()
+            .any(|h| h.message.contains("its machine runs on")),
+        "{holds:?}"
+    );
+    assert!(ledger.denied.is_empty());
+
+    let server = ticket.server;
+    world.observed.hetzner.servers.remove(&server);
+    world.observed.hetzner.gone.insert(server);
+    world.decide();
+    let ledger = &world.observed.ledger;
+    let updating = |t: &fabrik_core::ledger::Ticket| t.node == node && t.update().is_some();
+    assert!(!ledger.tickets.values().any(updating));
+    assert_eq!(ledger.denied.len(), 1, "what it tried may have killed it");
+}
+
 /// A report of another version that does not read, or a FabrikNode that somebody deleted.
 #[test]
 fn a_node_that_says_nothing_any_more_needs_a_person_in_the_end() {

@@ -40,7 +40,8 @@ const MAX_WORDS: usize = 500;
 /// What is true of a node that holds a ticket for an update.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stage<'a> {
-    /// Its Node is gone, or is another one of the same name: there is nothing to update.
+    /// Its machine is gone, and whatever it did with it; or its Node is (another one of the same name is none), and it was
+    /// not told to try.
     Lost,
     /// Something else is wanted by now, or the system was denied elsewhere, and the node was not told to try yet.
     Withdrawn,
@@ -111,15 +112,19 @@ fn by_itself<'a>(
         .nodes
         .get(&ticket.node)
         .filter(|n| n.uid == ticket.uid);
-    let gone = observed.hetzner.gone.contains(&ticket.server);
-    let Some(node) = node.filter(|_| !gone) else {
+    if observed.hetzner.gone.contains(&ticket.server) {
         return Stage::Lost;
-    };
+    }
     let Some(action) = told(rollout, ticket, update) else {
-        return match until(update) {
-            None => before_order(rollout, id, ticket, update, node),
-            Some(deadline) => not_seen(rollout, id, ticket, update, node, deadline),
+        return match (until(update), node) {
+            (Some(deadline), _) => not_seen(rollout, id, ticket, update, node, deadline),
+            (None, Some(node)) => before_order(rollout, id, ticket, update, node),
+            (None, None) => Stage::Lost,
         };
+    };
+    let Some(node) = node else {
+        let why = "its Node was deleted or made anew while it tried, and its machine runs on";
+        return Stage::Stuck(why.to_owned());
     };
     let tried = tried(rollout, ticket, update, node);
     match action {
@@ -176,7 +181,7 @@ fn not_seen<'a>(
     id: &IntentId,
     ticket: &Ticket,
     update: &Update,
-    node: &'a Node,
+    node: Option<&'a Node>,
     deadline: Timestamp,
 ) -> Stage<'a> {
     // By the time of the look: an older one does not show what has reached the node since.
@@ -189,6 +194,9 @@ fn not_seen<'a>(
     if left < whole / 2 {
         return Stage::Unsent("too little of its time is left to begin".to_owned());
     }
+    let Some(node) = node else {
+        return Stage::Unsent("its Node is gone".to_owned());
+    };
     match before_order(rollout, id, ticket, update, node) {
         Stage::OutOfTime(why) => Stage::Unsent(why),
         Stage::Withdrawn => Stage::Unsent("something else is wanted by now".to_owned()),

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{REST_SECS, Stage, signed, stage, starts_minor, time_left};
+use super::{REST_SECS, Stage, is_told, signed, stage, starts_minor, time_left};
 use crate::departure;
 use crate::effect::{Effect, NodeRef, ServerRef};
 use crate::hold::{Hold, HoldReason};
@@ -39,7 +39,7 @@ pub(in crate::rollout) fn step(
     }
     match stage(rollout, id, ticket, update) {
         // Where it was lost while it tried, the next node is not to follow it.
-        Stage::Lost if update.ordered.is_some() && !is_denied(rollout, update) => {
+        Stage::Lost if is_told(rollout, ticket, update) && !is_denied(rollout, update) => {
             deny(ticket, update, "it was lost while it tried".to_owned())
         }
         Stage::Lost => leave(rollout, id, ticket, Ending::Lost),
