@@ -45,17 +45,18 @@ pub fn step(
         observed,
         now,
     };
+    let mut number = rollout.next_number();
     step.changes.extend(rollout.forget_denials());
     for (id, ticket) in &observed.ledger.tickets {
         if let Some(update) = ticket.update() {
-            step.extend(update::step(&rollout, id, ticket, update));
+            step.extend(update::step(&rollout, id, ticket, update, &mut number));
         }
     }
     step.effects.extend(rollout.aims());
     step.effects.extend(rollout.stale_orders());
     step.holds.extend(skew::holds(&rollout));
     step.effects.extend(rollout.stale_cordons(granted));
-    step.extend(grant::step(&rollout, budgets, granted));
+    step.extend(grant::step(&rollout, budgets, granted, number));
     step
 }
 
@@ -68,10 +69,11 @@ pub fn finish(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
         observed,
         now,
     };
+    let mut number = rollout.next_number();
     for (id, ticket) in &observed.ledger.tickets {
         let heard = |u: &&Update| u.ordered.is_some() && update::is_told(&rollout, ticket, u);
         if let Some(update) = ticket.update().filter(heard) {
-            step.extend(update::step(&rollout, id, ticket, update));
+            step.extend(update::step(&rollout, id, ticket, update, &mut number));
         }
     }
     step

@@ -888,6 +888,32 @@ fn a_server_beyond_the_first_step_is_not_asked_to_take_it() {
     assert_eq!(back, None);
 }
 
+/// A person who takes the ticket of one node away names it by its number.
+#[test]
+fn no_two_tickets_have_one_number() {
+    let mut world = World::new(1, 4, 3);
+    world.want("old", "1.36.3+k3s1");
+    let servers = world.desired.targets[&pool("servers")].clone();
+    world.want("new", "1.36.3+k3s1");
+    world.desired.targets.insert(pool("servers"), servers);
+    world.until_tried("workers-2");
+    world.without_a_leader(60);
+    let numbers = |world: &World| {
+        let tickets = world.observed.ledger.tickets.values();
+        let numbers = tickets.filter_map(|t| Some(t.update()?.number));
+        numbers.collect::<Vec<u64>>()
+    };
+    let before = numbers(&world);
+    world.decide();
+    let after = numbers(&world);
+    assert!(
+        after.len() >= 2 && before.iter().all(|n| !after.contains(n)),
+        "{before:?}, {after:?}"
+    );
+    let different: BTreeSet<&u64> = after.iter().collect();
+    assert_eq!(different.len(), after.len(), "{after:?}");
+}
+
 /// It rests after its try, because the window closed: the next node does not try in its place.
 #[test]
 fn who_was_not_heard_tries_once_more_before_others_do() {

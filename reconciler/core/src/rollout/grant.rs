@@ -79,18 +79,18 @@ struct Candidate<'a> {
     available: bool,
 }
 
-/// Tickets for those who may go now, and why the others wait.
+/// Tickets for those who may go now, from `number` on, and why the others wait.
 pub(super) fn step(
     rollout: &Rollout<'_>,
     budgets: &mut BTreeMap<PoolName, Budget>,
     granted: &BTreeSet<IntentId>,
+    mut number: u64,
 ) -> Step {
     let mut step = Step::default();
     if let Some(hold) = halted(rollout) {
         step.holds.extend(hold);
         return step;
     }
-    let mut number = rollout.next_number();
     let (servers, agents): (Vec<_>, Vec<_>) = outdated(rollout, granted, &mut step.holds)
         .into_iter()
         .partition(|c| c.member.role == Role::Server);

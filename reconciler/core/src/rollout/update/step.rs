@@ -14,12 +14,13 @@ use crate::rollout::Rollout;
 use crate::step::Step;
 use crate::system::{Action, Order, Update};
 
-/// The next step of the holder of `ticket`.
+/// The next step of the holder of `ticket`. `next_number` is that of the next ticket.
 pub(in crate::rollout) fn step(
     rollout: &Rollout<'_>,
     id: &IntentId,
     ticket: &Ticket,
     update: &Update,
+    next_number: &mut u64,
 ) -> Step {
     let node = || NodeRef {
         name: ticket.node.clone(),
@@ -78,7 +79,10 @@ pub(in crate::rollout) fn step(
         Stage::Done => leave(rollout, id, ticket, Ending::Kept),
         Stage::WentBack(why) if !is_denied(rollout, update) => deny(ticket, update, why),
         Stage::WentBack(_) => leave(rollout, id, ticket, Ending::WentBack),
-        Stage::TryAgain => try_again(rollout, id, ticket, update),
+        Stage::TryAgain => {
+            let number = std::mem::replace(next_number, *next_number + 1);
+            try_again(rollout, id, ticket, update, number)
+        }
         // What it tried is not tried again, unless it runs by now.
         Stage::Released if !is_denied(rollout, update) && !keeps(rollout, ticket, update) => {
             deny(ticket, update, "a person took its ticket away".to_owned())
@@ -96,13 +100,19 @@ pub(in crate::rollout) fn step(
 }
 
 /// Under a number of its own, for a node obeys no number twice.
-fn try_again(rollout: &Rollout<'_>, id: &IntentId, ticket: &Ticket, update: &Update) -> Step {
+fn try_again(
+    rollout: &Rollout<'_>,
+    id: &IntentId,
+    ticket: &Ticket,
+    update: &Update,
+    number: u64,
+) -> Step {
     let system = rollout.observed.systems.get(&ticket.node);
     let report = system.and_then(|s| s.report.as_ref());
     let boot = report.map_or(&update.boot, |r| &r.boot);
     Step::change(Change::TryAgain {
         id: id.clone(),
-        number: rollout.next_number(),
+        number,
         boot: boot.clone(),
     })
 }
