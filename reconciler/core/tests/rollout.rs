@@ -250,6 +250,34 @@ fn who_is_held_out_is_left_alone_and_named() {
 }
 
 #[test]
+fn agents_wait_for_a_server_that_is_held_out_only_with_a_newer_minor() {
+    let mut world = World::new(3, 2, 1);
+    let server: fabrik_core::id::NodeName = "servers-1".parse().unwrap();
+    let held = &mut world.desired.spec.update.held;
+    held.insert(server, "its disk is being replaced".to_owned());
+    world.want("new", "1.36.3+k3s1");
+    world.stand_still();
+    assert_eq!(
+        world.tried.len(),
+        4,
+        "all but the server: {:?}",
+        world.tried
+    );
+    world.want("next", "1.37.0+k3s1");
+    let told = world.stand_still().join("\n");
+    assert_eq!(
+        world.tried.len(),
+        6,
+        "the two other servers: {:?}",
+        world.tried
+    );
+    let why = "agents: wait for server servers-1, which is held out of updates (its disk is being replaced)";
+    assert!(told.contains(why), "{told}");
+    world.desired.spec.update.held.clear();
+    world.settle("next");
+}
+
+#[test]
 fn one_server_goes_down_only_by_the_users_word() {
     let mut world = World::new(1, 1, 1);
     world.want("new", "1.36.3+k3s1");

@@ -234,11 +234,13 @@ fn grant_update(
     }
     let target = desired.targets.get(&ticket.pool)?;
     if member.role == Role::Agent {
+        let stays = view.nodes.get(name).and_then(minor) == Some(update.kubernetes.minor);
         for server in members_of(view, Role::Server) {
             let wanted = desired.targets.get(&server.pool).map(|t| &t.system.output);
             let there = wanted.is_some() && running(view, &server.name) == wanted;
             let ticketed = view.ledger.tickets.values().any(|t| t.node == server.name);
-            if !there || ticketed {
+            let left_out = stays && settings.held.contains_key(&server.name);
+            if !there && !left_out || ticketed {
                 return broken("S4", format!("{name} goes before server {}", server.name));
             }
         }

@@ -94,17 +94,17 @@ pub(super) fn step(
     let (servers, agents): (Vec<_>, Vec<_>) = outdated(rollout, granted, &mut step.holds)
         .into_iter()
         .partition(|c| c.member.role == Role::Server);
-    let servers_first = waits_for_servers(rollout);
     for (pool, candidates) in by_pool(servers).into_iter().chain(by_pool(agents)) {
         let Some(budget) = budgets.get_mut(pool) else {
             continue;
         };
         let queue = in_order(rollout, candidates);
         for (place, candidate) in queue.iter().enumerate() {
-            let allowed = match &servers_first {
-                Some(hold) if candidate.member.role == Role::Agent => Err(hold.clone()),
-                _ => may_go(rollout, candidate, *budget),
+            let allowed = match candidate.member.role {
+                Role::Agent => after_servers(rollout, candidate),
+                _ => Ok(()),
             };
+            let allowed = allowed.and_then(|()| may_go(rollout, candidate, *budget));
             if let Err(hold) = &allowed
                 && concerns_one_node(hold)
             {
@@ -237,16 +237,21 @@ fn outdated<'a>(
     candidates
 }
 
-/// S4: agents wait for the last server, whether it is a member or not.
-fn waits_for_servers(rollout: &Rollout<'_>) -> Option<Hold> {
+/// S4: agents wait for the last server, whether it is a member or not. Who stays on its k3s minor does not wait for one
+/// that a person keeps out, perhaps for weeks.
+fn after_servers(rollout: &Rollout<'_>, agent: &Candidate<'_>) -> Result<(), Hold> {
     let hold = |message: String| {
-        Some(Hold {
+        Err(Hold {
             about: "agents".to_owned(),
             reason: HoldReason::ServersFirst,
             message,
         })
     };
-    if let Some(server) = rollout.unadopted_servers().next() {
+    let held = &rollout.desired.spec.update.held;
+    let runs = rung(rollout, agent.member).map(|r| r.runs.minor);
+    let stays = runs == Some(agent.goal.kubernetes.minor);
+    let mut unadopted = rollout.unadopted_servers();
+    if let Some(server) = unadopted.find(|s| !(stays && held.contains_key(*s))) {
         return hold(format!(
             "wait for server {server}, which is no member: servers come first, and nobody updates it"
         ));
@@ -262,11 +267,17 @@ fn waits_for_servers(rollout: &Rollout<'_>) -> Option<Hold> {
         let last = target.map(|t| &t.system.output);
         last.is_some() && rollout.running(s) == last && rollout.is_there(s) && !updating(s)
     };
-    let behind = servers.into_iter().find(|s| !done(s))?;
-    hold(format!(
-        "wait for server {}: servers come first",
-        behind.name
-    ))
+    let left_out = |s: &Member| stays && held.contains_key(&s.name) && !updating(s);
+    let behind = servers.into_iter().find(|s| !done(s) && !left_out(s));
+    behind.map_or(Ok(()), |server| {
+        let held = held.get(&server.name);
+        let held = held.map(|why| format!(", which is held out of updates ({why})"));
+        let held = held.unwrap_or_default();
+        hold(format!(
+            "wait for server {}{held}: servers come first",
+            server.name
+        ))
+    })
 }
 
 fn ledger_has_ticket(rollout: &Rollout<'_>, member: &Member) -> bool {
