@@ -23,6 +23,8 @@ pub const SCHEMA: u32 = 1;
 const HISTORY_SECS: i64 = 3600;
 /// How many entries of each kind the history holds; the oldest go first. No cap on servers can be higher.
 const MAX_HISTORY: usize = 1000;
+/// How many characters of the reason for a denial are kept: nodes have a say in it.
+const MAX_WHY: usize = 1000;
 /// How many past intents are recognised when a late server turns up.
 const REMEMBERED_INTENTS: usize = 10_000;
 
@@ -406,7 +408,7 @@ impl Ledger {
                     pool: pool.clone(),
                     node: node.clone(),
                     at: now,
-                    why: why.clone(),
+                    why: why.chars().take(MAX_WHY).collect(),
                 };
                 self.denied.insert(system.clone(), denied);
             }
@@ -501,6 +503,22 @@ fn agent() -> Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_s_words_do_not_fill_it() {
+        let mut ledger = Ledger::new("abcdefgh01234567".parse().unwrap());
+        let deny = Change::Deny {
+            system: "/nix/store/00000000000000000000000000000000-a"
+                .parse()
+                .unwrap(),
+            pool: "workers".parse().unwrap(),
+            node: "demo-workers-aaaaaa".parse().unwrap(),
+            why: "its kubelet is ä".repeat(100_000),
+        };
+        ledger.apply(&deny, Timestamp::UNIX_EPOCH);
+        let json = serde_json::to_string(&ledger).unwrap();
+        assert!(json.len() < 5000, "{}", json.len());
+    }
 
     #[test]
     fn many_prunes_push_no_other_kind_out_of_the_hour() {
