@@ -293,7 +293,7 @@ fn ladder(view: &Observed, member: &Member, update: &Update) -> Broken {
     None
 }
 
-/// Orders to try that are about to be sent: all must be true then that was when they were written down.
+/// Who is about to be told to go down, or is reset: all must be true then that was when it was written down.
 pub fn sent(
     desired: &Desired,
     view: &Observed,
@@ -302,8 +302,10 @@ pub fn sent(
     book: &Book,
 ) -> Broken {
     step.effects.iter().find_map(|effect| {
-        let Effect::Order { node, order } = effect else {
-            return None;
+        let (node, order) = match effect {
+            Effect::Order { node, order } => (node, order),
+            Effect::Reset { server } => return reset(view, &server.name),
+            _ => return None,
         };
         let mut tickets = view.ledger.tickets.values();
         let ticket = tickets.find(|t| t.node == node.name && order.action == Action::Try)?;
@@ -320,6 +322,19 @@ pub fn sent(
         };
         goes_down(desired, view, ticket, update, left, now, book)
     })
+}
+
+/// Only what hangs is reset, and no server that etcd needs.
+fn reset(view: &Observed, name: &NodeName) -> Broken {
+    let node = view.nodes.get(name)?;
+    let silent = |at: Timestamp| view.at.duration_since(at).as_secs() > 60;
+    if node.ready || !node.heard.is_none_or(silent) {
+        return broken("S7", format!("{name} is reset, and its kubelet lives"));
+    }
+    if node.control_plane {
+        return quorum(view, name);
+    }
+    None
 }
 
 /// What is needed of a node that is told to go down.

@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 
 use fabrik_core::desired::Desired;
-use fabrik_core::effect::Effect;
+use fabrik_core::effect::{Effect, NodeRef};
 use fabrik_core::hold::HoldReason;
 use fabrik_core::ledger::{Change, Ending};
 use fabrik_core::observed::{Datastore, Etcd, Observed, Role};
 use fabrik_core::step::{self, Step};
-use fabrik_core::system::{Action, Needs};
+use fabrik_core::system::{Action, Needs, Order};
 use jiff::Timestamp;
 
 /// A place in `MUTANTS`.
@@ -19,7 +19,7 @@ pub type Mutant = usize;
 type Mutated = fn(&Desired, &Observed, Timestamp) -> Step;
 
 /// What is missing, and a step without it.
-pub const MUTANTS: [(&str, Mutated); 36] = [
+pub const MUTANTS: [(&str, Mutated); 38] = [
     ("max-unavailable is one more than written", |d, v, now| {
         lie(d, v, now, |d, _| {
             d.spec
@@ -265,6 +265,19 @@ pub const MUTANTS: [(&str, Mutated); 36] = [
             })
         },
     ),
+    ("a machine that is well but late is reset", |d, v, now| {
+        lie(d, v, now, |_, v| {
+            let late = |at: Timestamp| now.duration_since(at).as_secs() > 120;
+            let tickets = v.ledger.tickets.values();
+            let late = tickets.filter(|t| t.update().is_some_and(|u| u.deadline.is_some_and(late)));
+            for name in late.map(|t| &t.node) {
+                if let Some(node) = v.nodes.get_mut(name) {
+                    (node.ready, node.heard) = (false, None);
+                }
+            }
+        })
+    }),
+    ("what was written down is sent whatever comes", send_all),
     ("nodes that are held out go too", |d, v, now| {
         lie(d, v, now, |d, _| d.spec.update.held.clear())
     }),
@@ -347,6 +360,35 @@ fn with_orders(
     for effect in &mut step.effects {
         if let Effect::Order { order, .. } = effect {
             order.action = change(order.action);
+        }
+    }
+    step
+}
+
+/// Each order that a node does not have, as long as it is written down.
+fn send_all(desired: &Desired, view: &Observed, now: Timestamp) -> Step {
+    let mut step = step::step(desired, view, now);
+    for ticket in view.ledger.tickets.values() {
+        let update = ticket.update().filter(|u| u.ordered.is_some());
+        let Some((update, system)) = update.zip(view.systems.get(&ticket.node)) else {
+            continue;
+        };
+        let order = system.order.as_ref();
+        if order.is_none_or(|o| o.ticket != update.number) {
+            let node = NodeRef {
+                name: ticket.node.clone(),
+                uid: ticket.uid.clone(),
+            };
+            let order = Order {
+                ticket: update.number,
+                system: update.system.clone(),
+                needs: update.needs,
+                minor: update.minor,
+                action: Action::Try,
+                seconds: 300,
+                not_after: None,
+            };
+            step.effects.push(Effect::Order { node, order });
         }
     }
     step
