@@ -898,6 +898,34 @@ fn a_cordon_under_an_earlier_ticket_is_marked_anew() {
     assert_eq!(world.marks, [&*mark; 3]);
 }
 
+/// One server runs the newer minor already when a commit comes that has two steps.
+#[test]
+fn the_canary_takes_the_second_step_before_a_server_that_needs_no_first() {
+    let mut world = World::new(3, 1, 1);
+    world.want_in_two_steps(("new", "1.36.3+k3s1"), ("next", "1.37.0+k3s1"));
+    let done = |world: &World| -> Option<NodeName> {
+        let mut machines = world.machines.iter();
+        let done = machines.find(|(_, m)| m.default == "next");
+        done.map(|(name, _)| name.clone())
+    };
+    while done(&world).is_none() {
+        world.tick();
+    }
+    let ahead = done(&world).unwrap();
+    let canary = world
+        .machines
+        .keys()
+        .find(|n| **n != ahead)
+        .unwrap()
+        .clone();
+    world.desired.spec.update.canary = Some(canary.clone());
+    world.want_in_two_steps(("newer", "1.36.3+k3s1"), ("last", "1.37.0+k3s1"));
+    world.settle("last");
+    let tried = world.tried.iter().filter(|(_, system)| system == "last");
+    let tried: Vec<&NodeName> = tried.map(|(node, _)| node).collect();
+    assert_eq!(tried[0], &canary, "{tried:?}");
+}
+
 /// The second push came when one server had taken both steps of the first one.
 #[test]
 fn a_server_beyond_the_first_step_is_not_asked_to_take_it() {

@@ -228,7 +228,8 @@ fn grant_update(
         && first.role == member.role
         && first.name != *name
         && !settings.held.contains_key(canary)
-        && running(view, canary) != Some(&update.system)
+        && !has_gone_before(desired, view, first, update)
+        && !(is_down(member, view) && took_the_first(desired, view, first))
     {
         return broken("canary", format!("{name} goes before its canary"));
     }
@@ -265,6 +266,19 @@ fn grant_update(
         }
     }
     ladder(view, member, update)
+}
+
+fn took_the_first(desired: &Desired, view: &Observed, canary: &Member) -> bool {
+    let target = desired.targets.get(&canary.pool);
+    let first = target.and_then(|t| t.first.as_ref());
+    first.is_some_and(|first| running(view, &canary.name) == Some(&first.output))
+}
+
+/// Whether the canary runs what another node of its pool is to try, or the second step of a commit that has two.
+fn has_gone_before(desired: &Desired, view: &Observed, canary: &Member, update: &Update) -> bool {
+    let target = desired.targets.get(&canary.pool);
+    let runs = running(view, &canary.name);
+    runs == Some(&update.system) || runs == target.map(|t| &t.system.output)
 }
 
 fn running<'a>(view: &'a Observed, name: &NodeName) -> Option<&'a StorePath> {
@@ -418,7 +432,9 @@ fn ordered(
         tried.insert(name.clone());
         let pool = desired.spec.pools.get(&ticket.pool);
         let max = pool.map_or(1, |p| p.max_unavailable as usize);
-        if tried.len() > max {
+        // Who left it only because nobody spoke, and was held out since, can't try it first once more.
+        let held = &desired.spec.update.held;
+        if tried.iter().filter(|n| !held.contains_key(n)).count() > max {
             return broken("S8", format!("a bad system is tried by {tried:?}"));
         }
     }

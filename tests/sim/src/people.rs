@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::NodeName;
 use fabrik_core::observed::{Power as Rented, Role};
 use fabrik_core::window::Window;
@@ -269,12 +270,7 @@ impl World {
             }
             Act::DeleteServer(node) => {
                 let name = self.node(node);
-                let machine = self.machine(&name).filter(|m| m.role == Role::Agent);
-                if let Some(server) = machine.map(|m| m.server) {
-                    self.observed.hetzner.servers.remove(&server);
-                    self.observed.hetzner.gone.insert(server);
-                    self.machines.retain(|m| m.server != server);
-                }
+                self.delete_server_by_hand(&name);
             }
             Act::Scale(count) => {
                 let pool = self.desired.spec.pools.get_mut(&workers_pool());
@@ -369,6 +365,15 @@ impl World {
             node.unschedulable = true;
             // Under our mark nobody could tell it from ours.
             truth.cordoned_by_person = node.cordoned_under.is_none();
+        }
+    }
+
+    fn delete_server_by_hand(&mut self, name: &NodeName) {
+        let machine = self.machine(name).filter(|m| m.role == Role::Agent);
+        if let Some(server) = machine.map(|m| m.server) {
+            self.observed.hetzner.servers.remove(&server);
+            self.observed.hetzner.gone.insert(server);
+            self.machines.retain(|m| m.server != server);
         }
     }
 
@@ -471,6 +476,14 @@ impl World {
                 self.uncordon_by_hand(&name);
             }
         }
+        // Its Node was deleted before it was seen to have joined.
+        let held = self.book.held.iter();
+        let not_joined = held.filter(|h| h.reason == HoldReason::NotJoined);
+        let servers = not_joined.filter_map(|h| h.about.strip_prefix("server ")?.parse().ok());
+        let servers: Vec<NodeName> = servers.collect();
+        for name in servers {
+            self.delete_server_by_hand(&name);
+        }
         let tickets: Vec<NodeName> = self
             .observed
             .ledger
@@ -503,9 +516,7 @@ impl World {
         let held = self.book.held.clone();
         for (name, number) in stuck {
             let about = format!("node {name}");
-            let is_stuck = |h: &fabrik_core::hold::Hold| {
-                h.about == about && h.reason == fabrik_core::hold::HoldReason::Stuck
-            };
+            let is_stuck = |h: &Hold| h.about == about && h.reason == HoldReason::Stuck;
             if !held.iter().any(is_stuck) {
                 continue;
             }

@@ -169,12 +169,10 @@ impl World {
     /// What is still to come when all is quiet: L1, L2, L3 and L5.
     pub fn unsettled(&self) -> Option<(&'static str, String)> {
         let ledger = &self.observed.ledger;
+        let held: Vec<String> = self.book.held.iter().map(ToString::to_string).collect();
+        let held = held.join("; ");
         if let Some(ticket) = ledger.tickets.values().next() {
-            let held: Vec<String> = self.book.held.iter().map(ToString::to_string).collect();
-            return Some((
-                "L3",
-                format!("{} holds a ticket: {}", ticket.node, held.join("; ")),
-            ));
+            return Some(("L3", format!("{} holds a ticket: {held}", ticket.node)));
         }
         for (name, node) in &self.observed.nodes {
             if node.unschedulable || node.cordoned_under.is_some() {
@@ -188,7 +186,8 @@ impl World {
             .count();
         let wanted = self.desired.spec.pools[&workers_pool()].count as usize;
         if agents != wanted || !ledger.intents.is_empty() {
-            return Some(("L5", format!("{agents} agents, and {wanted} are wanted")));
+            let what = format!("{agents} agents, and {wanted} are wanted: {held}");
+            return Some(("L5", what));
         }
         for member in ledger.members.values() {
             let pool = if member.role == Role::Server {
@@ -203,15 +202,8 @@ impl World {
                 m.running == wanted && m.default == wanted && m.is_well(&self.systems, self.now)
             });
             if !there {
-                let held: Vec<String> = self.book.held.iter().map(ToString::to_string).collect();
-                return Some((
-                    "L1",
-                    format!(
-                        "{} does not run its system: {}",
-                        member.name,
-                        held.join("; ")
-                    ),
-                ));
+                let what = format!("{} does not run its system: {held}", member.name);
+                return Some(("L1", what));
             }
         }
         None

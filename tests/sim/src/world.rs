@@ -399,11 +399,25 @@ impl World {
                 None
             };
         }
+        if up {
+            self.nobody_hears_of_machines_that_are_gone();
+        }
         self.pods(up);
         self.etcd();
         let holder = self.lease.holder;
         let servers = self.machines.iter().filter(|m| m.role == Role::Server);
         self.observed.leader = holder.and_then(|h| Some(servers.into_iter().nth(h)?.name.clone()));
+    }
+
+    fn nobody_hears_of_machines_that_are_gone(&mut self) {
+        let there: BTreeSet<&NodeName> = self.machines.iter().map(|m| &m.name).collect();
+        for (name, node) in &mut self.observed.nodes {
+            let heard_at = self.truths.get(name).map(|t| t.heard_at);
+            let silent = heard_at.is_none_or(|at| {
+                self.now.duration_since(at) > SignedDuration::from_secs(STALE_SECS)
+            });
+            node.ready &= there.contains(name) || !silent;
+        }
     }
 
     fn pods(&mut self, up: bool) {

@@ -4,7 +4,7 @@ use fabrik_sim::coverage::Coverage;
 use fabrik_sim::schedule::Schedule;
 
 /// Schedules that broke a rule once, by what was wrong.
-const FOUND: [(u64, &str); 8] = [
+const FOUND: [(u64, &str); 12] = [
     (2, "a server that could not go back never fetched its fix"),
     (
         7,
@@ -23,6 +23,16 @@ const FOUND: [(u64, &str); 8] = [
     (
         2900,
         "a request to uncordon was late, and took the next ticket's cordon",
+    ),
+    (
+        3126,
+        "a Node was deleted before its server was seen to have joined",
+    ),
+    (3273, "the Node of a machine that was gone stayed Ready"),
+    (5464, "a server went before the canary's second step"),
+    (
+        6234,
+        "who was not heard was held out, and another one tried the system",
     ),
     (3241, "a clock jumped back, and a sick system was kept"),
 ];

@@ -56,7 +56,7 @@ pub fn may_go(
             );
         }
     }
-    canary_first(rollout, member)?;
+    canary_first(rollout, candidate)?;
     once_more_first(rollout, candidate)?;
     climbs(rollout, candidate)?;
     within_budget(member, candidate.available, budget)?;
@@ -66,7 +66,8 @@ pub fn may_go(
     Ok(())
 }
 
-fn canary_first(rollout: &Rollout<'_>, member: &Member) -> Result<(), Hold> {
+fn canary_first(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
+    let member = candidate.member;
     let Some(canary) = &rollout.desired.spec.update.canary else {
         return Ok(());
     };
@@ -79,15 +80,39 @@ fn canary_first(rollout: &Rollout<'_>, member: &Member) -> Result<(), Hold> {
     let held = &rollout.desired.spec.update.held;
     let waits = waits.filter(|c| c.name != member.name && c.role == member.role);
     let waits = waits.filter(|c| rollout.goal(c).is_some() && !held.contains_key(&c.name));
-    let waits = waits.filter(|c| !rollout.is_there(c));
-    match waits {
-        None => Ok(()),
-        Some(canary) => Err(Hold {
+    let held = |reason, message: String| {
+        Err(Hold {
             about: format!("node {}", member.name),
-            reason: HoldReason::Canary,
-            message: format!("waits for the canary, node {}", canary.name),
-        }),
+            reason,
+            message,
+        })
+    };
+    match waits {
+        Some(canary) if !rollout.is_there(canary) => held(
+            HoldReason::Canary,
+            format!("waits for the canary, node {}", canary.name),
+        ),
+        // The canary goes on only when all have taken the first step: those who have not must not wait behind this one.
+        Some(canary) if candidate.available && is_between_steps(rollout, canary, candidate) => {
+            held(
+                HoldReason::VersionSkew,
+                format!(
+                    "waits for the canary, node {}, which has taken the first of two steps",
+                    canary.name
+                ),
+            )
+        }
+        _ => Ok(()),
     }
+}
+
+/// Whether the canary has taken the first of two steps, and the candidate would be the first to take the second.
+fn is_between_steps(rollout: &Rollout<'_>, canary: &Member, candidate: &Candidate<'_>) -> bool {
+    let target = rollout.desired.targets.get(&canary.pool);
+    let first = target.and_then(|t| t.first.as_ref());
+    first.is_some_and(|first| {
+        rollout.running(canary) == Some(&first.output) && candidate.goal.output != first.output
+    })
 }
 
 /// Who went back only because nobody spoke tries the system again before others do.
