@@ -49,7 +49,7 @@ rolling: packages $(FABRIK_SOPS)
 	$(BUILT)/bed parts
 	$(CARGO) test --workspace --test e2e -- rolling::
 
-# Twenty minutes on two cores. Fails as yet: docs/simulation.md, "Open".
+# Twenty minutes on two cores.
 .PHONY: sim
 sim:
 ifdef SEED
