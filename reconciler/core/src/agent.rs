@@ -87,7 +87,7 @@ pub enum Command {
     SwitchBack { to: StorePath },
     /// Take the new system out of the boot menu and boot the old one.
     RebootBack { to: StorePath, from: StorePath },
-    /// The old system runs: take the new one out of the boot menu, and make sure that the old one is the default.
+    /// The old system runs: take the new one out of the boot menu, and make sure that the default is what it was.
     TidyUp { keep: StorePath, drop: StorePath },
 }
 
@@ -164,16 +164,18 @@ impl<'a> Agent<'a> {
     }
 
     fn accept(&self, order: &Order) -> Do {
-        let facts = self.facts;
-        // Who runs it already, and would boot another one, is in the middle of a try that it has lost the memory of.
-        let runs_it = facts.running == order.system;
-        let from = if runs_it {
-            &facts.default
-        } else {
-            &facts.running
+        let Facts {
+            running, default, ..
+        } = self.facts;
+        let (runs_it, stuck) = (*running == order.system, self.is_stuck());
+        let accepted = Try {
+            stuck: stuck && !runs_it,
+            started_minor: runs_it && (order.minor || stuck),
+            ..Try::of(order, self.facts)
         };
-        let accepted = Try::of(order, from, &facts.boot, facts.now);
-        let late = order.not_after.is_some_and(|until| facts.now > until);
+        let late = order
+            .not_after
+            .is_some_and(|until| self.facts.now > until);
         if late && order.action == Action::Try && !runs_it {
             return self.lapse(
                 &accepted,
@@ -181,9 +183,27 @@ impl<'a> Agent<'a> {
                 "the order to try it came too late",
             );
         }
-        self.write(Try {
-            started_minor: runs_it && order.minor,
-            ..accepted
+        // S9: to go back to it would make it the default in the end, and it was never said to be well.
+        if running != default && !runs_it && !stuck {
+            let why = format!(
+                "it runs {running} and would boot {default}: somebody has changed the one without the other, or a try \
+                 has ended half-way. Reboot it, or make what runs its default (nixos-rebuild boot \
+                 --store-path {running})"
+            );
+            return self.lapse(&accepted, Phase::WentBack, &why);
+        }
+        self.write(accepted)
+    }
+
+    /// A server runs what it can't be taken back from, and nobody has said `Keep`: only another order helps it.
+    fn is_stuck(&self) -> bool {
+        let running = &self.facts.running;
+        let last = self.journal.current.as_ref();
+        let last = last.filter(|t| self.journal.is_server() && t.phase != Phase::Kept);
+        last.is_some_and(|t| match (*running == t.system, *running == t.from) {
+            (true, _) => t.started_minor || t.stuck,
+            (_, true) => t.stuck,
+            _ => false,
         })
     }
 
@@ -229,6 +249,11 @@ impl<'a> Agent<'a> {
         }
         if !self.is_allowed(current) {
             return self.wait_for_publication(current);
+        }
+        let as_before = |default: &StorePath| facts.default == *default;
+        if facts.running != current.from || !current.fallback().is_none_or(as_before) {
+            let why = "what it runs or would boot has changed since the order came";
+            return self.lapse(current, Phase::WentBack, why);
         }
         match facts.staged.as_ref().filter(|s| s.system == *system) {
             None => Do::Wait(Some(current.deadline)),
@@ -385,14 +410,16 @@ impl<'a> Agent<'a> {
         let facts = self.facts;
         let on_old = facts.running == current.from;
         let outcome = self.outcome(current);
-        if on_old && facts.default == current.from && outcome == Some(Ok(())) {
+        let fallback = current.fallback();
+        let as_before = fallback.is_none_or(|default| facts.default == *default);
+        if on_old && as_before && outcome == Some(Ok(())) {
             return self.enter(current, Phase::WentBack, current.message.clone());
         }
         if current.attempts >= MAX_ATTEMPTS_BACK {
             let why = match outcome {
                 Some(Err(why)) => why,
                 _ if !on_old => "the old system does not come up",
-                _ => "the old system is not the default",
+                _ => "the default is not what it was",
             };
             let told = format!("{}; it can't go back: {why}", current.message);
             return self.enter(current, Phase::Failed, told);
@@ -400,15 +427,12 @@ impl<'a> Agent<'a> {
         let (old, new) = (current.from.clone(), current.system.clone());
         // It may have been stopped half-way: units are as the old system has them when that has said so, or has booted.
         let booted = current.needs == Needs::Reboot || facts.boot != current.boot;
-        let command = if on_old && (booted || outcome == Some(Ok(()))) {
-            Command::TidyUp {
-                keep: old,
-                drop: new,
+        let command = match fallback.cloned() {
+            Some(keep) if on_old && (booted || outcome == Some(Ok(()))) => {
+                Command::TidyUp { keep, drop: new }
             }
-        } else if current.needs == Needs::Reboot {
-            Command::RebootBack { to: old, from: new }
-        } else {
-            Command::SwitchBack { to: old }
+            _ if current.needs == Needs::Reboot => Command::RebootBack { to: old, from: new },
+            _ => Command::SwitchBack { to: old },
         };
         self.run(current, command)
     }

@@ -87,6 +87,77 @@ fn a_server_that_has_started_a_minor_stays_where_it_is() {
 }
 
 #[test]
+fn a_stuck_server_gets_its_fix_and_only_keeping_that_changes_what_it_boots() {
+    for needs in [Needs::Switch, Needs::Reboot] {
+        let mut machine = Machine::ordered(needs, SERVERS, true);
+        machine.settle();
+        machine.publish(2, SERVERS, OTHER);
+        machine.fetched = Some(path(OTHER));
+        for ticket in [2, 3] {
+            machine.order(ticket, OTHER, Action::Try, false);
+            machine.settle();
+            assert_eq!(machine.phase(), Some(Phase::Trying));
+            assert_eq!(machine.running, path(OTHER));
+            machine.act(Action::GoBack);
+            machine.settle();
+            assert_eq!(machine.phase(), Some(Phase::WentBack));
+            assert_eq!(
+                (&machine.running, &machine.default),
+                (&path(NEW), &path(OLD))
+            );
+        }
+        machine.order(4, OTHER, Action::Try, false);
+        machine.settle();
+        machine.act(Action::Keep);
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::Kept));
+        assert_eq!(machine.default, path(OTHER));
+    }
+}
+
+#[test]
+fn a_stuck_server_that_is_told_to_try_the_same_again_is_bound_to_it_all_the_same() {
+    let mut machine = Machine::ordered(Needs::Drain, SERVERS, true);
+    machine.settle();
+    // By now it is the minor that it runs.
+    machine.order(2, NEW, Action::Try, false);
+    machine.settle();
+    machine.act(Action::GoBack);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Trying));
+    assert_eq!(machine.running, path(NEW));
+}
+
+#[test]
+fn what_runs_and_would_not_be_booted_is_no_system_to_go_back_to() {
+    for (needs, pool) in [
+        (Needs::Switch, WORKERS),
+        (Needs::Reboot, WORKERS),
+        (Needs::Switch, SERVERS),
+    ] {
+        let mut machine = Machine::ordered(needs, pool, false);
+        machine.running = path(OTHER);
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::WentBack));
+        assert!(machine.report().activity.unwrap().unheard);
+        let said = message(&machine);
+        assert!(said.contains("-other and would boot"), "{said}");
+        // Nor where that comes about while it waits for its turn.
+        let mut machine = Machine::ordered(needs, pool, false);
+        machine.fetched = None;
+        machine.settle();
+        machine.running = path(OTHER);
+        machine.fetched = Some(path(NEW));
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::WentBack));
+        let said = message(&machine);
+        assert!(said.contains("has changed since"), "{said}");
+        assert_eq!(machine.commands, []);
+        assert_eq!(machine.default, path(OLD));
+    }
+}
+
+#[test]
 fn a_server_whose_minor_fails_to_start_is_a_person_s_and_one_that_did_not_get_so_far_goes_back() {
     let mut late = Machine::ordered(Needs::Drain, SERVERS, true);
     late.fate = Fate::FailsLate;
@@ -271,11 +342,15 @@ proptest! {
         crashes in crashes(),
         server in any::<bool>(),
         minor in any::<bool>(),
+        tested in any::<bool>(),
         verdict in prop_oneof![Just(None), Just(Some(Action::Keep)), Just(Some(Action::GoBack))],
     ) {
         let mut machine = Machine::ordered(needs, if server { SERVERS } else { WORKERS }, minor);
         machine.fate = fate;
         machine.crashes = crashes;
+        if tested {
+            machine.running = path(OTHER);
+        }
         machine.settle();
         match verdict {
             Some(action) if machine.phase() == Some(Phase::Trying) => machine.act(action),
@@ -287,6 +362,9 @@ proptest! {
         let bound = server && minor && machine.new_minor_ran;
         match machine.phase().unwrap() {
             Phase::Kept => prop_assert!(on(NEW) && verdict == Some(Action::Keep)),
+            Phase::WentBack if machine.running == path(OTHER) => {
+                prop_assert!(tested && machine.commands.is_empty() && machine.default == path(OLD));
+            }
             Phase::WentBack => prop_assert!(on(OLD)),
             Phase::Trying => prop_assert!(bound && machine.running == path(NEW)),
             // Four crashes in a row can use up all attempts, of which there is a bounded number.

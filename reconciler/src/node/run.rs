@@ -30,7 +30,7 @@ pub async fn run(config_file: &Path) -> Result<(), NodeError> {
     let agent = Agent::new(config.clone(), config_file, &fabrik, channels);
     tracing::info!(node = %config.node, "the agent begins");
     tokio::join!(
-        agent.run(),
+        Box::pin(agent.run()),
         api::run(config.clone(), seen_sender, status_receiver),
         stage::run(config.clone(), wanted_receiver, progress_sender),
         serve_front(&config),

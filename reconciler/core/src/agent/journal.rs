@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::Facts;
 use crate::id::{BootId, PoolName, StorePath};
 use crate::names::SERVERS_POOL;
 use crate::system::{Needs, Order, Phase, Publication};
@@ -38,6 +39,12 @@ pub struct Try {
     pub system: StorePath,
     /// What ran when the order was accepted, and is gone back to.
     pub from: StorePath,
+    /// What an ordinary boot would have started then, and is to start again when the try is left. Only `Keep` changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<StorePath>,
+    /// `from` was never kept: it is what a server is stuck on, and this is its fix.
+    #[serde(default)]
+    pub stuck: bool,
     pub needs: Needs,
     pub minor: bool,
     /// The boot in which the order was accepted.
@@ -135,24 +142,40 @@ impl Journal {
 }
 
 impl Try {
-    pub(super) fn of(order: &Order, from: &StorePath, boot: &BootId, now: Timestamp) -> Self {
+    /// As it is accepted by a machine that shows these.
+    pub(super) fn of(order: &Order, facts: &Facts) -> Self {
         let time = SignedDuration::from_secs(order.seconds.into());
+        // Who runs it already, and would boot another one, is in the middle of a try that it has lost the memory of.
+        let from = if facts.running == order.system {
+            &facts.default
+        } else {
+            &facts.running
+        };
         Self {
             ticket: order.ticket,
             system: order.system.clone(),
             from: from.clone(),
+            default: Some(facts.default.clone()),
+            stuck: false,
             needs: order.needs,
             minor: order.minor,
-            boot: boot.clone(),
+            boot: facts.boot.clone(),
             phase: Phase::Accepted,
-            since: now,
-            deadline: now.saturating_add(time).unwrap_or(Timestamp::MAX),
+            since: facts.now,
+            deadline: facts.now.saturating_add(time).unwrap_or(Timestamp::MAX),
             started_minor: false,
             unheard: false,
             keep: false,
             attempts: 0,
             message: String::new(),
         }
+    }
+
+    /// What is the default again when it was left. A journal of before that was written down means what ran, where the
+    /// boot loader was touched at all.
+    pub(super) fn fallback(&self) -> Option<&StorePath> {
+        let booted = (self.needs == Needs::Reboot).then_some(&self.from);
+        self.default.as_ref().or(booted)
     }
 
     /// Whether nothing is left to be done for it.

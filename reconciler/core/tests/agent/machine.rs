@@ -231,7 +231,10 @@ impl Machine {
             Command::BootOnce { to, .. } if self.fate == Fate::FailsEarly && is_new(&to) => {
                 return Ok(Err("/boot is full".to_owned()));
             }
-            Command::BootOnce { to, .. } => {
+            Command::BootOnce { from, to } => {
+                // The old system's installation writes the menu.
+                self.default = from;
+                self.step()?;
                 self.once = Some(to);
                 self.step()?;
                 self.power_cut();
@@ -299,9 +302,13 @@ impl Machine {
     }
 
     fn check(&self) {
-        let keep = self.journal.current.as_ref().is_some_and(|t| t.keep);
+        let current = self.journal.current.as_ref();
+        let is_keep = |c: &Command| matches!(c, Command::MakeDefault { .. });
+        let keep = self.commands.iter().any(is_keep);
+        // Where a server can't be taken back to its default, its fix must not fall back to that either.
+        let fix = current.is_some_and(|t| t.stuck && !t.is_over() && t.from == self.default);
         assert!(
-            keep || self.default == path(OLD),
+            keep || fix || self.default == path(OLD),
             "the old system is the default until the new one is kept"
         );
         assert!(self.commands.len() <= 11, "{:?}", self.commands);
