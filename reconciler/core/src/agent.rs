@@ -306,8 +306,7 @@ impl<'a> Agent<'a> {
             return if facts.running == current.system {
                 self.enter(current, Phase::Trying, "")
             } else if facts.running == current.from {
-                let why = "the machine came up on the old system";
-                self.enter(current, Phase::GoingBack, why)
+                self.came_up_on_old(current)
             } else {
                 self.astray(current)
             };
@@ -341,8 +340,7 @@ impl<'a> Agent<'a> {
     fn trying(&self, current: &Try, replaced: bool) -> Do {
         let facts = self.facts;
         if facts.running == current.from && facts.running != current.system {
-            let why = "the machine came up on the old system";
-            return self.enter(current, Phase::GoingBack, why);
+            return self.came_up_on_old(current);
         }
         if facts.running != current.system {
             return self.astray(current);
@@ -413,7 +411,12 @@ impl<'a> Agent<'a> {
         let fallback = current.fallback();
         let as_before = fallback.is_none_or(|default| facts.default == *default);
         if on_old && as_before && outcome == Some(Ok(())) {
-            return self.enter(current, Phase::WentBack, current.message.clone());
+            let back = current.enter(Phase::WentBack, facts.now, current.message.clone());
+            return self.write(Try {
+                // It was about to, and has not.
+                started_minor: current.started_minor && current.ran,
+                ..back
+            });
         }
         if current.attempts >= MAX_ATTEMPTS_BACK {
             let why = match outcome {
@@ -447,6 +450,26 @@ impl<'a> Agent<'a> {
             );
             self.enter(current, Phase::Failed, told)
         }
+    }
+
+    /// A reboot has put the old system back. The boot loader asks nobody whether it may (S4).
+    fn came_up_on_old(&self, current: &Try) -> Do {
+        let bound = self.journal.is_server() && current.started_minor;
+        // An activation starts the new k3s before it ends; of a boot that failed nothing was seen.
+        if bound && (current.ran || current.needs != Needs::Reboot) {
+            let has_run = if current.ran {
+                "had run"
+            } else {
+                "may have run"
+            };
+            let told = format!(
+                "the machine came up on the old k3s after the newer one {has_run}, whose data it has: nothing was gone \
+                 back from. Order the newer system again, or restore the snapshot from before it"
+            );
+            return self.enter(current, Phase::Failed, told);
+        }
+        let why = "the machine came up on the old system";
+        self.enter(current, Phase::GoingBack, why)
     }
 
     /// S4: a server's data are the newer minor's once that has started. What has not replaced the old system has not

@@ -56,6 +56,9 @@ pub struct Try {
     /// A k3s of another minor was about to start, or has.
     #[serde(default)]
     pub started_minor: bool,
+    /// The new system has run: it was seen to.
+    #[serde(default)]
+    pub ran: bool,
     /// It ends only because nobody said in time what to do; see `Activity::unheard`.
     #[serde(default)]
     pub unheard: bool,
@@ -164,6 +167,7 @@ impl Try {
             since: facts.now,
             deadline: facts.now.saturating_add(time).unwrap_or(Timestamp::MAX),
             started_minor: false,
+            ran: false,
             unheard: false,
             keep: false,
             attempts: 0,
@@ -187,6 +191,7 @@ impl Try {
         Self {
             phase,
             since: now,
+            ran: self.ran || phase == Phase::Trying,
             attempts: 0,
             message: message.into(),
             ..self.clone()

@@ -52,6 +52,8 @@ pub struct Machine {
     pub commands: Vec<Command>,
     /// The new minor's k3s has run, and the server's data are its own.
     pub new_minor_ran: bool,
+    /// And the agent could know of it.
+    pub seen_to_run: bool,
 }
 
 /// It crashed on the way.
@@ -75,6 +77,7 @@ impl Machine {
             last: None,
             commands: Vec::new(),
             new_minor_ran: false,
+            seen_to_run: false,
         }
     }
 
@@ -194,6 +197,7 @@ impl Machine {
         assert!(journal.ticket >= self.journal.ticket);
         assert!(journal.sequence >= self.journal.sequence);
         self.journal = journal;
+        self.seen_to_run |= self.phase() == Some(Phase::Trying) && self.running == path(NEW);
         self.step()
     }
 
@@ -222,6 +226,7 @@ impl Machine {
                 return Ok(Err("it failed early".to_owned()));
             }
             Command::Switch { to, .. } => {
+                self.seen_to_run |= is_new(&to);
                 self.start(to);
                 self.step()?;
                 if self.fate == Fate::FailsLate {
