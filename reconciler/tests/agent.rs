@@ -122,6 +122,45 @@ async fn an_activation_that_fails_and_one_that_nobody_calls_well_are_taken_back(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_boot_menu_that_nobody_can_read_is_told_and_does_not_stop_the_agent() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.show(machine.spec(1, &new));
+    machine
+        .until(|s| s.state.as_deref() == Some("Staged"))
+        .await;
+    machine.order(&new, Needs::Switch, Action::Try, 5);
+    machine.until_phase(Phase::Trying).await;
+    let conf = machine.path("boot/loader/loader.conf");
+    fs::write(conf, "default nixos-*\n").unwrap();
+    // It looks again when it hears something.
+    machine.order(&new, Needs::Switch, Action::Try, 5);
+    let told = machine
+        .until(|s| s.report.as_ref().is_some_and(|r| r.default.is_none()))
+        .await;
+    let said = told.message.unwrap();
+    assert!(said.contains("names no one system"), "{said}");
+    let back = machine.until_phase(Phase::WentBack).await;
+    assert!(back.unheard);
+    machine.runs_and_boots(&machine.old.output, &machine.old.output);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_system_whose_files_can_not_be_read_is_no_staged_one() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "switch-inhibitors");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.show(machine.spec(1, &new));
+    let told = machine.until(|s| s.message.is_some()).await;
+    let said = told.message.unwrap();
+    assert!(said.contains("switch-inhibitors"), "{said}");
+    assert_eq!(told.report.unwrap().staged, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_killed_finds_its_work_again() {
     let mut machine = Machine::new().await;
     let new = machine.leader.build("new", "6.12", "blocks");

@@ -38,8 +38,8 @@ pub struct Facts {
     pub boot: BootId,
     /// `/run/current-system`.
     pub running: StorePath,
-    /// What an ordinary boot would start.
-    pub default: StorePath,
+    /// What an ordinary boot would start, or why that can't be told.
+    pub default: Result<StorePath, String>,
     /// `/run/booted-system`.
     pub booted: StorePath,
     /// The system that was fetched last, whole and kept from collection.
@@ -128,7 +128,7 @@ pub fn report(journal: &Journal, facts: &Facts) -> Report {
     Report {
         boot: facts.boot.clone(),
         running: facts.running.clone(),
-        default: facts.default.clone(),
+        default: facts.default.clone().ok(),
         staged: facts.staged.clone(),
         activity: journal.current.as_ref().map(|t| Activity {
             ticket: t.ticket,
@@ -183,16 +183,26 @@ impl<'a> Agent<'a> {
                 "the order to try it came too late",
             );
         }
-        // S9: to go back to it would make it the default in the end, and it was never said to be well.
-        if running != default && !runs_it && !stuck {
-            let why = format!(
+        let refused = match default {
+            // S9: to go back to it would make it the default in the end, and it was never said to be well.
+            Ok(default) if running != default && !runs_it && !stuck => Some(format!(
                 "it runs {running} and would boot {default}: somebody has changed the one without the other, or a try \
                  has ended half-way. Reboot it, or make what runs its default (nixos-rebuild boot \
                  --store-path {running})"
-            );
-            return self.lapse(&accepted, Phase::WentBack, &why);
+            )),
+            Err(why) if order.needs == Needs::Reboot => Some(format!(
+                "what it would boot can't be told, so it could not be gone back to: {why}"
+            )),
+            Ok(_) | Err(_) => None,
+        };
+        match refused {
+            Some(why) => self.lapse(&accepted, Phase::WentBack, &why),
+            None => self.write(accepted),
         }
-        self.write(accepted)
+    }
+
+    fn boots(&self, system: &StorePath) -> bool {
+        self.facts.default.as_ref() == Ok(system)
     }
 
     /// A server runs what it can't be taken back from, and nobody has said `Keep`: only another order helps it.
@@ -250,7 +260,7 @@ impl<'a> Agent<'a> {
         if !self.is_allowed(current) {
             return self.wait_for_publication(current);
         }
-        let as_before = |default: &StorePath| facts.default == *default;
+        let as_before = |default: &StorePath| facts.default.is_err() || self.boots(default);
         if facts.running != current.from || !current.fallback().is_none_or(as_before) {
             let why = "what it runs or would boot has changed since the order came";
             return self.lapse(current, Phase::WentBack, why);
@@ -388,14 +398,13 @@ impl<'a> Agent<'a> {
             return self.run(&begun, command);
         }
         match self.outcome(current) {
-            Some(Ok(())) if self.facts.default == current.system => {
-                self.enter(current, Phase::Kept, "")
-            }
+            Some(Ok(())) if self.boots(&current.system) => self.enter(current, Phase::Kept, ""),
             other if current.attempts >= MAX_ATTEMPTS => {
-                let why = match other {
-                    Some(Ok(())) => "another system is still the default",
-                    Some(Err(why)) => why,
-                    None => "it was begun again and again and did not end",
+                let why: &str = match (other, &self.facts.default) {
+                    (Some(Err(why)), _) => why,
+                    (None, _) => "it was begun again and again and did not end",
+                    (Some(Ok(())), Err(why)) => why,
+                    (Some(Ok(())), Ok(_)) => "another system is still the default",
                 };
                 let told = format!("it can't be made the default: {why}");
                 self.enter(current, Phase::Failed, told)
@@ -409,7 +418,7 @@ impl<'a> Agent<'a> {
         let on_old = facts.running == current.from;
         let outcome = self.outcome(current);
         let fallback = current.fallback();
-        let as_before = fallback.is_none_or(|default| facts.default == *default);
+        let as_before = fallback.is_none_or(|default| self.boots(default));
         if on_old && as_before && outcome == Some(Ok(())) {
             let back = current.enter(Phase::WentBack, facts.now, current.message.clone());
             return self.write(Try {
@@ -419,10 +428,11 @@ impl<'a> Agent<'a> {
             });
         }
         if current.attempts >= MAX_ATTEMPTS_BACK {
-            let why = match outcome {
-                Some(Err(why)) => why,
+            let why: &str = match (outcome, &facts.default) {
+                (Some(Err(why)), _) => why,
                 _ if !on_old => "the old system does not come up",
-                _ => "the default is not what it was",
+                (_, Err(why)) => why,
+                (_, Ok(_)) => "the default is not what it was",
             };
             let told = format!("{}; it can't go back: {why}", current.message);
             return self.enter(current, Phase::Failed, told);

@@ -139,7 +139,7 @@ impl<'a> Rollout<'a> {
             .get(&member.name)
             .and_then(|s| s.report.as_ref());
         let goal = self.goal(member).map(|g| &g.output);
-        report.is_some_and(|r| Some(&r.running) == goal && Some(&r.default) == goal)
+        report.is_some_and(|r| Some(&r.running) == goal && r.default.as_ref() == goal)
     }
 
     /// Every node fetches what it will run, long before it may.

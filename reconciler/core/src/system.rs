@@ -85,14 +85,22 @@ pub struct Report {
     pub boot: BootId,
     /// `/run/current-system`.
     pub running: StorePath,
-    /// What an ordinary boot would start.
-    pub default: StorePath,
+    /// What an ordinary boot would start. `None` where the boot loader's files do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<StorePath>,
     /// The system that it fetched last, whole and kept from collection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged: Option<Staged>,
     /// What it does, or did last, under a ticket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activity: Option<Activity>,
+}
+
+impl Report {
+    /// Whether an ordinary boot would start `system`.
+    pub fn boots(&self, system: &StorePath) -> bool {
+        self.default.as_ref() == Some(system)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ mod machine;
 
 use fabrik_core::agent::{Command, Journal, JournalError, UNPUBLISHED_SECS};
 use fabrik_core::system::{Action, Needs, Phase};
-use machine::{Crash, Fate, Machine, NEW, OLD, OTHER, path};
+use machine::{Crash, Fate, Machine, NEW, OLD, OTHER, UNREADABLE, path};
 use proptest::prelude::*;
 
 const WORKERS: &str = "workers";
@@ -199,6 +199,71 @@ fn a_server_whose_minor_fails_to_start_is_a_person_s_and_one_that_did_not_get_so
 }
 
 #[test]
+fn a_menu_that_nobody_can_read_keeps_no_node_from_going_back() {
+    for needs in [Needs::Switch, Needs::Reboot] {
+        for heard in [true, false] {
+            let mut machine = Machine::ordered(needs, WORKERS, false);
+            machine.settle();
+            machine.unreadable = true;
+            assert_eq!(machine.report().default, None);
+            if heard {
+                machine.act(Action::GoBack);
+                machine.settle();
+            } else {
+                machine.wait_until_deadline();
+            }
+            assert_eq!(machine.phase(), Some(Phase::WentBack));
+            assert_eq!(
+                (&machine.running, machine.report().default),
+                (&path(OLD), Some(path(OLD)))
+            );
+        }
+    }
+}
+
+#[test]
+fn a_system_whose_menu_can_not_be_read_is_not_kept_and_a_revert_is_obeyed() {
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.fate = Fate::BadMenu;
+    machine.settle();
+    machine.act(Action::Keep);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Failed));
+    assert!(message(&machine).contains(UNREADABLE));
+    machine.publish(2, WORKERS, OTHER);
+    machine.fetched = Some(path(OTHER));
+    machine.needs = Needs::Reboot;
+    machine.order(2, OTHER, Action::Try, false);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::WentBack));
+    assert!(message(&machine).contains(UNREADABLE));
+    machine.needs = Needs::Switch;
+    machine.order(3, OTHER, Action::Try, false);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Trying));
+    machine.act(Action::Keep);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Kept));
+    assert_eq!(machine.report().default, Some(path(OTHER)));
+}
+
+#[test]
+fn without_a_default_that_could_be_told_going_back_restores_none() {
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.unreadable = true;
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Trying));
+    machine.act(Action::GoBack);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::WentBack));
+    assert_eq!(machine.running, path(OLD));
+    assert!(matches!(
+        machine.commands.as_slice(),
+        [Command::Switch { .. }, Command::SwitchBack { .. }]
+    ));
+}
+
+#[test]
 fn a_boot_that_fails_ends_on_the_old_system() {
     let mut machine = Machine::ordered(Needs::Reboot, WORKERS, false);
     machine.fate = Fate::Panics;
@@ -355,7 +420,8 @@ fn fates() -> impl Strategy<Value = Fate> {
         Just(Fate::Well),
         Just(Fate::FailsEarly),
         Just(Fate::FailsLate),
-        Just(Fate::Panics)
+        Just(Fate::Panics),
+        Just(Fate::BadMenu)
     ]
 }
 

@@ -120,7 +120,8 @@ impl Activation<'_> {
                 &system(drop)?,
             )?);
         }
-        if look::default(self.config)? == *keep {
+        // A menu that can't be read is written anew.
+        if look::default(self.config).is_ok_and(|default| default == *keep) {
             return Ok(());
         }
         self.make_default(keep)

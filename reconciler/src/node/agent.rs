@@ -41,6 +41,8 @@ pub struct Agent {
     units: Units,
     channels: Channels,
     last: Option<Outcome>,
+    /// Why the system that is whole in the store can't be tried all the same.
+    unusable: Option<String>,
     /// The publication that was checked last, and what came of it.
     checked: Option<(SignedPublication, Result<Publication, Why>)>,
 }
@@ -54,6 +56,7 @@ impl Agent {
             config,
             channels,
             last: None,
+            unusable: None,
             checked: None,
         }
     }
@@ -62,7 +65,7 @@ impl Agent {
     pub async fn run(mut self) {
         let mut journal = self.read_journal().await;
         if let Some(current) = journal.current.as_ref().filter(|t| !t.is_over()) {
-            if let Ok(facts) = look::facts(&self.config, None, None) {
+            if let Ok(facts) = look::facts(&self.config, None) {
                 self.report(&journal, &facts);
             }
             self.last = self.units.found(current).await;
@@ -84,7 +87,7 @@ impl Agent {
                 Err(error) => error,
             };
             tracing::error!(%error, "nothing is done");
-            if let Ok(facts) = look::facts(&self.config, None, None) {
+            if let Ok(facts) = look::facts(&self.config, None) {
                 self.report(&Journal::default(), &facts);
             }
             self.say("Failed", error.to_string());
@@ -95,7 +98,12 @@ impl Agent {
     async fn step(&mut self, journal: &mut Journal) -> Result<(), NodeError> {
         let wish = self.wish();
         let staged = self.channels.progress.borrow_and_update().staged.clone();
-        let facts = look::facts(&self.config, staged.as_ref(), self.last.clone())?;
+        let mut facts = look::facts(&self.config, self.last.clone())?;
+        let staged = staged.map(|new| look::staged(&self.config, &facts, &new));
+        (facts.staged, self.unusable) = match staged.transpose() {
+            Ok(staged) => (staged, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         self.report(journal, &facts);
         self.want(journal, &wish);
         match agent::next(journal, &facts, &wish) {
@@ -193,7 +201,10 @@ impl Agent {
         let problem = || {
             let publication = self.checked.as_ref().and_then(|(_, c)| c.as_ref().err());
             let publication = publication.map(|why| format!("the publication {why}"));
-            publication.or_else(|| self.channels.progress.borrow().problem.clone())
+            publication
+                .or_else(|| self.channels.progress.borrow().problem.clone())
+                .or_else(|| self.unusable.clone())
+                .or_else(|| facts.default.clone().err())
         };
         let message = current.map(|t| t.message.clone());
         let message = message

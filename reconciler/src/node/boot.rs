@@ -81,22 +81,31 @@ pub fn keep(machine: &Machine, new: &System) -> Result<(), BootError> {
     clear_once(machine, loader)?;
     machine.nixos_rebuild_boot(new)?;
     machine.sync()?;
-    machine.menu(loader)?.defaults_to(new)
+    machine.menu(loader)?.boots_next(new)
 }
 
-/// Whether `system` has an entry in the menu or a generation in the profile.
+/// Whether `system` has a generation in the profile or an entry in the menu, as far as that can be read.
 pub fn is_prepared(machine: &Machine, system: &System) -> Result<bool, BootError> {
     if machine.generations()?.of(system).next().is_some() {
         return Ok(true);
     }
     match machine.loader() {
-        Ok(loader) => {
-            let menu = machine.menu(loader)?;
-            Ok(menu.entries.iter().any(|entry| entry.system == *system))
-        }
+        Ok(loader) => match machine.menu(loader) {
+            Ok(menu) => Ok(menu.entries.iter().any(|entry| entry.system == *system)),
+            Err(error) if is_unclear(&error) => Ok(false),
+            Err(error) => Err(error),
+        },
         Err(BootError::UnknownLoader { .. }) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// A menu that is there and does not tell: whoever installs the entries next writes it anew.
+fn is_unclear(error: &BootError) -> bool {
+    matches!(
+        error,
+        BootError::UnreadableMenu { .. } | BootError::DefaultUnclear { .. }
+    )
 }
 
 /// Takes `new` out of the profile and out of the loader's menu; `old` installs the loader's entries and stays the default.
@@ -143,7 +152,7 @@ fn remove(machine: &Machine, loader: Loader, old: &System, new: &System) -> Resu
     machine.install_loader(old)?;
     machine.sync()?;
     let menu = machine.menu(loader)?;
-    menu.defaults_to(old)?;
+    menu.boots_next(old)?;
     match menu.entries.into_iter().find(|entry| entry.system == *new) {
         None => Ok(()),
         Some(entry) => Err(BootError::EntryStays { entry: entry.id }),
@@ -151,8 +160,12 @@ fn remove(machine: &Machine, loader: Loader, old: &System, new: &System) -> Resu
 }
 
 fn clear_once(machine: &Machine, loader: Loader) -> Result<(), BootError> {
-    if machine.menu(loader)?.once.is_none() {
-        return Ok(());
+    match machine.menu(loader) {
+        Ok(menu) if menu.once.is_none() => return Ok(()),
+        Ok(_) => {}
+        // Whether there is one can't be seen: it is taken back unseen, and looked for when the menu is another.
+        Err(error) if is_unclear(&error) => return machine.set_once(loader, None),
+        Err(error) => return Err(error),
     }
     machine.set_once(loader, None)?;
     match machine.menu(loader)?.once {

@@ -15,30 +15,25 @@ const BOOTED: &str = "/run/booted-system";
 const PROFILE: &str = "/nix/var/nix/profiles/system";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Looks at the machine. `staged` is the system that is whole in its store, `last` how the last command ended.
-pub fn facts(
-    config: &AgentConfig,
-    staged: Option<&StorePath>,
-    last: Option<Outcome>,
-) -> Result<Facts, NodeError> {
-    let running = system(config, RUNNING)?;
-    let booted = system(config, BOOTED)?;
-    let staged = staged
-        .map(|new| {
-            let needs = closure::needs(&config.root, &booted, &running, new)?;
-            let system = new.clone();
-            Ok::<_, NodeError>(Staged { system, needs })
-        })
-        .transpose()?;
+/// Looks at the machine, with nothing staged yet. `last` is how the last command ended.
+pub fn facts(config: &AgentConfig, last: Option<Outcome>) -> Result<Facts, NodeError> {
     Ok(Facts {
         now: Timestamp::now(),
         boot: boot_id(config)?,
-        default: default(config)?,
-        running,
-        booted,
-        staged,
+        // Nodes go back, and obey what needs no boot, with a menu that nobody can read.
+        default: default(config).map_err(|error| error.to_string()),
+        running: system(config, RUNNING)?,
+        booted: system(config, BOOTED)?,
+        staged: None,
         last,
     })
+}
+
+/// What it takes to go to `new`, which is whole in the store of a machine that shows `facts`.
+pub fn staged(config: &AgentConfig, facts: &Facts, new: &StorePath) -> Result<Staged, NodeError> {
+    let needs = closure::needs(&config.root, &facts.booted, &facts.running, new)?;
+    let system = new.clone();
+    Ok(Staged { system, needs })
 }
 
 pub fn boot_id(config: &AgentConfig) -> Result<BootId, NodeError> {

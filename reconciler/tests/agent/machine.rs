@@ -293,8 +293,11 @@ impl Machine {
     /// Asserts what runs, and what an ordinary boot would start.
     #[track_caller]
     pub fn runs_and_boots(&self, running: &StorePath, default: &StorePath) {
-        let facts = fabrik::node::look::facts(&self.config, None, None).unwrap();
-        assert_eq!((&facts.running, &facts.default), (running, default));
+        let facts = fabrik::node::look::facts(&self.config, None).unwrap();
+        assert_eq!(
+            (&facts.running, facts.default.as_ref()),
+            (running, Ok(default))
+        );
     }
 
     /// What was asked of switch-to-configuration since the installation.

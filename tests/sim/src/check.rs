@@ -508,7 +508,7 @@ fn ended(view: &Observed, ticket: &Ticket, ending: &Ending, book: &Book) -> Brok
         );
     }
     let report = view.systems.get(name).and_then(|s| s.report.as_ref());
-    let on = |path: &StorePath| report.is_some_and(|r| r.running == *path && r.default == *path);
+    let on = |path: &StorePath| report.is_some_and(|r| r.running == *path && r.boots(path));
     match ending {
         Ending::Kept if !on(&update.system) => {
             broken("S1", format!("{name} is done and does not run it"))

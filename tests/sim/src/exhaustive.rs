@@ -198,7 +198,7 @@ fn fingerprint(world: &World, left: Left) -> u64 {
         well.map(|w| relative(w.since, now).max(-60)).hash(into);
         let report = system.report.as_ref();
         report
-            .map(|r| (r.running.to_string(), r.default.to_string()))
+            .map(|r| (r.running.to_string(), format!("{:?}", r.default)))
             .hash(into);
         let activity = report.and_then(|r| r.activity.as_ref());
         let activity = activity.map(|a| (number(a.ticket), a.phase as u8, a.unheard));

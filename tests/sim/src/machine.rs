@@ -379,7 +379,7 @@ impl Machine {
             now: self.clock(now),
             boot: self.boot_id(),
             running: systems.path(self.running).clone(),
-            default: systems.path(self.default).clone(),
+            default: Ok(systems.path(self.default).clone()),
             booted: systems.path(self.booted).clone(),
             staged: self.staged.map(|sys| Staged {
                 system: systems.path(sys).clone(),

@@ -428,7 +428,7 @@ fn agents_at_once(desired: &Desired, view: &Observed, now: Timestamp) -> Step {
             let system = v.systems.get_mut(&member.name);
             if let Some((target, report)) = target.zip(system.and_then(|s| s.report.as_mut())) {
                 report.running.clone_from(&target.system.output);
-                report.default.clone_from(&target.system.output);
+                report.default = Some(target.system.output.clone());
             }
             let node = v.nodes.get_mut(&member.name);
             if let (Some(node), Some(target)) = (node, target) {

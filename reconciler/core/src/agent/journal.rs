@@ -40,6 +40,7 @@ pub struct Try {
     /// What ran when the order was accepted, and is gone back to.
     pub from: StorePath,
     /// What an ordinary boot would have started then, and is to start again when the try is left. Only `Keep` changes it.
+    /// `None` where that could not be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<StorePath>,
     /// `from` was never kept: it is what a server is stuck on, and this is its fix.
@@ -149,16 +150,15 @@ impl Try {
     pub(super) fn of(order: &Order, facts: &Facts) -> Self {
         let time = SignedDuration::from_secs(order.seconds.into());
         // Who runs it already, and would boot another one, is in the middle of a try that it has lost the memory of.
-        let from = if facts.running == order.system {
-            &facts.default
-        } else {
-            &facts.running
+        let from = match &facts.default {
+            Ok(default) if facts.running == order.system => default,
+            _ => &facts.running,
         };
         Self {
             ticket: order.ticket,
             system: order.system.clone(),
             from: from.clone(),
-            default: Some(facts.default.clone()),
+            default: facts.default.clone().ok(),
             stuck: false,
             needs: order.needs,
             minor: order.minor,

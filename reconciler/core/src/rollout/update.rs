@@ -349,7 +349,7 @@ impl<'a> Tried<'_, 'a> {
     fn runs_old(&self) -> bool {
         let from = &self.update.from;
         self.report
-            .is_some_and(|r| r.running == *from && r.default == *from)
+            .is_some_and(|r| r.running == *from && r.boots(from))
     }
 
     fn late_by(&self) -> SignedDuration {
@@ -459,8 +459,8 @@ impl<'a> Tried<'_, 'a> {
     }
 
     fn is_kept(&self) -> bool {
-        let default = self.report.map(|r| &r.default);
-        self.runs_new() && default == Some(&self.update.system)
+        let boots_it = |r: &Report| r.boots(&self.update.system);
+        self.runs_new() && self.report.is_some_and(boots_it)
     }
 
     fn keeping(&self) -> Stage<'a> {

@@ -10,6 +10,7 @@ pub const OLD: &str = "old";
 pub const NEW: &str = "new";
 pub const OTHER: &str = "other";
 pub const SECONDS: u32 = 900;
+pub const UNREADABLE: &str = "loader.conf: the default is `nixos-*`";
 
 pub fn path(name: &str) -> StorePath {
     format!("/nix/store/{}-{name}", "a".repeat(32))
@@ -26,6 +27,8 @@ pub enum Fate {
     FailsEarly,
     /// It does not come up when it is booted.
     Panics,
+    /// The menu that it writes can't be read.
+    BadMenu,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub struct Machine {
     pub running: StorePath,
     pub default: StorePath,
     pub booted: StorePath,
+    /// The boot loader's files do not say what the default is.
+    pub unreadable: bool,
     once: Option<StorePath>,
     pub fetched: Option<StorePath>,
     pub needs: Needs,
@@ -71,6 +76,7 @@ impl Machine {
             running: path(OLD),
             default: path(OLD),
             booted: path(OLD),
+            unreadable: false,
             once: None,
             fetched: None,
             needs,
@@ -135,7 +141,11 @@ impl Machine {
             now: self.now,
             boot: boot_id(self.boot),
             running: self.running.clone(),
-            default: self.default.clone(),
+            default: if self.unreadable {
+                Err(UNREADABLE.to_owned())
+            } else {
+                Ok(self.default.clone())
+            },
             booted: self.booted.clone(),
             staged,
             last: self.last.clone(),
@@ -237,8 +247,7 @@ impl Machine {
                 return Ok(Err("/boot is full".to_owned()));
             }
             Command::BootOnce { from, to } => {
-                // The old system's installation writes the menu.
-                self.default = from;
+                self.write_menu(from);
                 self.step()?;
                 self.once = Some(to);
                 self.step()?;
@@ -247,8 +256,11 @@ impl Machine {
             }
             Command::MakeDefault { system, booted } => {
                 assert!(!booted || self.booted == system);
-                self.default = system;
+                self.write_menu(system);
                 self.step()?;
+                if self.unreadable {
+                    return Ok(Err(UNREADABLE.to_owned()));
+                }
             }
             Command::SwitchBack { to } => {
                 self.start(to);
@@ -257,7 +269,7 @@ impl Machine {
             Command::RebootBack { to, .. } => {
                 self.once = None;
                 self.step()?;
-                self.default = to;
+                self.write_menu(to);
                 self.step()?;
                 self.power_cut();
                 return Err(Crashed);
@@ -265,11 +277,17 @@ impl Machine {
             Command::TidyUp { keep, .. } => {
                 self.once = None;
                 self.step()?;
-                self.default = keep;
+                self.write_menu(keep);
                 self.step()?;
             }
         }
         Ok(Ok(()))
+    }
+
+    /// As the installation of `system` does, which makes that the default.
+    fn write_menu(&mut self, system: StorePath) {
+        self.unreadable = self.fate == Fate::BadMenu && system == path(NEW);
+        self.default = system;
     }
 
     fn start(&mut self, system: StorePath) {

@@ -114,7 +114,7 @@ impl Machine {
         Report {
             boot: boot_id(self.boot),
             running,
-            default: path(&self.default),
+            default: Some(path(&self.default)),
             staged,
             activity: self.phase.map(|(ticket, phase)| Activity {
                 ticket,

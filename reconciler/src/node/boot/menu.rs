@@ -34,6 +34,17 @@ impl Menu {
         }
     }
 
+    /// The default is `system`, and the next boot takes the default.
+    pub fn boots_next(&self, system: &System) -> Result<(), BootError> {
+        self.defaults_to(system)?;
+        match &self.once {
+            None => Ok(()),
+            Some(found) => Err(BootError::OnceNotCleared {
+                found: found.clone(),
+            }),
+        }
+    }
+
     /// The default is `old`, and `new` has an entry under its own generation: that entry.
     pub fn ready(
         &self,

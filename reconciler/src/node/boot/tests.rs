@@ -224,6 +224,22 @@ fn abandoned_nothing_of_it_is_left() {
 }
 
 #[test]
+fn a_menu_that_does_not_tell_is_written_anew_by_who_abandons() {
+    let world = World::new();
+    prepare(&world.machine, &world.old, &world.new).unwrap();
+    boot_once(&world.machine, &world.old, &world.new).unwrap();
+    let conf = world.root().join("boot/loader/loader.conf");
+    fs::write(conf, "default nixos-*\n").unwrap();
+    assert!(is_prepared(&world.machine, &world.new).unwrap());
+    abandon(&world.machine, &world.old, &world.new).unwrap();
+    assert_eq!(
+        (world.menu().default, world.menu().once),
+        (world.old.clone(), None)
+    );
+    assert_eq!(world.numbers(), [1]);
+}
+
+#[test]
 fn an_installation_without_an_entry_is_undone() {
     let world = World::new();
     fs::write(world.root().join("hidden"), NEW).unwrap();

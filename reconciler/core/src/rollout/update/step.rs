@@ -120,7 +120,7 @@ fn try_again(
 fn keeps(rollout: &Rollout<'_>, ticket: &Ticket, update: &Update) -> bool {
     let system = rollout.observed.systems.get(&ticket.node);
     let report = system.and_then(|s| s.report.as_ref());
-    report.is_some_and(|r| r.running == update.system && r.default == update.system)
+    report.is_some_and(|r| r.running == update.system && r.boots(&update.system))
 }
 
 fn is_denied(rollout: &Rollout<'_>, update: &Update) -> bool {
