@@ -197,6 +197,48 @@ async fn an_agent_that_is_killed_finds_its_work_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_that_outlives_its_unit_is_ended_before_the_way_back() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "blocks");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Switch, Action::Try, SECONDS);
+    machine.until_phase(Phase::Applying).await;
+    let running = machine.path("run/current-system");
+    wait_for(|| fs::read_link(&running).unwrap().as_os_str() == new.output.as_str()).await;
+    machine.kill_unit("fabrik-try-1.service");
+    let activation = machine.unit("nixos-rebuild-switch-to-configuration.service");
+    assert!(activation.exists());
+    let back = machine.until_phase(Phase::GoingBack).await;
+    assert!(!activation.exists());
+    let said = back.message;
+    assert!(said.contains("ended before it said"), "{said}");
+    machine.until_phase(Phase::WentBack).await;
+    machine.runs_and_boots(&machine.old.output, &machine.old.output);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_systemd_does_not_answer_nothing_is_begun() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.12", "blocks");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Switch, Action::Try, SECONDS);
+    machine.until_phase(Phase::Applying).await;
+    let running = machine.path("run/current-system");
+    wait_for(|| fs::read_link(&running).unwrap().as_os_str() == new.output.as_str()).await;
+    machine.kill_agent().await;
+    let deaf = machine.path("run/deaf");
+    fs::write(&deaf, "").unwrap();
+    machine.start_agent();
+    wait_for(|| machine.path("run/asked").exists()).await;
+    fs::remove_file(deaf).unwrap();
+    fs::write(machine.path("run/go-on"), "").unwrap();
+    machine.until_phase(Phase::Trying).await;
+    assert_eq!(machine.switched(), [format!("test {}", new.output)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_that_fails_in_the_middle_of_an_activation_ends_it() {
     let mut machine = Machine::new().await;
     let new = machine.leader.build("new", "6.12", "blocks");

@@ -17,10 +17,14 @@ use crate::system::{Action, Activity, Needs, Order, Phase, Publication, Report, 
 pub const MAX_ATTEMPTS: u32 = 3;
 /// Going back is worth more attempts: a reboot and what it leaves to be tidied up are two.
 pub const MAX_ATTEMPTS_BACK: u32 = 5;
+/// From the beginning of the first attempt to that of the second, and twice as long for each one more: what is in the
+/// way for a moment must not use them up.
+pub const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
 /// How long an order may be ahead of the publication of its system. They are written one after the other.
 pub const UNPUBLISHED_SECS: i64 = 60;
 
 const UNHEARD: &str = "nobody said in time that it is well";
+const BOUND: &str = "it has started another k3s minor, or may have, and a server is not taken back from that by itself";
 
 /// What the leader wants of this node, as far as it was heard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -372,15 +376,10 @@ impl<'a> Agent<'a> {
             }
             Some(why) if self.may_go_back(current) => self.enter(current, Phase::GoingBack, why),
             Some(_) if !current.message.is_empty() => Do::Wait(None),
-            Some(why) => {
-                let told = format!(
-                    "{why}; but it has started another k3s minor, and a server is not taken back from that by itself"
-                );
-                self.write(Try {
-                    message: told,
-                    ..current.clone()
-                })
-            }
+            Some(why) => self.write(Try {
+                message: format!("{why}; but {BOUND}"),
+                ..current.clone()
+            }),
         }
     }
 
@@ -417,6 +416,11 @@ impl<'a> Agent<'a> {
         let facts = self.facts;
         let on_old = facts.running == current.from;
         let outcome = self.outcome(current);
+        // It was, when this began; an activation that was not at its end has gone on.
+        if !self.may_go_back(current) {
+            let told = format!("{}; but {BOUND}", current.message);
+            return self.enter(current, Phase::Failed, told);
+        }
         let fallback = current.fallback();
         let as_before = fallback.is_none_or(|default| self.boots(default));
         if on_old && as_before && outcome == Some(Ok(())) {
@@ -455,10 +459,7 @@ impl<'a> Agent<'a> {
         if self.may_go_back(current) {
             self.enter(current, Phase::GoingBack, why)
         } else {
-            let told = format!(
-                "{why}; it may have started another k3s minor, and a server is not taken back from that by itself"
-            );
-            self.enter(current, Phase::Failed, told)
+            self.enter(current, Phase::Failed, format!("{why}; but {BOUND}"))
         }
     }
 
@@ -504,11 +505,27 @@ impl<'a> Agent<'a> {
     }
 
     fn run(&self, current: &Try, command: Command) -> Do {
+        let now = self.facts.now;
+        if let Some(until) = self.pause(current) {
+            return Do::Wait(Some(until));
+        }
         let begun = Try {
             attempts: current.attempts + 1,
+            begun: Some(now),
             ..current.clone()
         };
         Do::Run(self.journal.with(begun), command)
+    }
+
+    /// Until when the next attempt has to wait, if it has to.
+    fn pause(&self, current: &Try) -> Option<Timestamp> {
+        let now = self.facts.now;
+        let doublings = current.attempts.checked_sub(1)?;
+        // What has ended well is followed by the next step at once, and a clock that was put back says nothing.
+        let begun = current.begun.filter(|begun| *begun <= now)?;
+        let length = FIRST_PAUSE * 2_i32.saturating_pow(doublings);
+        let until = begun.saturating_add(length).unwrap_or(Timestamp::MAX);
+        (now < until && self.outcome(current) != Some(Ok(()))).then_some(until)
     }
 
     fn enter(&self, current: &Try, phase: Phase, message: impl Into<String>) -> Do {

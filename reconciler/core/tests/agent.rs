@@ -277,6 +277,56 @@ fn a_boot_that_fails_ends_on_the_old_system() {
 }
 
 #[test]
+fn what_is_in_the_way_for_half_a_minute_uses_up_no_attempts() {
+    for (action, needs, phase) in [
+        (Action::GoBack, Needs::Switch, Phase::WentBack),
+        (Action::GoBack, Needs::Reboot, Phase::WentBack),
+        (Action::Keep, Needs::Switch, Phase::Kept),
+    ] {
+        let mut machine = Machine::ordered(needs, WORKERS, false);
+        machine.settle();
+        machine.begun.clear();
+        machine.refuses = if action == Action::Keep { 2 } else { 3 };
+        machine.act(action);
+        machine.settle();
+        assert_eq!(machine.phase(), Some(phase));
+        let between = machine.begun.windows(2);
+        let pauses: Vec<i64> = between.map(|w| (w[1] - w[0]).get_seconds()).collect();
+        let expected = [2, 4, 8];
+        let refused = expected.len().min(pauses.len());
+        assert_eq!(pauses[..refused], expected[..refused]);
+    }
+}
+
+#[test]
+fn a_clock_that_is_put_back_makes_no_pause_long() {
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.settle();
+    machine.refuses = 1;
+    machine.act(Action::GoBack);
+    while machine.refuses > 0 {
+        assert!(machine.go_on().is_continue());
+    }
+    machine.seconds_pass(-100_000);
+    assert!(machine.go_on().is_continue());
+    assert_eq!(machine.running, path(OLD));
+}
+
+#[test]
+fn a_server_whose_activation_goes_on_while_it_goes_back_is_left_alone() {
+    let mut machine = Machine::ordered(Needs::Drain, SERVERS, true);
+    machine.fate = Fate::FailsEarly;
+    while machine.phase() != Some(Phase::GoingBack) {
+        assert!(machine.go_on().is_continue());
+    }
+    machine.running = path(NEW);
+    let commands = machine.commands.len();
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Failed));
+    assert_eq!(machine.commands.len(), commands);
+}
+
+#[test]
 fn an_activation_that_fails_is_taken_back_with_what_it_said() {
     for fate in [Fate::FailsEarly, Fate::FailsLate] {
         let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use super::boot::{self, Machine, System};
 use super::state::{State, Trace, Work};
-use super::{AgentConfig, NodeError, look};
+use super::{AgentConfig, NodeError, look, unit};
 
 /// How long the old system may take to be put back.
 const GO_BACK_LIMIT: Duration = Duration::from_secs(600);
@@ -26,7 +26,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// So much of what a program said last is shown.
 const MAX_SAID_CHARS: usize = 2000;
 /// Where nixos-rebuild runs the activation itself (nixos-rebuild-ng, services.py).
-const INNER_UNIT: &str = "nixos-rebuild-switch-to-configuration.service";
+pub(super) const INNER_UNIT: &str = "nixos-rebuild-switch-to-configuration.service";
 
 /// Carries out `work`, and leaves behind how it ended.
 pub fn carry_out(config: &AgentConfig, work: &Work) -> Result<(), NodeError> {
@@ -53,6 +53,11 @@ struct Activation<'a> {
 impl Activation<'_> {
     fn run(&self, work: &Work) -> Result<(), NodeError> {
         tracing::info!(ticket = work.ticket, command = ?work.command, "carrying out");
+        let replaces = matches!(
+            work.command,
+            Command::Switch { .. } | Command::SwitchBack { .. }
+        );
+        self.end_activation(replaces)?;
         match &work.command {
             Command::Switch { to, deadline } => self.switch(to, *deadline),
             Command::BootOnce { from, to } => {
@@ -81,11 +86,49 @@ impl Activation<'_> {
         let arguments = ["test", "--store-path", to.as_str(), "--no-reexec"];
         let program = self.config.programs().find("nixos-rebuild");
         let switched = self.program(&program, &arguments, left);
-        if switched.is_err() {
-            // What nixos-rebuild has started goes on without it.
-            let _ = self.systemctl(&["stop", INNER_UNIT]);
+        if switched.is_err()
+            && let Err(error) = self.end_activation(true)
+        {
+            tracing::error!(%error, "an activation that failed may go on");
         }
         switched
+    }
+
+    /// What nixos-rebuild has started goes on without it: nothing is begun beside that. It is stopped if `stop`, and
+    /// its end awaited.
+    fn end_activation(&self, stop: bool) -> Result<(), NodeError> {
+        let begun = Instant::now();
+        while self.is_activating()? {
+            if begun.elapsed() >= GO_BACK_LIMIT {
+                return Err(NodeError::Program {
+                    program: INNER_UNIT.to_owned(),
+                    reason: format!("it did not end within {GO_BACK_LIMIT:?}"),
+                });
+            }
+            // One that has just ended can't be stopped.
+            if stop && let Err(error) = self.systemctl(&["stop", INNER_UNIT]) {
+                tracing::warn!(%error, "an activation is not stopped");
+            }
+            thread::sleep(GLANCE);
+        }
+        Ok(())
+    }
+
+    fn is_activating(&self) -> Result<bool, NodeError> {
+        let arguments = ["is-active", INNER_UNIT];
+        let failed = |reason: String| NodeError::Program {
+            program: format!("systemctl {}", arguments.join(" ")),
+            reason,
+        };
+        let output = Process::new(self.config.programs().find("systemctl"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| failed(error.to_string()))?;
+        unit::is_there(&output.stdout).ok_or_else(|| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            failed(format!("{}: {}", output.status, said.trim_end()))
+        })
     }
 
     fn switch_back(&self, to: &StorePath) -> Result<(), NodeError> {

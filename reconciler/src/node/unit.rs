@@ -5,9 +5,10 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use fabrik_core::agent::{Command, Outcome, Try};
+use fabrik_core::system::Phase;
 use tokio::process::Command as Process;
 
-use super::activate::SHUTDOWN_LIMIT;
+use super::activate::{INNER_UNIT, SHUTDOWN_LIMIT};
 use super::state::{State, Trace, Work};
 use super::{AgentConfig, NodeError};
 
@@ -48,9 +49,10 @@ impl Units {
 
     /// How the command ended that was begun for `current` by an agent before this one, if it is known.
     pub async fn found(&self, current: &Try) -> Option<Outcome> {
-        if self.is_active(current.ticket).await {
+        if self.is_active(&unit(current.ticket)).await {
             return Some(self.end_of(current).await);
         }
+        self.stop_activation(current).await;
         match self.state.trace(current) {
             Ok(Some(Trace::Ended(outcome))) => Some(outcome),
             Ok(Some(Trace::Rebooting { .. }) | None) => None,
@@ -63,7 +65,7 @@ impl Units {
 
     async fn start(&self, work: &Work) -> Result<(), NodeError> {
         // One of an attempt before may be at its end.
-        while self.is_active(work.ticket).await {
+        while self.is_active(&unit(work.ticket)).await {
             tokio::time::sleep(GLANCE).await;
         }
         let program = self.config.programs().find("systemd-run");
@@ -102,41 +104,72 @@ impl Units {
         };
         let mut gone: Option<Instant> = None;
         loop {
-            let active = self.is_active(current.ticket).await;
+            let active = self.is_active(&unit(current.ticket)).await;
             let patience = match self.state.trace(current) {
                 // It ends its unit right after its last word.
                 Ok(Some(Trace::Ended(outcome))) if !active => return outcome,
                 // The machine goes down, and ends all units, this agent's among them.
                 Ok(Some(Trace::Rebooting { .. })) => SHUTDOWN_LIMIT,
                 Ok(_) => LAST_WORDS,
-                Err(error) => return failed(error.to_string()),
+                Err(error) => {
+                    self.stop_activation(current).await;
+                    return failed(error.to_string());
+                }
             };
             if active {
                 gone = None;
             } else if gone.get_or_insert_with(Instant::now).elapsed() > patience {
+                self.stop_activation(current).await;
                 return failed("it was ended before it said how it went".to_owned());
             }
             tokio::time::sleep(GLANCE).await;
         }
     }
 
-    async fn is_active(&self, ticket: u64) -> bool {
-        let mut command = Process::new(self.config.programs().find("systemctl"));
-        command.args(["is-active", &unit(ticket)]);
-        match output(command).await {
-            // While it starts or ends it is not gone.
-            Ok(output) => {
-                let state = String::from_utf8_lossy(&output.stdout);
-                matches!(
-                    state.trim(),
-                    "active" | "activating" | "deactivating" | "reloading"
-                )
-            }
-            Err(error) => {
-                tracing::warn!(%error, "systemctl can't be run");
-                false
-            }
+    /// An activation outlives who began it. What runs is known only when it has ended.
+    async fn stop_activation(&self, current: &Try) {
+        if current.phase != Phase::Applying {
+            return;
         }
+        while self.is_active(INNER_UNIT).await {
+            tracing::warn!("an activation goes on that nobody waits for: it is stopped");
+            if let Err(error) = self.systemctl(&["stop", INNER_UNIT]).await {
+                tracing::warn!(%error, "systemctl can't be run");
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    /// Waits for an answer: what is begun beside a unit that runs on does harm.
+    async fn is_active(&self, unit: &str) -> bool {
+        loop {
+            let why = match self.systemctl(&["is-active", unit]).await {
+                Ok(output) => match is_there(&output.stdout) {
+                    Some(answer) => return answer,
+                    None => String::from_utf8_lossy(&output.stderr).into_owned(),
+                },
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(unit, why = why.trim(), "systemd does not say if it runs");
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
+    async fn systemctl(&self, arguments: &[&str]) -> std::io::Result<Output> {
+        let mut command = Process::new(self.config.programs().find("systemctl"));
+        command.args(arguments);
+        output(command).await
+    }
+}
+
+/// What `systemctl is-active` says: a unit that starts or ends is not gone. `None` is no answer.
+pub(super) fn is_there(said: &[u8]) -> Option<bool> {
+    match String::from_utf8_lossy(said).trim() {
+        "active" | "activating" | "deactivating" | "reloading" | "refreshing" | "maintenance" => {
+            Some(true)
+        }
+        "inactive" | "failed" => Some(false),
+        _ => None,
     }
 }
 

@@ -174,16 +174,32 @@ impl Machine {
         self.start_agent();
     }
 
-    /// Ends the units as SIGKILL does.
+    /// Where a unit is, while it runs.
+    pub fn unit(&self, name: &str) -> PathBuf {
+        self.path("run/units").join(name)
+    }
+
+    /// Ends a unit as SIGKILL does.
+    pub fn kill_unit(&self, name: &str) {
+        let file = self.unit(name);
+        let group = fs::read_to_string(&file).unwrap();
+        let group = format!("-{}", group.trim());
+        let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
+        assert!(killed.unwrap().success());
+        fs::remove_file(file).unwrap();
+    }
+
     pub fn kill_units(&self) {
-        let units = self.path("run/units");
-        for unit in fs::read_dir(&units).into_iter().flatten() {
-            let file = unit.unwrap().path();
-            let group = fs::read_to_string(&file).unwrap();
-            let group = format!("-{}", group.trim());
-            let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
-            assert!(killed.unwrap().success());
-            fs::remove_file(file).unwrap();
+        let units = fs::read_dir(self.path("run/units"));
+        let mut names: Vec<_> = units
+            .into_iter()
+            .flatten()
+            .map(|unit| unit.unwrap().file_name().into_string().unwrap())
+            .collect();
+        // Who waits for another one first: it would end by itself.
+        names.sort();
+        for name in names {
+            self.kill_unit(&name);
         }
     }
 

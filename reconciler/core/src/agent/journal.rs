@@ -69,6 +69,9 @@ pub struct Try {
     /// How often the command of this phase was begun.
     #[serde(default)]
     pub attempts: u32,
+    /// When that was last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
@@ -171,6 +174,7 @@ impl Try {
             unheard: false,
             keep: false,
             attempts: 0,
+            begun: None,
             message: String::new(),
         }
     }
@@ -193,6 +197,7 @@ impl Try {
             since: now,
             ran: self.ran || phase == Phase::Trying,
             attempts: 0,
+            begun: None,
             message: message.into(),
             ..self.clone()
         }

@@ -1,5 +1,7 @@
 //! A machine, its disk and its agent, in memory: commands take steps, and it may crash between any two of them.
 
+use std::ops::ControlFlow;
+
 use fabrik_core::agent::{Command, Do, Facts, Journal, Outcome, Wish, next, report, to_fetch};
 use fabrik_core::id::{BootId, StorePath};
 use fabrik_core::names::SERVERS_POOL;
@@ -55,6 +57,10 @@ pub struct Machine {
     pub needs: Needs,
     pub last: Option<Outcome>,
     pub commands: Vec<Command>,
+    /// When each attempt was begun.
+    pub begun: Vec<Timestamp>,
+    /// So many commands fail as soon as they are begun.
+    pub refuses: u32,
     /// The new minor's k3s has run, and the server's data are its own.
     pub new_minor_ran: bool,
     /// And the agent could know of it.
@@ -82,6 +88,8 @@ impl Machine {
             needs,
             last: None,
             commands: Vec::new(),
+            begun: Vec::new(),
+            refuses: 0,
             new_minor_ran: false,
             seen_to_run: false,
         }
@@ -164,27 +172,46 @@ impl Machine {
         to_fetch(&self.journal, &self.wish).cloned()
     }
 
-    /// Goes on until there is nothing to do; until when.
-    pub fn settle(&mut self) -> Option<Timestamp> {
+    /// Goes on until there is nothing to do but to wait for a word or a deadline.
+    pub fn settle(&mut self) {
         for _ in 0..200 {
-            match next(&self.journal, &self.facts(), &self.wish) {
-                Do::Wait(until) => {
-                    assert!(until.is_none_or(|u| u > self.now), "it waits for the past");
-                    return until;
-                }
-                Do::Write(journal) => {
-                    assert_ne!(journal, self.journal, "it writes what is written");
-                    let _ = self.write(journal);
-                }
-                Do::Run(journal, command) => {
-                    if self.write(journal).is_ok() {
-                        let _ = self.run(command);
-                    }
-                }
+            if let ControlFlow::Break(until) = self.go_on() {
+                let Some(pause) = until.filter(|until| self.is_pause(*until)) else {
+                    return;
+                };
+                self.now = pause;
             }
-            self.check();
         }
         panic!("it does not come to rest: {:?}", self.journal);
+    }
+
+    /// The next thing; until when it waits, where that is the next thing.
+    pub fn go_on(&mut self) -> ControlFlow<Option<Timestamp>> {
+        match next(&self.journal, &self.facts(), &self.wish) {
+            Do::Wait(until) => {
+                assert!(until.is_none_or(|u| u > self.now), "it waits for the past");
+                return ControlFlow::Break(until);
+            }
+            Do::Write(journal) => {
+                assert_ne!(journal, self.journal, "it writes what is written");
+                let _ = self.write(journal);
+            }
+            Do::Run(journal, command) => {
+                self.begun.push(self.now);
+                if self.write(journal).is_ok() {
+                    let _ = self.run(command);
+                }
+            }
+        }
+        self.check();
+        ControlFlow::Continue(())
+    }
+
+    /// Between two attempts.
+    fn is_pause(&self, until: Timestamp) -> bool {
+        let current = self.journal.current.as_ref().unwrap();
+        let last_word = current.phase == Phase::Applying && until == current.deadline;
+        current.attempts > 0 && !last_word
     }
 
     pub fn wait_until_deadline(&mut self) {
@@ -231,6 +258,10 @@ impl Machine {
     fn carry_out(&mut self, command: Command) -> Result<Result<(), String>, Crashed> {
         let is_new = |system: &StorePath| *system == path(NEW);
         self.step()?;
+        if self.refuses > 0 {
+            self.refuses -= 1;
+            return Ok(Err("the bus is gone".to_owned()));
+        }
         match command {
             Command::Switch { to, .. } if self.fate == Fate::FailsEarly && is_new(&to) => {
                 return Ok(Err("it failed early".to_owned()));
