@@ -274,7 +274,10 @@ impl<'a> Agent<'a> {
             Some(staged) if staged.needs > current.needs => {
                 back("by now it takes more than it was prepared for")
             }
-            Some(_) => self.apply(&current.enter(Phase::Applying, facts.now, "")),
+            Some(_) => self.apply(&Try {
+                boot: facts.boot.clone(),
+                ..current.enter(Phase::Applying, facts.now, "")
+            }),
         }
     }
 

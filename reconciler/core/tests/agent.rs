@@ -277,6 +277,27 @@ fn a_boot_that_fails_ends_on_the_old_system() {
 }
 
 #[test]
+fn a_reboot_before_it_is_begun_says_nothing_of_how_it_ends() {
+    for (needs, said) in [
+        (Needs::Switch, "it failed early"),
+        (Needs::Reboot, "/boot is full"),
+    ] {
+        let mut machine = Machine::ordered(needs, WORKERS, false);
+        machine.fate = Fate::FailsEarly;
+        machine.fetched = None;
+        machine.settle();
+        machine.power_cut();
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::Accepted));
+        machine.fetched = Some(path(NEW));
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::WentBack));
+        assert_eq!(message(&machine), said);
+        assert!(machine.whole, "the old system's units run again");
+    }
+}
+
+#[test]
 fn what_is_in_the_way_for_half_a_minute_uses_up_no_attempts() {
     for (action, needs, phase) in [
         (Action::GoBack, Needs::Switch, Phase::WentBack),
@@ -513,7 +534,7 @@ proptest! {
             }
             Phase::WentBack => {
                 let left_data_behind = server && minor && machine.seen_to_run;
-                prop_assert!(on(OLD) && !left_data_behind);
+                prop_assert!(on(OLD) && machine.whole && !left_data_behind);
             }
             Phase::Trying => prop_assert!(bound && machine.running == path(NEW)),
             // Four crashes in a row can use up all attempts, of which there is a bounded number.

@@ -48,7 +48,7 @@ pub struct Try {
     pub stuck: bool,
     pub needs: Needs,
     pub minor: bool,
-    /// The boot in which the order was accepted.
+    /// The boot in which it was begun; before that, the one in which the order was accepted.
     pub boot: BootId,
     pub phase: Phase,
     pub since: Timestamp,

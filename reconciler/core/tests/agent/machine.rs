@@ -39,6 +39,10 @@ pub enum Crash {
     PowerCut,
 }
 
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each may be true without the others"
+)]
 pub struct Machine {
     pub journal: Journal,
     pub wish: Wish,
@@ -53,6 +57,8 @@ pub struct Machine {
     /// The boot loader's files do not say what the default is.
     pub unreadable: bool,
     once: Option<StorePath>,
+    /// Units run as the running system has them.
+    pub whole: bool,
     pub fetched: Option<StorePath>,
     pub needs: Needs,
     pub last: Option<Outcome>,
@@ -84,6 +90,7 @@ impl Machine {
             booted: path(OLD),
             unreadable: false,
             once: None,
+            whole: true,
             fetched: None,
             needs,
             last: None,
@@ -264,6 +271,7 @@ impl Machine {
         }
         match command {
             Command::Switch { to, .. } if self.fate == Fate::FailsEarly && is_new(&to) => {
+                self.whole = false;
                 return Ok(Err("it failed early".to_owned()));
             }
             Command::Switch { to, .. } => {
@@ -324,6 +332,7 @@ impl Machine {
     fn start(&mut self, system: StorePath) {
         self.new_minor_ran |= system == path(NEW);
         self.running = system;
+        self.whole = true;
     }
 
     fn reboot(&mut self) {
