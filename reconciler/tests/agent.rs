@@ -92,6 +92,26 @@ async fn a_system_that_does_not_boot_and_one_that_is_sick_are_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_not_be_tidied_up_keeps_no_machine_from_its_way_back() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.18", "");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Reboot, Action::Try, SECONDS);
+    machine.reboot().await;
+    machine.until_phase(Phase::Trying).await;
+    let tool = machine.path("sw/nix-env");
+    let works = machine.path("sw/nix-env.works");
+    fs::rename(&tool, &works).unwrap();
+    machine.order(&new, Needs::Reboot, Action::GoBack, SECONDS);
+    wait_for(|| machine.path("run/reboot").exists()).await;
+    fs::rename(&works, &tool).unwrap();
+    machine.reboot().await;
+    machine.until_phase(Phase::WentBack).await;
+    machine.runs_and_boots(&machine.old.output, &machine.old.output);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_activation_that_fails_and_one_that_nobody_calls_well_are_taken_back() {
     let mut machine = Machine::new().await;
     let new = machine.leader.build("new", "6.12", "fails");

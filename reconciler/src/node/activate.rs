@@ -73,7 +73,14 @@ impl Activation<'_> {
             Command::MakeDefault { system, .. } => self.make_default(system),
             Command::SwitchBack { to } => self.switch_back(to),
             Command::RebootBack { to, from } => {
-                boot::abandon(&self.machine, &system(to)?, &system(from)?)?;
+                let (old, new) = (system(to)?, system(from)?);
+                if let Err(error) = boot::abandon(&self.machine, &old, &new) {
+                    // The reboot is the way back: what could not be tidied up is, after it.
+                    if boot::boots_next(&self.machine, &old).is_err() {
+                        return Err(error.into());
+                    }
+                    tracing::warn!(%error, "the new system is still in the boot menu");
+                }
                 self.reboot(work)
             }
             Command::TidyUp { keep, drop } => self.tidy_up(keep, drop),

@@ -108,6 +108,11 @@ fn is_unclear(error: &BootError) -> bool {
     )
 }
 
+/// The next boot starts `system`, and it is the default.
+pub fn boots_next(machine: &Machine, system: &System) -> Result<(), BootError> {
+    machine.menu(machine.loader()?)?.boots_next(system)
+}
+
 /// Takes `new` out of the profile and out of the loader's menu; `old` installs the loader's entries and stays the default.
 pub fn abandon(machine: &Machine, old: &System, new: &System) -> Result<(), BootError> {
     if old == new {
