@@ -37,9 +37,13 @@ async fn a_published_system_is_fetched_through_the_leaders_cache_tried_and_kept(
     machine.order(&new, Needs::Switch, Action::Try, SECONDS);
     machine.until_phase(Phase::Trying).await;
     machine.runs_and_boots(&new.output, &machine.old.output);
+    let once = machine.name_once("nixos-generation-1.conf");
     machine.order(&new, Needs::Switch, Action::Keep, SECONDS);
     machine.until_phase(Phase::Kept).await;
     machine.runs_and_boots(&new.output, &new.output);
+    assert!(!once.exists(), "the next boot is an ordinary one");
+    let mounted = fs::read_to_string(machine.path("mounted")).unwrap();
+    assert_eq!(mounted, "remount,sync\nremount,async\n");
     let path = new.output;
     assert_eq!(
         machine.switched(),

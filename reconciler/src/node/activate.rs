@@ -13,7 +13,7 @@ use fabrik_core::agent::Command;
 use fabrik_core::id::StorePath;
 use jiff::Timestamp;
 
-use super::boot::{self, Machine, System};
+use super::boot::{self, BootError, Machine, System};
 use super::state::{State, Trace, Work};
 use super::{AgentConfig, NodeError, look, unit};
 
@@ -144,11 +144,18 @@ impl Activation<'_> {
         self.program(&program, &["test"], GO_BACK_LIMIT)
     }
 
-    fn make_default(&self, system: &StorePath) -> Result<(), NodeError> {
+    fn make_default(&self, new: &StorePath) -> Result<(), NodeError> {
+        match boot::make_default(&self.machine, &system(new)?) {
+            Err(BootError::UnknownLoader { .. }) => self.install(new),
+            made => Ok(made?),
+        }
+    }
+
+    /// Where the boot loader is one that fabrik does not know, nothing can be done but what NixOS does.
+    fn install(&self, system: &StorePath) -> Result<(), NodeError> {
         let program = self.config.programs().find("nixos-rebuild");
         let arguments = ["boot", "--store-path", system.as_str()];
         self.program(&program, &arguments, GO_BACK_LIMIT)?;
-        // NixOS writes GRUB's menu without a sync.
         self.program(&self.config.programs().find("sync"), &[], GO_BACK_LIMIT)?;
         let default = look::default(self.config)?;
         if default == *system {

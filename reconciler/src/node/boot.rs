@@ -70,7 +70,6 @@ pub fn boot_once(machine: &Machine, old: &System, new: &System) -> Result<(), Bo
 
 /// Makes `new` the default. Only for the system that this machine is booted into, when it has been verified.
 pub fn keep(machine: &Machine, new: &System) -> Result<(), BootError> {
-    let loader = machine.loader()?;
     let booted = machine.booted()?;
     if booted != *new {
         return Err(BootError::NotBooted {
@@ -78,10 +77,17 @@ pub fn keep(machine: &Machine, new: &System) -> Result<(), BootError> {
             booted,
         });
     }
+    make_default(machine, new)
+}
+
+/// Makes `system` the default. Only for one that has been verified: by a boot of its own, or by running it where it takes
+/// none.
+pub fn make_default(machine: &Machine, system: &System) -> Result<(), BootError> {
+    let loader = machine.loader()?;
     clear_once(machine, loader)?;
-    machine.nixos_rebuild_boot(new)?;
+    machine.nixos_rebuild_boot(system)?;
     machine.sync()?;
-    machine.menu(loader)?.boots_next(new)
+    machine.menu(loader)?.boots_next(system)
 }
 
 /// Whether `system` has a generation in the profile or an entry in the menu, as far as that can be read.

@@ -29,7 +29,7 @@ const PROFILE: &str = "nix/var/nix/profiles/system";
 const PATIENCE: Duration = Duration::from_secs(120);
 const PROGRAMS: [(&str, &str); 7] = [
     ("bootctl", include_str!("machine/bootctl.sh")),
-    ("mount", "#!/bin/sh\n"),
+    ("mount", "#!/bin/sh\necho \"$2\" >>ROOT/mounted\n"),
     ("nix-env", include_str!("machine/nix-env.sh")),
     ("nixos-rebuild", include_str!("machine/nixos-rebuild.sh")),
     ("sync", "#!/bin/sh\n"),
@@ -172,6 +172,15 @@ impl Machine {
     pub async fn restart_agent(&mut self) {
         self.kill_agent().await;
         self.start_agent();
+    }
+
+    /// Names an entry for the next boot, as a person may; the variable's file.
+    pub fn name_once(&self, entry: &str) -> PathBuf {
+        let bootctl = Command::new(self.path("sw/bootctl"))
+            .args(["--esp-path=/boot", "set-oneshot", entry])
+            .status();
+        assert!(bootctl.unwrap().success());
+        variable(&self.root, "LoaderEntryOneShot")
     }
 
     /// Where a unit is, while it runs.
