@@ -96,6 +96,24 @@ async fn a_system_that_does_not_boot_and_one_that_is_sick_are_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_boot_that_can_not_be_prepared_says_nothing_of_the_system() {
+    let mut machine = Machine::new().await;
+    let new = machine.leader.build("new", "6.18", "");
+    machine.leader.offer(&new);
+    fs::write(
+        machine.path("sw/nix-env"),
+        "#!/bin/sh\necho 'read-only file system' >&2\nexit 1\n",
+    )
+    .unwrap();
+    machine.start_agent();
+    machine.order(&new, Needs::Reboot, Action::Try, SECONDS);
+    let back = machine.until_phase(Phase::WentBack).await;
+    assert!(back.unheard);
+    assert!(back.message.contains("read-only"), "{}", back.message);
+    machine.runs_and_boots(&machine.old.output, &machine.old.output);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_can_not_be_tidied_up_keeps_no_machine_from_its_way_back() {
     let mut machine = Machine::new().await;
     let new = machine.leader.build("new", "6.18", "");

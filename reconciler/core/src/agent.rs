@@ -60,6 +60,9 @@ pub struct Outcome {
     pub attempt: u32,
     /// The error in words for people.
     pub result: Result<(), String>,
+    /// It failed before anything was done to what runs, so that says nothing of the new system.
+    #[serde(default)]
+    pub nothing_ran: bool,
 }
 
 /// What is to be done now. Then `next` is asked again.
@@ -272,7 +275,8 @@ impl<'a> Agent<'a> {
         match facts.staged.as_ref().filter(|s| s.system == *system) {
             None => Do::Wait(Some(current.deadline)),
             Some(staged) if staged.needs > current.needs => {
-                back("by now it takes more than it was prepared for")
+                let why = "by now it takes more than it was prepared for";
+                self.lapse(current, Phase::WentBack, why)
             }
             Some(_) => self.apply(&Try {
                 boot: facts.boot.clone(),
@@ -336,6 +340,9 @@ impl<'a> Agent<'a> {
                 self.enter(current, Phase::Trying, "")
             }
             Some(Ok(())) => self.leave(current, "it was activated, and another system runs"),
+            Some(Err(why)) if self.nothing_ran(current) => {
+                self.lapse(current, Phase::GoingBack, why)
+            }
             Some(Err(why)) => self.leave(current, why),
             // Begun by an agent that did not see its end.
             None if facts.now >= current.deadline => {
@@ -352,6 +359,13 @@ impl<'a> Agent<'a> {
                 Some(Action::Keep) | None => Do::Wait(Some(current.deadline)),
             },
         }
+    }
+
+    /// Of the activation that was begun, whose outcome is there.
+    fn nothing_ran(&self, current: &Try) -> bool {
+        let last = self.facts.last.as_ref();
+        let first = current.attempts == 1 && self.facts.running == current.from;
+        first && last.is_some_and(|last| last.nothing_ran)
     }
 
     fn trying(&self, current: &Try, replaced: bool) -> Do {

@@ -298,6 +298,33 @@ fn a_reboot_before_it_is_begun_says_nothing_of_how_it_ends() {
 }
 
 #[test]
+fn only_what_was_begun_says_something_of_the_system() {
+    for needs in [Needs::Switch, Needs::Reboot] {
+        let mut machine = Machine::ordered(needs, WORKERS, false);
+        machine.refuses = 1;
+        machine.settle();
+        assert_eq!(machine.phase(), Some(Phase::WentBack));
+        let activity = machine.report().activity.unwrap();
+        assert_eq!(activity.message, "the bus is gone");
+        assert!(activity.unheard);
+    }
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.fate = Fate::FailsEarly;
+    machine.settle();
+    assert!(!machine.report().activity.unwrap().unheard);
+    // One that was begun twice may have done something the first time.
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.crashes = vec![(6, Crash::Agent)];
+    while machine.crashes.len() == 1 {
+        assert!(machine.go_on().is_continue());
+    }
+    machine.refuses = 1;
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::WentBack));
+    assert!(!machine.report().activity.unwrap().unheard);
+}
+
+#[test]
 fn what_is_in_the_way_for_half_a_minute_uses_up_no_attempts() {
     for (action, needs, phase) in [
         (Action::GoBack, Needs::Switch, Phase::WentBack),
@@ -425,6 +452,7 @@ fn what_takes_more_by_now_than_it_was_prepared_for_is_not_begun() {
     machine.needs = Needs::Reboot;
     machine.settle();
     assert_eq!(machine.phase(), Some(Phase::WentBack));
+    assert!(machine.report().activity.unwrap().unheard);
     assert_eq!(machine.commands, []);
 }
 

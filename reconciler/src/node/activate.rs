@@ -9,7 +9,7 @@ use std::process::{Child, Command as Process, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fabrik_core::agent::Command;
+use fabrik_core::agent::{Command, Outcome};
 use fabrik_core::id::StorePath;
 use jiff::Timestamp;
 
@@ -40,7 +40,13 @@ pub fn carry_out(config: &AgentConfig, work: &Work) -> Result<(), NodeError> {
     if let Err(error) = &done {
         tracing::error!(ticket = work.ticket, %error, "not carried out");
     }
-    let outcome = work.ended(done.map_err(|error| error.to_string()));
+    // What is wrong with the boot loader shows before the reboot.
+    let boots = matches!(work.command, Command::BootOnce { .. });
+    let nothing_ran = boots && matches!(done, Err(NodeError::Boot(_)));
+    let outcome = Outcome {
+        nothing_ran,
+        ..work.ended(done.map_err(|error| error.to_string()))
+    };
     state.write_trace(&Trace::Ended(outcome))
 }
 

@@ -110,6 +110,7 @@ impl Work {
             phase: self.phase,
             attempt: self.attempt,
             result,
+            nothing_ran: false,
         }
     }
 }

@@ -42,7 +42,10 @@ impl Units {
     pub async fn run(&self, current: &Try, command: Command) -> Outcome {
         let work = Work::of(current, command);
         if let Err(error) = self.start(&work).await {
-            return work.ended(Err(error.to_string()));
+            return Outcome {
+                nothing_ran: true,
+                ..work.ended(Err(error.to_string()))
+            };
         }
         self.end_of(current).await
     }
@@ -101,6 +104,7 @@ impl Units {
             phase: current.phase,
             attempt: current.attempts,
             result: Err(why),
+            nothing_ran: false,
         };
         let mut gone: Option<Instant> = None;
         loop {

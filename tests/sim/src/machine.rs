@@ -350,6 +350,7 @@ impl Machine {
                 phase: begun.phase,
                 attempt: begun.attempt,
                 result,
+                nothing_ran: false,
             });
         }
     }

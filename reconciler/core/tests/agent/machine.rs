@@ -252,12 +252,14 @@ impl Machine {
         };
         self.commands.push(command.clone());
         self.check_command(&command);
+        let nothing_ran = self.refuses > 0;
         let result = self.carry_out(command)?;
         self.last = Some(Outcome {
             ticket,
             phase,
             attempt,
             result,
+            nothing_ran,
         });
         self.step()
     }
