@@ -113,8 +113,11 @@ pub fn next(journal: &Journal, facts: &Facts, wish: &Wish) -> Do {
         wish,
     };
     match (&journal.current, agent.new_order()) {
-        (Some(current), Some(order)) if agent.gives_way(current) => agent.accept(order),
-        (Some(current), order) => agent.go_on(current, order.is_some()),
+        (Some(current), Some(order)) if agent.gives_way(current, order) => agent.accept(order),
+        (Some(current), order) => {
+            let replaced = order.is_some_and(|o| agent.is_allowed(&o.system));
+            agent.go_on(current, replaced)
+        }
         (None, Some(order)) => agent.accept(order),
         (None, None) => Do::Wait(None),
     }
@@ -155,17 +158,20 @@ struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    /// An order that was not obeyed yet.
+    /// An order that was not obeyed yet, and is not the one that ended for want of a publication.
     fn new_order(&self) -> Option<&'a Order> {
+        let current = self.journal.current.as_ref().map(|t| t.ticket);
         let order = self.wish.order.as_ref();
-        order.filter(|o| o.ticket > self.journal.ticket)
+        order.filter(|o| o.ticket > self.journal.ticket && Some(o.ticket) != current)
     }
 
     /// Whether a new order may take the place of this one.
-    fn gives_way(&self, current: &Try) -> bool {
+    fn gives_way(&self, current: &Try, order: &Order) -> bool {
         match current.phase {
             Phase::Accepted | Phase::Kept | Phase::WentBack | Phase::Failed => true,
-            Phase::Trying => !current.keep && !self.may_go_back(current),
+            Phase::Trying => {
+                !current.keep && !self.may_go_back(current) && self.is_allowed(&order.system)
+            }
             Phase::Applying | Phase::GoingBack => false,
         }
     }
@@ -247,7 +253,7 @@ impl<'a> Agent<'a> {
         let back = |why: &str| self.enter(current, Phase::WentBack, why);
         let runs_already =
             facts.running == *system && (facts.booted == *system || current.needs < Needs::Reboot);
-        if runs_already && self.is_allowed(current) {
+        if runs_already && self.is_allowed(&current.system) {
             return self.enter(current, Phase::Trying, "");
         }
         if runs_already {
@@ -264,7 +270,7 @@ impl<'a> Agent<'a> {
             None => return Do::Wait(Some(current.deadline)),
             Some(Action::Try) => {}
         }
-        if !self.is_allowed(current) {
+        if !self.is_allowed(&current.system) {
             return self.wait_for_publication(current);
         }
         let as_before = |default: &StorePath| facts.default.is_err() || self.boots(default);
@@ -285,9 +291,9 @@ impl<'a> Agent<'a> {
         }
     }
 
-    fn is_allowed(&self, current: &Try) -> bool {
+    fn is_allowed(&self, system: &StorePath) -> bool {
         let allowed = self.journal.allowed(self.wish.publication.as_ref());
-        allowed.contains(&&current.system)
+        allowed.contains(&system)
     }
 
     fn wait_for_publication(&self, current: &Try) -> Do {
@@ -531,7 +537,7 @@ impl<'a> Agent<'a> {
             begun: Some(now),
             ..current.clone()
         };
-        Do::Run(self.journal.with(begun), command)
+        Do::Run(self.noted(begun), command)
     }
 
     /// Until when the next attempt has to wait, if it has to.
@@ -557,7 +563,17 @@ impl<'a> Agent<'a> {
         })
     }
 
+    /// What nobody has published uses up no number: else one order with the highest there is would be the last.
+    fn noted(&self, current: Try) -> Journal {
+        let ticket = if self.is_allowed(&current.system) {
+            self.journal.ticket.max(current.ticket)
+        } else {
+            self.journal.ticket
+        };
+        self.journal.with(ticket, current)
+    }
+
     fn write(&self, current: Try) -> Do {
-        Do::Write(self.journal.with(current))
+        Do::Write(self.noted(current))
     }
 }

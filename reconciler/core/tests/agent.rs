@@ -434,6 +434,28 @@ fn an_order_is_obeyed_once_and_a_lower_ticket_never() {
 }
 
 #[test]
+fn an_order_about_what_nobody_has_published_uses_up_no_ticket_and_ends_no_try() {
+    let mut machine = Machine::ordered(Needs::Switch, WORKERS, false);
+    machine.order(u64::MAX, OTHER, Action::Try, false);
+    machine.settle();
+    machine.seconds_pass(UNPUBLISHED_SECS);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::WentBack));
+    machine.order(1, NEW, Action::Try, false);
+    machine.settle();
+    assert_eq!(machine.phase(), Some(Phase::Trying));
+    assert_eq!(machine.journal.ticket, 1);
+    for (pool, minor) in [(WORKERS, false), (SERVERS, true)] {
+        let mut machine = Machine::ordered(Needs::Switch, pool, minor);
+        machine.settle();
+        machine.order(2, OTHER, Action::Try, false);
+        machine.settle();
+        let current = machine.journal.current.as_ref().unwrap();
+        assert_eq!((current.ticket, current.phase), (1, Phase::Trying));
+    }
+}
+
+#[test]
 fn another_order_in_the_middle_of_a_try_ends_it_first() {
     let mut machine = Machine::ordered(Needs::Reboot, WORKERS, false);
     machine.settle();

@@ -19,7 +19,7 @@ pub struct Journal {
     /// The pool of the first publication that was accepted. Those of other pools are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolName>,
-    /// The highest ticket that was obeyed.
+    /// The highest ticket of an order about a published system.
     #[serde(default)]
     pub ticket: u64,
     /// The order that is carried out, or the last one that was.
@@ -139,9 +139,9 @@ impl Journal {
         }
     }
 
-    pub(super) fn with(&self, current: Try) -> Self {
+    pub(super) fn with(&self, ticket: u64, current: Try) -> Self {
         Self {
-            ticket: self.ticket.max(current.ticket),
+            ticket,
             current: Some(current),
             ..self.clone()
         }
