@@ -186,17 +186,10 @@ impl<'a> Agent<'a> {
             started_minor: runs_it && (order.minor || stuck),
             ..Try::of(order, self.facts)
         };
-        let late = order
-            .not_after
-            .is_some_and(|until| self.facts.now > until);
-        if late && order.action == Action::Try && !runs_it {
-            return self.lapse(
-                &accepted,
-                Phase::WentBack,
-                "the order to try it came too late",
-            );
-        }
+        let tries = order.action == Action::Try && !runs_it;
+        let late = order.not_after.is_some_and(|until| self.facts.now > until);
         let refused = match default {
+            _ if tries && late => Some("the order to try it came too late".to_owned()),
             // S9: to go back to it would make it the default in the end, and it was never said to be well.
             Ok(default) if running != default && !runs_it && !stuck => Some(format!(
                 "it runs {running} and would boot {default}: somebody has changed the one without the other, or a try \
