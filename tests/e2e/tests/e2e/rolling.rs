@@ -4,7 +4,7 @@ mod long;
 mod trouble;
 
 use anyhow::{Result, ensure};
-use fabrik_bed::{Bed, Options, SystemChange, system};
+use fabrik_bed::{Options, SystemChange, system};
 use fabrik_e2e::rolling::{ROLLED_OUT, SHOP, Watcher, all_run, file_of, push_system};
 use fabrik_e2e::{SOON, World, faults};
 use serde_json::{Map, Value, json};
@@ -66,10 +66,14 @@ async fn what_can_not_be_built_is_held(world: &World) -> Result<()> {
 }
 
 /// From the first order on Hetzner's API fails, until the node that tries is kept.
-async fn what_was_ordered_ends_without_hetzner(bed: &Bed) -> Result<()> {
+async fn what_was_ordered_ends_without_hetzner(world: &World) -> Result<()> {
+    let bed = &world.bed;
     let tickets = || Ok::<_, anyhow::Error>(fabrik_e2e::ledger(bed)?["tickets"].to_string());
     bed.wait_until("a node is told to try", ROLLED_OUT, async || {
-        Ok(tickets()?.contains("\"ordered\"").then_some(()))
+        let nodes = world.get(&["fabriknodes"])?;
+        let is_told = |node: &Value| node["spec"]["order"]["action"] == "try";
+        let told = fabrik_e2e::list(&nodes, "items").iter().any(is_told);
+        Ok(told.then_some(()))
     })
     .await?;
     let away = json!({"path": "^/v1/", "kind": "error", "status": 503, "times": 1_000_000});
@@ -99,7 +103,7 @@ async fn a_package_reaches_every_node_without_a_drain_or_a_reboot() -> Result<()
         &SystemChange::Package("2".to_owned()),
         "Have another package",
     )?;
-    what_was_ordered_ends_without_hetzner(bed).await?;
+    what_was_ordered_ends_without_hetzner(&world).await?;
     all_run(bed, "every machine has the package", |machine, system| {
         Ok(file_of(machine, system, "package")? == "2")
     })
