@@ -49,7 +49,7 @@ rolling: packages $(FABRIK_SOPS)
 	$(BUILT)/bed parts
 	$(CARGO) test --workspace --test e2e -- rolling::
 
-# Twenty minutes on two cores.
+# Meant to take twenty minutes on two cores. Never played to its end yet: docs/simulation.md, "Numbers".
 .PHONY: sim
 sim:
 ifdef SEED
