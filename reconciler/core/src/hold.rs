@@ -30,6 +30,8 @@ pub enum HoldReason {
     ServersFirst,
     /// The others wait for the canary.
     Canary,
+    /// The server whose fabrik leads waits for the other ones.
+    Turn,
     /// A person keeps the node out of updates.
     HeldOut,
     /// The node has not said what it runs.

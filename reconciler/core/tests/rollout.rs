@@ -1009,6 +1009,30 @@ fn the_server_whose_fabrik_leads_goes_last() {
 }
 
 #[test]
+fn the_server_whose_fabrik_leads_waits_for_those_that_are_fetching() {
+    let mut world = World::new(3, 1, 1);
+    world.observed.leader = Some(name("servers-1"));
+    world.slow_to_fetch = BTreeSet::from([name("servers-0"), name("servers-2")]);
+    world.want("new", "1.36.3+k3s1");
+    world.look_twice();
+    let holds = world.tick().holds;
+    let held: Vec<_> = holds.iter().map(ToString::to_string).collect();
+    assert!(
+        held.contains(
+            &"node servers-1: waits for server servers-0, which is fetching the new system: the server whose fabrik \
+              leads goes last"
+                .to_owned()
+        ),
+        "{held:?}"
+    );
+    assert!(world.observed.ledger.tickets.is_empty());
+    world.slow_to_fetch.clear();
+    world.settle("new");
+    let tried: Vec<&str> = world.tried.iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(tried, ["servers-2", "servers-0", "servers-1", "workers-0"]);
+}
+
+#[test]
 fn a_restored_ledger_gives_no_number_that_was_seen_before() {
     let mut world = World::new(3, 1, 1);
     let before = world.observed.ledger.clone();

@@ -55,6 +55,8 @@ pub struct World {
     pub cut_off: Option<&'static str>,
     /// Nodes whose agent neither does nor says anything.
     pub silent: BTreeSet<NodeName>,
+    /// Nodes that have not fetched anything yet.
+    pub slow_to_fetch: BTreeSet<NodeName>,
     /// etcd answers nobody.
     pub no_etcd: bool,
     /// There is no etcd.
@@ -106,6 +108,7 @@ impl World {
             log: Vec::new(),
             cut_off: None,
             silent: BTreeSet::new(),
+            slow_to_fetch: BTreeSet::new(),
             no_etcd: false,
             sqlite: false,
             hidden: None,
@@ -494,7 +497,11 @@ impl World {
                 .or_default();
             // A machine that is down says nothing: its last word stays.
             if !down && !self.silent.contains(&member.name) {
-                seen.report = Some(machine.report(seen, self.needs));
+                let mut report = machine.report(seen, self.needs);
+                report.staged = report
+                    .staged
+                    .filter(|_| !self.slow_to_fetch.contains(&member.name));
+                seen.report = Some(report);
             }
             seen.well = ready
                 .then(|| seen.well_now(Some(heard), self.now))

@@ -61,9 +61,47 @@ pub fn may_go(
     climbs(rollout, candidate)?;
     within_budget(member, candidate.available, budget)?;
     if member.role == Role::Server {
+        leader_last(rollout, candidate)?;
         server_may_go(rollout, member)?;
     }
     Ok(())
+}
+
+/// What the leader built is on its own server at once, long before the others have fetched it: it waits for those that
+/// can, for it must not go first only because it was there first.
+fn leader_last(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
+    let observed = rollout.observed;
+    let member = candidate.member;
+    let settings = &rollout.desired.spec.update;
+    let leads = Some(&member.name) == observed.leader.as_ref();
+    if !leads || !candidate.available || settings.canary.as_ref() == Some(&member.name) {
+        return Ok(());
+    }
+    let is_well = |s: &Member| {
+        let node = observed.nodes.get(&s.name);
+        node.is_some_and(|n| n.ready && n.uid == s.uid) && rollout.running(s).is_some()
+    };
+    let fetches = |s: &Member| {
+        let system = observed.systems.get(&s.name);
+        let staged = system.and_then(|s| s.report.as_ref()?.staged.as_ref());
+        let goal = rollout.goal(s).map(|g| &g.output);
+        !rollout.is_there(s) && staged.map(|s| &s.system) != goal
+    };
+    let servers = observed.ledger.members.values();
+    let mut others = servers.filter(|s| s.role == Role::Server && s.name != member.name);
+    let Some(other) =
+        others.find(|s| is_well(s) && fetches(s) && !settings.held.contains_key(&s.name))
+    else {
+        return Ok(());
+    };
+    Err(Hold {
+        about: format!("node {}", member.name),
+        reason: HoldReason::Turn,
+        message: format!(
+            "waits for server {}, which is fetching the new system: the server whose fabrik leads goes last",
+            other.name
+        ),
+    })
 }
 
 fn canary_first(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
