@@ -40,7 +40,15 @@ check: components $(FABRIK_SOPS)
 test: packages components $(FABRIK_SOPS) format lint deny nix
 	$(CARGO) test --workspace --no-run
 	$(BUILT)/bed parts
-	$(CARGO) test --workspace --no-fail-fast -- --skip rolling::long:: --skip rolling::trouble::
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=line stories others
+
+# Stories mostly wait, for a machine to boot or a Lease to end: the others fill the gaps. No page has an example to test.
+.PHONY: stories others
+stories:
+	$(CARGO) test --workspace --test e2e -- --skip rolling::long:: --skip rolling::trouble::
+
+others:
+	$(CARGO) test --workspace --exclude fabrik-e2e --lib --bins --tests --no-fail-fast
 
 # Packages, kernels and a k3s minor through seven nodes, good ones and such as panic, hang or are sick.
 .PHONY: rolling

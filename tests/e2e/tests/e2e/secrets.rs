@@ -395,3 +395,16 @@ fn state_dir(bed: &Bed) -> Result<PathBuf> {
     let line = config.lines().find_map(|l| l.strip_prefix("state-dir = "));
     Ok(line.context("no state-dir")?.trim_matches('"').into())
 }
+
+#[test]
+fn a_value_is_found_in_each_form() -> Result<()> {
+    let value = "pass\"word\\-5e0d77";
+    let forms = forms(vec![("it".to_owned(), value.into())])?;
+    let found = |content: &str| !leaks(&[("there".to_owned(), content.into())], &forms).is_empty();
+    ensure!(found("a pass\"word\\-5e0d77!"), "plain");
+    ensure!(found(r#"{"a": "pass\"word\\-5e0d77"}"#), "escaped");
+    // printf 'pass"word\\-5e0d77' | base64
+    ensure!(found("x: cGFzcyJ3b3JkXC01ZTBkNzc="), "in base64");
+    ensure!(!found("pass word"), "in something else");
+    Ok(())
+}
