@@ -2,6 +2,7 @@
 //! its ticket, fixed when that was granted.
 
 mod step;
+mod tried;
 mod words;
 
 use std::time::Duration;
@@ -9,33 +10,20 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 pub(super) use self::step::step;
-use super::{Rollout, gates, grant};
+use self::tried::Tried;
+use super::{Rollout, grant};
 use crate::departure;
 use crate::id::{IntentId, NodeName};
 use crate::ledger::Ticket;
 use crate::observed::{Node, Pod, PodKind, Role};
 use crate::quorum;
-use crate::spec::K3sVersion;
-use crate::system::{Action, Activity, Needs, Phase, Report, Update};
+use crate::system::{Action, Needs, Update};
 use crate::window::{Opening, opening};
 
 /// How long a node that was uncordoned in the middle of its drain is left alone.
 const REST_SECS: i64 = 1800;
-/// How long after a reset was written down it is asked for: a leader that dies in between leaves it to a person.
-const RESET_SECS: i64 = 3;
 /// How long after its deadline a node is left alone to go back by itself.
 const GRACE_SECS: i64 = 120;
-/// How long after its deadline a node may take to go back by itself: a reboot of the old system and joining again.
-const RETURN_SECS: i64 = 600;
-
-/// How long a Node that is not Ready must not have been heard of before its machine counts as one that hangs.
-const SILENT_SECS: i64 = 60;
-
-/// How often a system may be left because nobody spoke, before that counts as its own fault.
-const MAX_LAPSES: u32 = 1;
-
-/// How many characters of a node's own words are kept.
-const MAX_WORDS: usize = 500;
 
 /// What is true of a node that holds a ticket for an update.
 #[derive(Debug, PartialEq, Eq)]
@@ -310,262 +298,6 @@ fn snapshot_name(update: &Update) -> String {
 
 fn snapshots_before(update: &Update) -> String {
     format!("fabrik-before-1.{}", update.kubernetes.minor)
-}
-
-/// A node that was told what to do.
-struct Tried<'r, 'a> {
-    rollout: &'r Rollout<'a>,
-    ticket: &'r Ticket,
-    update: &'r Update,
-    node: &'a Node,
-    /// None where it says nothing that can be read.
-    report: Option<&'a Report>,
-}
-
-impl<'a> Tried<'_, 'a> {
-    fn activity(&self) -> Option<&'a Activity> {
-        let activity = self.report?.activity.as_ref();
-        activity.filter(|a| a.ticket == self.update.number)
-    }
-
-    fn phase(&self) -> Option<Phase> {
-        self.activity().map(|a| a.phase)
-    }
-
-    /// The node's own words, cut: they go into the ledger, which has no room for whatever a node may send.
-    fn message(&self) -> String {
-        let words = self.activity().map_or("", |a| a.message.as_str());
-        words.chars().take(MAX_WORDS).collect()
-    }
-
-    /// Whether the wanted system runs, by a boot of its own where it takes one.
-    fn runs_new(&self) -> bool {
-        self.report.is_some_and(|report| {
-            let booted = self.update.needs != Needs::Reboot || report.boot != self.update.boot;
-            report.running == self.update.system && booted
-        })
-    }
-
-    fn runs_old(&self) -> bool {
-        let from = &self.update.from;
-        self.report
-            .is_some_and(|r| r.running == *from && r.boots(from))
-    }
-
-    fn late_by(&self) -> SignedDuration {
-        let deadline = self.update.deadline.unwrap_or(self.ticket.at);
-        self.rollout.now.duration_since(deadline)
-    }
-
-    fn trying(&self) -> Stage<'a> {
-        match self.phase() {
-            Some(Phase::Failed) => self.failed(),
-            Some(Phase::WentBack) => self.went_back_by_itself(),
-            Some(Phase::Kept) if self.is_kept() => Stage::Done,
-            Some(Phase::Trying) if self.runs_new() => self.verify(),
-            _ if self.late_by() <= SignedDuration::ZERO => Stage::Applying,
-            // It goes back by itself now, and may be in the middle of it.
-            _ if self.late_by() <= SignedDuration::from_secs(GRACE_SECS) => Stage::GoingBack,
-            _ if self.report.is_none() => self.overdue("says nothing that can be read"),
-            _ => self.overdue("neither runs the new system nor is back on the old one"),
-        }
-    }
-
-    fn verify(&self) -> Stage<'a> {
-        let ledger = self.rollout.ledger();
-        let denied = ledger.denied.get(&self.update.system);
-        let missing = match denied {
-            Some(denied) => Some(format!("node {} went back from this system", denied.node)),
-            None => gates::missing(self.rollout, self.ticket, self.update, self.node),
-        };
-        match missing {
-            Some(missing) if denied.is_some() && !self.can_not_go_back() => Stage::GoBack(missing),
-            None => Stage::Keep,
-            Some(missing) if self.late_by() <= SignedDuration::ZERO => Stage::Verifying(missing),
-            Some(missing) if self.can_not_go_back() => Stage::Stuck(format!(
-                "{missing}. It has started k3s {} and is not taken back by itself; {}",
-                self.update.kubernetes,
-                self.way_back()
-            )),
-            Some(missing) => Stage::GoBack(missing),
-        }
-    }
-
-    /// S4: once a server has started a newer minor, its data are the newer one's. Its Node may tell before it does.
-    fn can_not_go_back(&self) -> bool {
-        let runs = K3sVersion::of_kubelet(&self.node.kubelet_version);
-        let started = self.activity().is_some_and(|a| a.started_minor)
-            || runs.is_none_or(|v| v.minor >= self.update.kubernetes.minor);
-        self.is_server() && self.update.minor && started
-    }
-
-    /// Whether the newer minor is seen to run on it now, which its ticket does not say yet.
-    fn is_seen_to_start(&self) -> bool {
-        let runs = K3sVersion::of_kubelet(&self.node.kubelet_version);
-        let seen = self.phase() == Some(Phase::Trying)
-            || runs.is_some_and(|v| v.minor >= self.update.kubernetes.minor);
-        self.is_server() && self.update.minor && !self.update.started_minor && seen
-    }
-
-    /// A server whose newer minor has run, and which runs the old one again: it lost its power, or a person did that.
-    fn is_back_on_newer_data(&self) -> bool {
-        let said =
-            self.phase() == Some(Phase::Failed) && self.activity().is_some_and(|a| a.started_minor);
-        self.is_server() && self.update.minor && (self.update.started_minor || said)
-    }
-
-    fn back_on_newer_data(&self) -> Stage<'a> {
-        Stage::Stuck(format!(
-            "it is back on the old system, and k3s {} has run on it: its data are the newer one's; {}",
-            self.update.kubernetes,
-            self.way_back()
-        ))
-    }
-
-    fn is_server(&self) -> bool {
-        let mut members = self.rollout.ledger().members.values();
-        let member = members.find(|m| m.name == self.ticket.node);
-        member.is_none_or(|m| m.role == Role::Server)
-    }
-
-    /// Where the data are that were there before this minor.
-    fn way_back(&self) -> String {
-        let etcd = self.rollout.observed.datastore.etcd();
-        let before = snapshots_before(self.update);
-        let names = etcd.into_iter().flat_map(|e| &e.snapshots);
-        let names: Vec<&str> = names
-            .map(String::as_str)
-            .filter(|n| n.starts_with(&before))
-            .collect();
-        if names.is_empty() {
-            "no snapshot of etcd from before is seen".to_owned()
-        } else {
-            format!(
-                "the data before are in etcd snapshot {}",
-                names.join(" or ")
-            )
-        }
-    }
-
-    /// Neither came about, as far as the agent got. A person may have put it right since.
-    fn failed(&self) -> Stage<'a> {
-        if self.runs_old() && self.is_back_on_newer_data() {
-            self.back_on_newer_data()
-        } else if self.runs_old() && self.node.ready {
-            Stage::WentBack(self.message())
-        } else {
-            Stage::Stuck(self.message())
-        }
-    }
-
-    fn is_kept(&self) -> bool {
-        let boots_it = |r: &Report| r.boots(&self.update.system);
-        self.runs_new() && self.report.is_some_and(boots_it)
-    }
-
-    fn keeping(&self) -> Stage<'a> {
-        if self.phase() == Some(Phase::Kept) && self.is_kept() {
-            Stage::Done
-        } else if self.phase() == Some(Phase::WentBack) {
-            self.went_back_by_itself()
-        } else if self.phase() == Some(Phase::Failed)
-            || self.late_by() > SignedDuration::from_secs(RETURN_SECS)
-        {
-            Stage::Stuck(format!(
-                "it can't make the new system its default: {}",
-                self.message()
-            ))
-        } else {
-            Stage::Keeping
-        }
-    }
-
-    fn going_back(&self) -> Stage<'a> {
-        match self.phase() {
-            Some(Phase::WentBack) => self.went_back(),
-            Some(Phase::Failed) => self.failed(),
-            _ if self.late_by() <= SignedDuration::from_secs(RETURN_SECS) => Stage::GoingBack,
-            _ => self.overdue("does not go back to the old system"),
-        }
-    }
-
-    fn went_back_by_itself(&self) -> Stage<'a> {
-        match self.went_back() {
-            Stage::WentBack(_) if self.was_unheard() => Stage::TryAgain,
-            stage => stage,
-        }
-    }
-
-    /// Its try says nothing of the system, and that did not happen too often (S8).
-    fn was_unheard(&self) -> bool {
-        let ledger = self.rollout.ledger();
-        let system = &self.update.system;
-        self.activity().is_some_and(|a| a.unheard)
-            && !ledger.denied.contains_key(system)
-            && ledger
-                .lapses
-                .get(system)
-                .is_none_or(|l| l.count < MAX_LAPSES)
-    }
-
-    fn went_back(&self) -> Stage<'a> {
-        if self.runs_old() && self.is_back_on_newer_data() {
-            self.back_on_newer_data()
-        } else if self.runs_old() && self.node.ready {
-            Stage::WentBack(self.message())
-        } else if self.late_by() <= SignedDuration::from_secs(2 * RETURN_SECS) {
-            Stage::GoingBack
-        } else {
-            Stage::Stuck("it went back and is not well on the old system either".to_owned())
-        }
-    }
-
-    /// A reset, once: it boots the old system, which is the default until the new one is kept. Then there is nothing
-    /// left but a person.
-    fn overdue(&self, what: &str) -> Stage<'a> {
-        let may_reset = self.may_reset();
-        let Some(at) = self.update.reset else {
-            return match may_reset {
-                // A server that is silent may have started the newer minor: no word is no word.
-                _ if self.is_server() && self.update.minor => Stage::Stuck(format!("it {what}")),
-                Ok(()) => Stage::Reset,
-                Err(_) if self.late_by() <= SignedDuration::from_secs(RETURN_SECS) => {
-                    Stage::GoingBack
-                }
-                Err(why) => Stage::Stuck(format!("it {what}, and it is not reset: {why}")),
-            };
-        };
-        let passed = self.rollout.now.duration_since(at);
-        if passed <= SignedDuration::from_secs(RESET_SECS) && may_reset.is_ok() {
-            Stage::Reset
-        } else if passed <= SignedDuration::from_secs(RETURN_SECS) {
-            Stage::GoingBack
-        } else {
-            Stage::Stuck(format!("it {what}, and a reset did not help"))
-        }
-    }
-}
-
-impl Tried<'_, '_> {
-    /// A reset cuts the power: it is for a machine that hangs, not for one whose agent alone is silent; and not for a
-    /// server that etcd can't spare (S3).
-    fn may_reset(&self) -> Result<(), String> {
-        let node = self.node;
-        if node.ready {
-            return Err("its Node is Ready. Look at its `fabrik agent`".to_owned());
-        }
-        let looked = self.rollout.observed.at;
-        let silent =
-            |at: Timestamp| looked.duration_since(at) > SignedDuration::from_secs(SILENT_SECS);
-        if !node.heard.is_none_or(silent) {
-            return Err("its kubelet still renews its Lease. Look at what it lacks".to_owned());
-        }
-        if self.is_server() {
-            let allowed = self.rollout.etcd_allows(&self.ticket.node);
-            return allowed.map_err(|hold| hold.message);
-        }
-        Ok(())
-    }
 }
 
 fn signed(duration: Duration) -> SignedDuration {
