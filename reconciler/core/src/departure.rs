@@ -5,29 +5,27 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::drain::Left;
 use crate::effect::{Effect, NodeRef, ServerRef};
 use crate::guard;
-use crate::hold::{Hold, HoldReason};
+use crate::hold::Hold;
 use crate::id::IntentId;
 use crate::ledger::{Change, Ticket};
 use crate::mark;
-use crate::observed::{Node, Observed, Pod, PodKind, Power};
+use crate::observed::{Node, Observed, Power};
 use crate::spec::Pool;
 use crate::step::Step;
 
 /// How long a node whose drain did not end in time is left alone.
 const REST_SECS: i64 = 1800;
-/// How long after its grace period a pod on a Node that is not Ready is given up.
-const STUCK_SECS: i64 = 60;
 
 /// What comes next for a node that holds a ticket.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Departure<'a> {
     /// It takes new pods still, or is cordoned under an earlier ticket.
     Cordon,
-    /// Pods that an eviction would move are on it, those that are ending among them (save those that nobody ends, on a
-    /// machine that hangs); none where its pods were not read yet.
-    Drain { pods: Vec<&'a Pod> },
+    /// It is not empty, or was not looked at yet.
+    Drain(Left<'a>),
     /// Cordoned and empty, and its machine runs; or its Node is gone and the machine runs on.
     PowerOff,
     /// Its machine is between on and off.
@@ -62,20 +60,9 @@ pub fn stage<'a>(id: &IntentId, ticket: &Ticket, observed: &'a Observed) -> Depa
         (_, Some(Power::Changing)) => Departure::Stopping,
         (None, Some(Power::Running)) => Departure::PowerOff,
         (Some(node), Some(Power::Running)) if takes_cordon(id, ticket, node) => Departure::Cordon,
-        (Some(node), Some(Power::Running)) => match observed.pods.get(&ticket.node) {
-            None => Departure::Drain { pods: Vec::new() },
-            Some(pods) => {
-                let pods: Vec<&Pod> = pods
-                    .iter()
-                    .filter(|p| p.kind == PodKind::Ordinary && !never_ends(p, node, observed.at))
-                    .collect();
-                if pods.is_empty() {
-                    Departure::PowerOff
-                } else {
-                    Departure::Drain { pods }
-                }
-            }
-        },
+        (Some(node), Some(Power::Running)) => {
+            Left::on(node, observed).map_or(Departure::PowerOff, Departure::Drain)
+        }
     }
 }
 
@@ -97,7 +84,7 @@ pub fn step(
 
     let deadline = SignedDuration::try_from(pool.drain_deadline).unwrap_or(SignedDuration::MAX);
     let overdue = now.duration_since(ticket.at) > deadline;
-    if matches!(stage, Departure::Cordon | Departure::Drain { .. }) && (wanted_again || overdue) {
+    if matches!(stage, Departure::Cordon | Departure::Drain(_)) && (wanted_again || overdue) {
         let rest_until = (!wanted_again).then(|| now + SignedDuration::from_secs(REST_SECS));
         return take_back(id, ticket, rest_until, observed);
     }
@@ -110,7 +97,7 @@ pub fn step(
     let mut step = Step::default();
     match stage {
         Departure::Cordon => step.effects.push(cordon(id, ticket, observed)),
-        Departure::Drain { pods } => drain(ticket, &pods, &mut step),
+        Departure::Drain(left) => step.extend(left.drain(ticket, pool.drain_policy)),
         Departure::PowerOff => step.effects.push(Effect::PowerOff { server: server() }),
         Departure::Stopping => {
             let about = format!("node {}", ticket.node);
@@ -138,19 +125,13 @@ pub fn remaining(id: &IntentId, ticket: &Ticket, observed: &Observed) -> Vec<&'s
     let server_is_there = observed.hetzner.servers.contains_key(&ticket.server);
     let mut verbs = match stage(id, ticket, observed) {
         Departure::Cordon => vec!["cordon", "power-off"],
-        Departure::Drain { .. } | Departure::PowerOff => vec!["power-off"],
+        Departure::Drain(_) | Departure::PowerOff => vec!["power-off"],
         Departure::Stopping | Departure::DeleteNode | Departure::DeleteServer => Vec::new(),
         Departure::Gone | Departure::Unexplained(_) | Departure::Unseen => return Vec::new(),
     };
     verbs.extend(node_is_there.then_some("delete-node"));
     verbs.extend(server_is_there.then_some("delete-server"));
     verbs
-}
-
-/// On a machine that hangs no kubelet ends its pods, and only power-off does.
-pub(crate) fn never_ends(pod: &Pod, node: &Node, at: Timestamp) -> bool {
-    let stuck = |ends: Timestamp| at.duration_since(ends) > SignedDuration::from_secs(STUCK_SECS);
-    !node.ready && pod.terminating && pod.ends.is_some_and(stuck)
 }
 
 /// The mark of this member that its Node bears: of this ticket, or of an earlier one.
@@ -193,30 +174,6 @@ fn node_ref(ticket: &Ticket) -> NodeRef {
     }
 }
 
-/// Evicts what still runs, and names what stands in the way.
-pub(crate) fn drain(ticket: &Ticket, pods: &[&Pod], step: &mut Step) {
-    for pod in pods {
-        if !pod.terminating {
-            step.effects.push(Effect::Evict {
-                node: ticket.node.clone(),
-                namespace: pod.namespace.clone(),
-                pod: pod.name.clone(),
-                uid: pod.uid.clone(),
-            });
-        }
-        if let Some(blocker) = &pod.blocked {
-            step.holds.push(Hold {
-                about: format!("node {}", ticket.node),
-                reason: HoldReason::DrainBlocked,
-                message: format!(
-                    "pod {}/{} can't be evicted: {blocker}",
-                    pod.namespace, pod.name
-                ),
-            });
-        }
-    }
-}
-
 /// S5: a volume may have come since the ticket was granted, or its pool's wish changed. `None` where no data is at
 /// stake.
 fn keep_local_data(
@@ -229,7 +186,7 @@ fn keep_local_data(
     let node_is_there = observed.nodes.contains_key(&ticket.node);
     let server_is_there = observed.hetzner.servers.contains_key(&ticket.server);
     match stage {
-        Departure::Cordon | Departure::Drain { .. } | Departure::PowerOff if node_is_there => {
+        Departure::Cordon | Departure::Drain(_) | Departure::PowerOff if node_is_there => {
             Some(take_back(id, ticket, None, observed))
         }
         Departure::PowerOff | Departure::DeleteNode | Departure::DeleteServer

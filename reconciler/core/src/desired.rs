@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{CommitId, PoolName, UnitName};
 use crate::pool::DEFAULT_DRAIN_DEADLINE;
-use crate::spec::Spec;
+use crate::spec::{DrainPolicy, Spec};
 use crate::system::Target;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,12 @@ impl Desired {
     pub fn drain_deadline(&self, pool: &PoolName) -> Duration {
         let pool = self.spec.pools.get(pool);
         pool.map_or(DEFAULT_DRAIN_DEADLINE, |p| p.drain_deadline)
+    }
+
+    /// What a drain of a node of that pool may cost.
+    pub fn drain_policy(&self, pool: &PoolName) -> DrainPolicy {
+        let pool = self.spec.pools.get(pool);
+        pool.map_or_else(DrainPolicy::default, |p| p.drain_policy)
     }
 }
 

@@ -230,6 +230,12 @@ pub struct Pod {
     pub uid: Uid,
     pub node: NodeName,
     pub kind: PodKind,
+    /// Whether a controller would bring it back.
+    #[serde(default = "yes")]
+    pub managed: bool,
+    /// Whether it has an emptyDir.
+    #[serde(default)]
+    pub empty_dir: bool,
     /// Evicted or deleted, and not gone yet.
     pub terminating: bool,
     /// When its grace period is over, if it is `terminating`.
@@ -239,16 +245,20 @@ pub struct Pod {
     pub blocked: Option<String>,
 }
 
-/// What a drain does about a pod, by kubectl's rules.
+/// Pods that kubectl tells apart when it drains a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PodKind {
-    /// Evicted.
+    /// Evicted, unless its pool keeps what is lost by that.
     Ordinary,
     /// Run by a DaemonSet: stays, ends with the node.
     DaemonSet,
     /// A static pod's mirror: stays, ends with the node.
     Mirror,
-    /// Succeeded or failed: nothing runs.
+    /// Succeeded or failed, whoever ran it: evicted, for nothing is lost by that.
     Finished,
+}
+
+fn yes() -> bool {
+    true
 }

@@ -12,7 +12,7 @@ use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName};
 use crate::ledger::{Ledger, Member, Purpose, Reason};
 use crate::observed::{Observed, Role};
-use crate::spec::{LocalData, PlacementStrategy, Pool, Spec};
+use crate::spec::{DrainPolicy, LocalData, PlacementStrategy, Pool, Spec};
 
 /// What it takes to bring a pool to its count. Brakes are not in it: they decide when, not what.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -185,7 +185,7 @@ fn reversible(pool: &PoolName, observed: &Observed) -> Vec<IntentId> {
         .filter(|(id, t)| {
             matches!(
                 departure::stage(id, t, observed),
-                Departure::Cordon | Departure::Drain { .. }
+                Departure::Cordon | Departure::Drain(_)
             )
         })
         .collect();
@@ -298,6 +298,7 @@ fn removed_pool() -> Pool {
         max_unavailable: 1,
         local_data: LocalData::Keep,
         drain_deadline: DEFAULT_DRAIN_DEADLINE,
+        drain_policy: DrainPolicy::default(),
         may_be_off: false,
     }
 }

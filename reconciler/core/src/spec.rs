@@ -139,6 +139,8 @@ pub struct Pool {
     pub local_data: LocalData,
     /// How long a drain may take before the node is uncordoned and left for later.
     pub drain_deadline: Duration,
+    #[serde(default)]
+    pub drain_policy: DrainPolicy,
     /// A node that is off is no fault: it takes nothing of `max_unavailable` and holds nobody up (S2).
     #[serde(default)]
     pub may_be_off: bool,
@@ -150,6 +152,34 @@ pub enum PlacementStrategy {
     /// Never two servers of a placement group on one host: Hetzner's `spread`, ten servers a group.
     Spread,
     Anywhere,
+}
+
+/// What a drain may cost. kubectl asks for it by `--delete-emptydir-data` and `--force`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainPolicy {
+    /// What pods have in an emptyDir.
+    pub empty_dir_data: Loss,
+    /// Pods that no controller would bring back.
+    pub unmanaged_pods: Loss,
+}
+
+/// Every tool that drains by itself gives up what is in an emptyDir: nearly all pods have one, and expect to lose it.
+impl Default for DrainPolicy {
+    fn default() -> Self {
+        Self {
+            empty_dir_data: Loss::Discard,
+            unmanaged_pods: Loss::Keep,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// The pod is not evicted, and its node is not drained.
+    Keep,
+    /// It is given up.
+    Discard,
 }
 
 /// What becomes of a bound local PersistentVolume when its node is removed (S5).

@@ -45,6 +45,8 @@ taints = ["dedicated=web:NoSchedule"]
 max-unavailable = 1
 local-data = "keep"
 drain-deadline = "1h"
+empty-dir-data = "discard"
+unmanaged-pods = "keep"
 may-be-off = false
 
 [limits]

@@ -211,6 +211,27 @@ fn a_drain_that_is_blocked_is_taken_back_and_tried_later() {
 }
 
 #[test]
+fn a_pod_that_nothing_would_bring_back_keeps_its_node_and_no_other_from_the_new_system() {
+    let mut world = World::new(3, 3, 1);
+    world.bare.insert(name("workers-0"));
+    world.want("new", "1.36.3+k3s1");
+    let mut told = BTreeSet::new();
+    for _ in 0..1500 {
+        told.extend(world.tick().holds.iter().map(ToString::to_string));
+    }
+    assert!(
+        told.contains(
+            "node workers-0: pod web/shop is not evicted: no controller would bring it back. Delete it, or set \
+             unmanaged-pods = \"discard\" in [pools.workers]; nothing on the node is evicted before"
+        ),
+        "{told:?}"
+    );
+    assert_eq!(world.tried.len(), 5, "all but that one: {:?}", world.tried);
+    world.bare.clear();
+    world.settle("new");
+}
+
+#[test]
 fn a_later_commit_replaces_the_target_of_those_who_were_not_told_to_try() {
     let mut world = World::new(3, 2, 1);
     world.blocked.insert("servers-1".parse().unwrap());

@@ -10,7 +10,9 @@ mod systems;
 
 pub use evict::{Eviction, evict};
 pub use execute::{cordon, delete, label, uncordon};
-pub use observe::{NodesSeen, PodsSeen, heard, observe_nodes, observe_pinned, observe_pods};
+pub use observe::{
+    NodesSeen, PodsSeen, heard, observe_daemon_sets, observe_nodes, observe_pinned, observe_pods,
+};
 pub use systems::{SystemsSeen, aim, observe_systems, order, withdraw};
 
 /// What the API server said to something that the leader asked of it.

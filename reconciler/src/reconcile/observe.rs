@@ -107,7 +107,22 @@ async fn observe_hetzner(
 /// A node whose pods can't be read is left out: it is not known to be empty.
 async fn pods_of_ticketed(client: &kube::Client, ledger: &Ledger) -> BTreeMap<NodeName, PodsSeen> {
     let nodes = ledger.tickets.values().map(|t| &t.node);
-    let pods = nodes.map(async |node| (node, nodes::observe_pods(client, node).await));
+    if ledger.tickets.is_empty() {
+        return BTreeMap::new();
+    }
+    let daemon_sets = nodes::observe_daemon_sets(client).await;
+    let daemon_sets = match daemon_sets {
+        Ok(daemon_sets) => daemon_sets,
+        Err(error) => {
+            warn!(%error, "no node can be drained");
+            return BTreeMap::new();
+        }
+    };
+    let daemon_sets = &daemon_sets;
+    let pods = nodes.map(async |node| {
+        let pods = nodes::observe_pods(client, node, daemon_sets).await;
+        (node, pods)
+    });
     told_apart(join_all(pods).await, "its pods can't be read")
 }
 

@@ -18,6 +18,7 @@ pub async fn of_the_leader(client: &Client) {
         ("list", "pods", "", ""),
         ("create", "pods/eviction", "", ""),
         ("list", "persistentvolumes", "", ""),
+        ("list", "daemonsets.apps", "", ""),
         ("list", "poddisruptionbudgets.policy", "", ""),
         ("create", "events", "default", ""),
         ("create", "events.events.k8s.io", "default", ""),

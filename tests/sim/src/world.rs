@@ -438,6 +438,8 @@ impl World {
                         .expect("it is a uid"),
                     node: name.clone(),
                     kind: PodKind::Ordinary,
+                    managed: true,
+                    empty_dir: false,
                     terminating: false,
                     ends: None,
                     blocked: None,

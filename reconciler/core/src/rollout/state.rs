@@ -130,7 +130,7 @@ impl State {
             | Stage::Withdrawn
             | Stage::OutOfTime(_)
             | Stage::Cordon
-            | Stage::Drain { .. }
+            | Stage::Drain(..)
             | Stage::HandOver { .. }
             | Stage::Snapshot { .. }
             | Stage::Unsent(_)

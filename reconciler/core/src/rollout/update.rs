@@ -13,10 +13,12 @@ pub(super) use self::step::step;
 use self::tried::Tried;
 use super::{Rollout, grant};
 use crate::departure;
+use crate::drain::Left;
 use crate::id::{IntentId, NodeName};
 use crate::ledger::Ticket;
-use crate::observed::{Node, Pod, PodKind, Role};
+use crate::observed::{Node, Role};
 use crate::quorum;
+use crate::spec::DrainPolicy;
 use crate::system::{Action, Needs, Update};
 use crate::window::{Opening, opening};
 
@@ -37,8 +39,8 @@ pub enum Stage<'a> {
     OutOfTime(String),
     /// It must be drained and still takes new pods, or is cordoned under an earlier ticket.
     Cordon,
-    /// Pods that an eviction would move are on it; none where its pods were not read yet.
-    Drain { pods: Vec<&'a Pod> },
+    /// It is not empty, or was not looked at yet.
+    Drain(Left<'a>, DrainPolicy),
     /// Its etcd member leads, and another one should before it goes down.
     HandOver { to: String },
     /// A newer k3s minor is about to start on the first server, and no snapshot of the data before is there.
@@ -217,25 +219,21 @@ fn before_order<'a>(
         return Stage::OutOfTime("the maintenance window closes before it could end".to_owned());
     }
     let deadline = rollout.desired.drain_deadline(&ticket.pool);
+    let policy = rollout.desired.drain_policy(&ticket.pool);
+    let left = Left::on(node, observed).filter(|_| update.needs >= Needs::Drain);
     let drains = update.ordered.is_none();
     if drains && rollout.now.duration_since(ticket.at) > signed(deadline) {
-        return Stage::OutOfTime(
-            "its drain, or what comes before it, did not end in time".to_owned(),
-        );
+        let left = left.map_or("what comes before it takes too long".to_owned(), |left| {
+            left.words(policy)
+        });
+        return Stage::OutOfTime(format!("its drain did not end in time: {left}"));
     }
     if update.needs >= Needs::Drain {
-        let pods = observed.pods.get(&ticket.node);
-        let left: Vec<&Pod> = pods
-            .into_iter()
-            .flatten()
-            .filter(|p| p.kind == PodKind::Ordinary && !departure::never_ends(p, node, observed.at))
-            .collect();
-        let drained = node.unschedulable && pods.is_some() && left.is_empty();
         if departure::takes_cordon(id, ticket, node) {
             return Stage::Cordon;
         }
-        if !drained {
-            return Stage::Drain { pods: left };
+        if let Some(left) = left {
+            return Stage::Drain(left, policy);
         }
     }
     if let Err(hold) = grant::may_still_climb(rollout, member, update) {

@@ -14,8 +14,8 @@ use fabrik_core::observed::{
     Datastore, Hetzner, Node, Observed, Pod, PodKind, Power, Role, Server,
 };
 use fabrik_core::spec::{
-    Firewall, Kubernetes, Limits, LocalData, Network, PlacementStrategy, Pool, SecretRef, Spec,
-    Update,
+    DrainPolicy, Firewall, Kubernetes, Limits, LocalData, Network, PlacementStrategy, Pool,
+    SecretRef, Spec, Update,
 };
 use fabrik_core::step::{Step, step};
 use jiff::{SignedDuration, Timestamp};
@@ -45,6 +45,7 @@ pub fn pool(count: u32) -> Pool {
         max_unavailable: 1,
         local_data: LocalData::Keep,
         drain_deadline: Duration::from_secs(3600),
+        drain_policy: DrainPolicy::default(),
         may_be_off: false,
     }
 }
@@ -319,6 +320,8 @@ pub fn pod(node: &NodeName, blocked: Option<&str>) -> Pod {
         uid: "pod-uid".parse().unwrap(),
         node: node.clone(),
         kind: PodKind::Ordinary,
+        managed: true,
+        empty_dir: false,
         terminating: false,
         ends: None,
         blocked: blocked.map(str::to_owned),

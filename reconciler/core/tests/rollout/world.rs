@@ -48,6 +48,8 @@ pub struct World {
     pub most_unavailable: BTreeMap<String, usize>,
     /// Nodes with a pod that no eviction moves.
     pub blocked: BTreeSet<NodeName>,
+    /// Nodes with a pod that no controller would bring back.
+    pub bare: BTreeSet<NodeName>,
     /// What was written on Nodes that were cordoned, in this order.
     pub marks: Vec<String>,
     pub log: Vec<String>,
@@ -104,6 +106,7 @@ impl World {
             tried: Vec::new(),
             most_unavailable: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            bare: BTreeSet::new(),
             marks: Vec::new(),
             log: Vec::new(),
             cut_off: None,
@@ -355,6 +358,10 @@ impl World {
                 node.cordoned_under = None;
             }
             Effect::Evict { node, .. } => {
+                assert!(
+                    !self.bare.contains(node),
+                    "{node}: a pod that is kept was evicted"
+                );
                 if !self.lives(node) {
                     for pod in self.observed.pods.get_mut(node).unwrap() {
                         pod.terminating = true;
@@ -522,7 +529,10 @@ impl World {
         let cordoned = self.observed.nodes[name].unschedulable;
         if !ticketed {
             self.observed.pods.remove(name);
-        } else if !cordoned || self.blocked.contains(name) || !self.observed.pods.contains_key(name)
+        } else if !cordoned
+            || self.blocked.contains(name)
+            || self.bare.contains(name)
+            || !self.observed.pods.contains_key(name)
         {
             let pod = Pod {
                 namespace: "web".to_owned(),
@@ -530,6 +540,8 @@ impl World {
                 uid: "pod-uid".parse().unwrap(),
                 node: name.clone(),
                 kind: PodKind::Ordinary,
+                managed: !self.bare.contains(name),
+                empty_dir: false,
                 terminating: false,
                 ends: None,
                 blocked: self

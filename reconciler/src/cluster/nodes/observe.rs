@@ -7,9 +7,10 @@ use fabrik_core::id::NodeName;
 use fabrik_core::names::{LEADER_MANAGER, TICKET_ANNOTATION};
 use fabrik_core::observed::{Node, Pod, PodKind};
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{self as core, PersistentVolume};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
@@ -29,6 +30,9 @@ pub struct NodesSeen {
     pub hosts: Hosts,
     pub unreadable: Vec<String>,
 }
+
+/// Namespaces and names.
+pub type DaemonSets = BTreeSet<(String, String)>;
 
 /// The pods of one Node.
 #[derive(Debug, Default)]
@@ -60,18 +64,36 @@ pub async fn observe_nodes(client: &Client) -> Result<NodesSeen, NodeError> {
     Ok(seen)
 }
 
+/// Reads which `DaemonSet`s there are, by namespace and name.
+pub async fn observe_daemon_sets(client: &Client) -> Result<DaemonSets, NodeError> {
+    let api: Api<DaemonSet> = Api::all(client.clone());
+    let listed = api.list_metadata(&ListParams::default()).await;
+    let listed = listed.map_err(|source| NodeError::List {
+        what: "daemonsets",
+        source: Box::new(source),
+    })?;
+    let names = listed.items.into_iter();
+    Ok(names
+        .filter_map(|d| Some((d.metadata.namespace?, d.metadata.name?)))
+        .collect())
+}
+
 /// Reads the pods of one Node.
-pub async fn observe_pods(client: &Client, node: &NodeName) -> Result<PodsSeen, NodeError> {
+pub async fn observe_pods(
+    client: &Client,
+    node: &NodeName,
+    daemon_sets: &DaemonSets,
+) -> Result<PodsSeen, NodeError> {
     let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let pods = list::<core::Pod>(Api::all(client.clone()), params, "pods").await?;
-    let unready = pods.iter().filter(|p| is_unready_daemon(p));
+    let unready = pods.iter().filter(|p| is_unready_daemon(p, daemon_sets));
     Ok(PodsSeen {
         unready_daemons: unready
             .map(|p| format!("{}/{}", p.namespace().unwrap_or_default(), p.name_any()))
             .collect(),
         pods: pods
             .iter()
-            .filter_map(|pod| convert_pod(pod, node))
+            .filter_map(|pod| convert_pod(pod, node, daemon_sets))
             .collect(),
     })
 }
@@ -152,7 +174,7 @@ fn addresses(node: &core::Node) -> Vec<IpAddr> {
 }
 
 /// Of those that a node is not well without: the cluster's own and fabrik's.
-fn is_unready_daemon(pod: &core::Pod) -> bool {
+fn is_unready_daemon(pod: &core::Pod, daemon_sets: &DaemonSets) -> bool {
     let system = matches!(
         pod.metadata.namespace.as_deref(),
         Some("kube-system" | "fabrik-system")
@@ -162,7 +184,7 @@ fn is_unready_daemon(pod: &core::Pod) -> bool {
         .iter()
         .flat_map(|s| s.conditions.iter().flatten());
     let ready = |c: &core::PodCondition| c.type_ == "Ready" && c.status == "True";
-    system && pod_kind(pod) == PodKind::DaemonSet && !conditions.into_iter().any(ready)
+    system && pod_kind(pod, daemon_sets) == PodKind::DaemonSet && !conditions.into_iter().any(ready)
 }
 
 /// The label keys that the leader owns by server-side apply.
@@ -192,13 +214,15 @@ fn our_labels(managed: &[ManagedFieldsEntry]) -> BTreeSet<String> {
         .collect()
 }
 
-fn convert_pod(pod: &core::Pod, node: &NodeName) -> Option<Pod> {
+fn convert_pod(pod: &core::Pod, node: &NodeName, daemon_sets: &DaemonSets) -> Option<Pod> {
     Some(Pod {
         namespace: pod.metadata.namespace.clone()?,
         name: pod.metadata.name.clone()?,
         uid: pod.metadata.uid.clone()?.parse().ok()?,
         node: node.clone(),
-        kind: pod_kind(pod),
+        kind: pod_kind(pod, daemon_sets),
+        managed: is_managed(pod, daemon_sets),
+        empty_dir: has_empty_dir(pod),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         // The API server adds the grace period to it (kubernetes.io, "Object Meta", deletionTimestamp).
         ends: pod.metadata.deletion_timestamp.as_ref().map(|t| t.0),
@@ -206,28 +230,41 @@ fn convert_pod(pod: &core::Pod, node: &NodeName) -> Option<Pod> {
     })
 }
 
-/// kubectl's rules (kubernetes.io, "Safely Drain a Node"): mirror pods and those of a `DaemonSet` stay, finished ones
-/// run nothing.
-fn pod_kind(pod: &core::Pod) -> PodKind {
-    let owners = pod.metadata.owner_references.iter().flatten();
+/// As kubectl tells them apart (pkg/drain/filters.go). A pod whose `DaemonSet` is gone is nobody's.
+fn pod_kind(pod: &core::Pod, daemon_sets: &DaemonSets) -> PodKind {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    if pod
-        .metadata
-        .annotations
-        .as_ref()
-        .is_some_and(|a| a.contains_key(MIRROR_ANNOTATION))
-    {
+    let annotations = pod.metadata.annotations.as_ref();
+    if annotations.is_some_and(|a| a.contains_key(MIRROR_ANNOTATION)) {
         PodKind::Mirror
-    } else if owners
-        .clone()
-        .any(|o| o.kind == "DaemonSet" && o.controller == Some(true))
-    {
-        PodKind::DaemonSet
     } else if matches!(phase, Some("Succeeded" | "Failed")) {
         PodKind::Finished
+    } else if controller(pod).is_some_and(is_daemon_set) && is_managed(pod, daemon_sets) {
+        PodKind::DaemonSet
     } else {
         PodKind::Ordinary
     }
+}
+
+/// A controller is taken at its word; of a `DaemonSet` alone kubectl asks whether it is there.
+fn is_managed(pod: &core::Pod, daemon_sets: &DaemonSets) -> bool {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    controller(pod).is_some_and(|owner| {
+        !is_daemon_set(owner) || daemon_sets.contains(&(namespace, owner.name.clone()))
+    })
+}
+
+fn controller(pod: &core::Pod) -> Option<&OwnerReference> {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    owners.find(|o| o.controller == Some(true))
+}
+
+fn is_daemon_set(owner: &OwnerReference) -> bool {
+    owner.kind == "DaemonSet"
+}
+
+fn has_empty_dir(pod: &core::Pod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes.into_iter().any(|v| v.empty_dir.is_some())
 }
 
 fn is_bound(volume: &PersistentVolume) -> bool {
@@ -284,37 +321,72 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_told_apart_by_kubectl_s_rules() {
-        let kind = |pod: serde_json::Value| pod_kind(&serde_json::from_value(pod).unwrap());
-        let owner = |controller: bool| {
-            json!({"metadata": {"ownerReferences": [
-                {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u", "controller": controller}]}})
+    fn pods_are_told_apart_as_kubectl_does() {
+        let daemon_sets = DaemonSets::from([("web".to_owned(), "d".to_owned())]);
+        let seen = |pod: serde_json::Value| {
+            let pod = serde_json::from_value(pod).unwrap();
+            (pod_kind(&pod, &daemon_sets), is_managed(&pod, &daemon_sets))
         };
-        assert_eq!(kind(owner(true)), PodKind::DaemonSet);
-        assert_eq!(kind(owner(false)), PodKind::Ordinary);
-        assert_eq!(
-            kind(json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}})),
-            PodKind::Mirror
-        );
-        assert_eq!(
-            kind(json!({"metadata": {}, "status": {"phase": "Succeeded"}})),
-            PodKind::Finished
-        );
-        assert_eq!(
-            kind(json!({"metadata": {}, "status": {"phase": "Running"}})),
-            PodKind::Ordinary
-        );
+        let owned = |kind: &str, name: &str, controller: bool, phase: &str| {
+            json!({"metadata": {"namespace": "web", "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind,
+                "name": name, "uid": "u", "controller": controller}]}, "status": {"phase": phase}})
+        };
+        for (pod, kind, managed) in [
+            (
+                owned("DaemonSet", "d", true, "Running"),
+                PodKind::DaemonSet,
+                true,
+            ),
+            (
+                owned("DaemonSet", "gone", true, "Running"),
+                PodKind::Ordinary,
+                false,
+            ),
+            (
+                owned("DaemonSet", "d", false, "Running"),
+                PodKind::Ordinary,
+                false,
+            ),
+            (
+                owned("DaemonSet", "d", true, "Failed"),
+                PodKind::Finished,
+                true,
+            ),
+            (
+                owned("ReplicaSet", "r", true, "Running"),
+                PodKind::Ordinary,
+                true,
+            ),
+            (
+                json!({"metadata": {}, "status": {"phase": "Running"}}),
+                PodKind::Ordinary,
+                false,
+            ),
+            (
+                json!({"metadata": {}, "status": {"phase": "Succeeded"}}),
+                PodKind::Finished,
+                false,
+            ),
+            (
+                json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}}),
+                PodKind::Mirror,
+                false,
+            ),
+        ] {
+            assert_eq!(seen(pod.clone()), (kind, managed), "{pod}");
+        }
     }
 
     #[test]
     fn only_the_system_s_daemons_must_be_ready() {
         let pod = |namespace: &str, owner: &str, ready: &str| {
+            let there = DaemonSets::from([(namespace.to_owned(), "d".to_owned())]);
             let pod = json!({
                 "metadata": {"name": "p", "namespace": namespace, "ownerReferences": [
                     {"apiVersion": "apps/v1", "kind": owner, "name": "d", "uid": "u", "controller": true}]},
                 "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
             });
-            is_unready_daemon(&serde_json::from_value(pod).unwrap())
+            is_unready_daemon(&serde_json::from_value(pod).unwrap(), &there)
         };
         assert!(pod("kube-system", "DaemonSet", "False"));
         assert!(!pod("kube-system", "DaemonSet", "True"));

@@ -50,11 +50,7 @@ pub(in crate::rollout) fn step(
             leave(rollout, id, ticket, Ending::Postponed { rest_until, why })
         }
         Stage::Cordon => act(departure::cordon(id, ticket, rollout.observed)),
-        Stage::Drain { pods } => {
-            let mut step = Step::default();
-            departure::drain(ticket, &pods, &mut step);
-            step
-        }
+        Stage::Drain(left, policy) => left.drain(ticket, policy),
         Stage::HandOver { to } => act(Effect::MoveEtcdLeader { from: node(), to }),
         Stage::Snapshot { name } => act(Effect::SnapshotEtcd { node: node(), name }),
         Stage::Try => order_once(rollout, id, update, order(Action::Try)),

@@ -10,7 +10,7 @@ impl Stage<'_> {
             Self::Withdrawn => "is wanted to run something else by now".to_owned(),
             Self::OutOfTime(why) => format!("is taken back: {why}"),
             Self::Cordon => "is about to be cordoned".to_owned(),
-            Self::Drain { pods } => drains(pods),
+            Self::Drain(left, policy) => format!("is drained: {}", left.words(*policy)),
             Self::HandOver { to } => format!("hands etcd's leadership over to {to}"),
             Self::Snapshot { name } => format!("waits for the etcd snapshot {name}"),
             Self::Try => "is told to try the new system".to_owned(),
@@ -31,21 +31,6 @@ impl Stage<'_> {
             }
             Self::Stuck(why) => format!("needs a person: {why}"),
             Self::Released => "was stuck, and a person took its ticket away".to_owned(),
-        }
-    }
-}
-
-fn drains(pods: &[&crate::observed::Pod]) -> String {
-    let blocked = pods.iter().find_map(|p| Some((p, p.blocked.as_ref()?)));
-    match (pods.len(), blocked) {
-        (0, _) => "is drained; its pods are being read".to_owned(),
-        (1, None) => "is drained: 1 pod is left".to_owned(),
-        (left, None) => format!("is drained: {left} pods are left"),
-        (_, Some((pod, by))) => {
-            format!(
-                "is drained: pod {}/{} can't be evicted: {by}",
-                pod.namespace, pod.name
-            )
         }
     }
 }

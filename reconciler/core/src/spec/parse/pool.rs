@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::kubernetes_syntax::{node_label, node_taint};
 use super::super::reader::{Table, Text};
-use super::super::{LocalData, PlacementStrategy, Pool};
+use super::super::{DrainPolicy, LocalData, Loss, PlacementStrategy, Pool};
 use super::invalid_name;
 use super::values::{duration, flag};
 use crate::id::PoolName;
@@ -100,6 +100,16 @@ fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
         Duration::from_nanos(1)..=MAX_DRAIN,
         DEFAULT_DRAIN,
     );
+    let empty_dir_data = choice(
+        &mut table,
+        "empty-dir-data",
+        &[("discard", Loss::Discard), ("keep", Loss::Keep)],
+    );
+    let unmanaged_pods = choice(
+        &mut table,
+        "unmanaged-pods",
+        &[("keep", Loss::Keep), ("discard", Loss::Discard)],
+    );
     let may_be_off = flag(&mut table, "may-be-off");
     table.finish();
     Some(Pool {
@@ -113,6 +123,10 @@ fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
         max_unavailable: max_unavailable?,
         local_data: local_data?,
         drain_deadline: drain_deadline?,
+        drain_policy: DrainPolicy {
+            empty_dir_data: empty_dir_data?,
+            unmanaged_pods: unmanaged_pods?,
+        },
         may_be_off: may_be_off?,
     })
 }

@@ -1,0 +1,147 @@
+//! What keeps a node from being empty, and what is done about it: kubectl's rules (kubernetes.io, "Safely Drain a Node").
+//! What kubectl asks for by a flag is the pool's policy here.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::effect::Effect;
+use crate::hold::{Hold, HoldReason};
+use crate::ledger::Ticket;
+use crate::names::SERVERS_POOL;
+use crate::observed::{Node, Observed, Pod, PodKind};
+use crate::spec::{DrainPolicy, Loss};
+use crate::step::Step;
+
+/// How long after its grace period a pod on a Node that is not Ready is given up.
+const STUCK_SECS: i64 = 60;
+
+/// What is left on a node that has to be empty.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Left<'a> {
+    /// Pods that have to go, those that are ending among them. None where they were not read yet.
+    pub pods: Vec<&'a Pod>,
+}
+
+/// A pod that nothing but a person takes away.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kept<'a> {
+    pod: &'a Pod,
+    why: &'static str,
+    /// What the pool has to say to give it up.
+    setting: &'static str,
+}
+
+impl<'a> Left<'a> {
+    /// `None` where `node` is known to be empty.
+    pub fn on(node: &Node, observed: &'a Observed) -> Option<Self> {
+        let Some(pods) = observed.pods.get(&node.name) else {
+            return Some(Self::default());
+        };
+        let moves = |p: &&Pod| !stays(p) && !never_ends(p, node, observed.at);
+        let pods: Vec<&Pod> = pods.iter().filter(moves).collect();
+        (!pods.is_empty()).then_some(Self { pods })
+    }
+
+    /// Evicts what still runs, and names what stands in the way. Where a pod is to be kept the node can't become empty,
+    /// and nothing is evicted in vain: kubectl refuses as well before it evicts anything.
+    pub fn drain(&self, ticket: &Ticket, policy: DrainPolicy) -> Step {
+        let held = |message| Hold {
+            about: format!("node {}", ticket.node),
+            reason: HoldReason::DrainBlocked,
+            message,
+        };
+        let mut kept = self.kept(policy).peekable();
+        if kept.peek().is_some() {
+            return Step::holds(kept.map(|kept| held(kept.with_way_out(ticket))));
+        }
+        let mut step = Step::default();
+        for pod in &self.pods {
+            if !pod.terminating {
+                step.effects.push(Effect::Evict {
+                    node: ticket.node.clone(),
+                    namespace: pod.namespace.clone(),
+                    pod: pod.name.clone(),
+                    uid: pod.uid.clone(),
+                });
+            }
+            step.holds.extend(blocked(pod).map(held));
+        }
+        step
+    }
+
+    /// What is in the way, for a person. Completes "its drain did not end in time: …".
+    pub fn words(&self, policy: DrainPolicy) -> String {
+        let kept = self.kept(policy).next().map(|kept| kept.to_string());
+        let obstacle = kept.or_else(|| self.pods.iter().find_map(|p| blocked(p)));
+        obstacle.unwrap_or_else(|| match self.pods.len() {
+            0 => "its pods are being read".to_owned(),
+            1 => "1 pod is left".to_owned(),
+            left => format!("{left} pods are left"),
+        })
+    }
+
+    fn kept(&self, policy: DrainPolicy) -> impl Iterator<Item = Kept<'a>> {
+        self.pods.iter().filter_map(move |pod| kept(pod, policy))
+    }
+}
+
+/// Whether it is no drain's business: it ends with the node.
+fn stays(pod: &Pod) -> bool {
+    matches!(pod.kind, PodKind::DaemonSet | PodKind::Mirror)
+}
+
+/// On a machine that hangs no kubelet ends its pods, and only power-off does.
+fn never_ends(pod: &Pod, node: &Node, at: Timestamp) -> bool {
+    let stuck = |ends: Timestamp| at.duration_since(ends) > SignedDuration::from_secs(STUCK_SECS);
+    !node.ready && pod.terminating && pod.ends.is_some_and(stuck)
+}
+
+fn kept(pod: &Pod, policy: DrainPolicy) -> Option<Kept<'_>> {
+    // Of a finished pod nothing is lost, and one that is ending is lost already.
+    if pod.kind != PodKind::Ordinary || pod.terminating {
+        return None;
+    }
+    let (why, setting) = if !pod.managed && policy.unmanaged_pods == Loss::Keep {
+        ("no controller would bring it back", "unmanaged-pods")
+    } else if pod.empty_dir && policy.empty_dir_data == Loss::Keep {
+        ("what it has in an emptyDir would be lost", "empty-dir-data")
+    } else {
+        return None;
+    };
+    Some(Kept { pod, why, setting })
+}
+
+fn blocked(pod: &Pod) -> Option<String> {
+    let blocker = pod.blocked.as_ref()?;
+    Some(format!(
+        "pod {}/{} can't be evicted: {blocker}",
+        pod.namespace, pod.name
+    ))
+}
+
+impl Kept<'_> {
+    fn with_way_out(&self, ticket: &Ticket) -> String {
+        let setting = if ticket.pool.as_str() == SERVERS_POOL {
+            String::new()
+        } else {
+            format!(
+                ", or set {} = \"discard\" in [pools.{}]",
+                self.setting, ticket.pool
+            )
+        };
+        format!("{self}. Delete it{setting}; nothing on the node is evicted before")
+    }
+}
+
+impl fmt::Display for Kept<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Pod {
+            namespace, name, ..
+        } = self.pod;
+        write!(f, "pod {namespace}/{name} is not evicted: {}", self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+use super::*;
+use crate::ledger::{Purpose, Reason};
+
+const KEEP: DrainPolicy = DrainPolicy {
+    empty_dir_data: Loss::Keep,
+    unmanaged_pods: Loss::Keep,
+};
+const DISCARD: DrainPolicy = DrainPolicy {
+    empty_dir_data: Loss::Discard,
+    unmanaged_pods: Loss::Discard,
+};
+
+fn pod(kind: PodKind, managed: bool, empty_dir: bool) -> Pod {
+    Pod {
+        namespace: "web".to_owned(),
+        name: "shop".to_owned(),
+        uid: "pod-uid".parse().unwrap(),
+        node: "workers-0".parse().unwrap(),
+        kind,
+        managed,
+        empty_dir,
+        terminating: false,
+        ends: None,
+        blocked: None,
+    }
+}
+
+fn ticket(pool: &str) -> Ticket {
+    Ticket {
+        pool: pool.parse().unwrap(),
+        node: "workers-0".parse().unwrap(),
+        uid: "node-uid".parse().unwrap(),
+        server: crate::id::ServerId(1),
+        purpose: Purpose::Leave {
+            reason: Reason::ScaleDown,
+        },
+        at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Stays,
+    Evicted,
+    Kept,
+}
+
+fn outcome(pod: &Pod, policy: DrainPolicy) -> Outcome {
+    if stays(pod) {
+        return Outcome::Stays;
+    }
+    let step = Left { pods: vec![pod] }.drain(&ticket("workers"), policy);
+    assert!(step.effects.is_empty() != step.holds.is_empty(), "{step:?}");
+    if step.effects.is_empty() {
+        Outcome::Kept
+    } else {
+        Outcome::Evicted
+    }
+}
+
+/// kubectl 1.36, pkg/drain/filters.go: with `--ignore-daemonsets`, and with or without `--force` and
+/// `--delete-emptydir-data`.
+#[test]
+fn each_pod_is_treated_as_kubectl_treats_it() {
+    use Outcome::{Evicted, Kept, Stays};
+    use PodKind::{DaemonSet, Finished, Mirror, Ordinary};
+    for (kind, managed, empty_dir, kept, discarded) in [
+        (Ordinary, true, false, Evicted, Evicted),
+        (Ordinary, true, true, Kept, Evicted),
+        (Ordinary, false, false, Kept, Evicted),
+        (Ordinary, false, true, Kept, Evicted),
+        (Finished, true, true, Evicted, Evicted),
+        (Finished, false, true, Evicted, Evicted),
+        (DaemonSet, true, true, Stays, Stays),
+        (Mirror, true, true, Stays, Stays),
+        (Mirror, false, true, Stays, Stays),
+    ] {
+        let pod = pod(kind, managed, empty_dir);
+        assert_eq!(outcome(&pod, KEEP), kept, "{pod:?}");
+        assert_eq!(outcome(&pod, DISCARD), discarded, "{pod:?}");
+    }
+}
+
+#[test]
+fn by_default_an_empty_dir_is_given_up_and_a_pod_without_a_controller_is_not() {
+    let policy = DrainPolicy::default();
+    assert_eq!(
+        outcome(&pod(PodKind::Ordinary, true, true), policy),
+        Outcome::Evicted
+    );
+    assert_eq!(
+        outcome(&pod(PodKind::Ordinary, false, false), policy),
+        Outcome::Kept
+    );
+}
+
+#[test]
+fn where_one_pod_is_kept_no_other_is_evicted_and_the_way_out_is_named() {
+    let (kept, other) = (
+        pod(PodKind::Ordinary, false, false),
+        pod(PodKind::Ordinary, true, false),
+    );
+    let left = Left {
+        pods: vec![&other, &kept],
+    };
+    let step = left.drain(&ticket("workers"), KEEP);
+    assert_eq!(step.effects, []);
+    let told: Vec<String> = step.holds.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "node workers-0: pod web/shop is not evicted: no controller would bring it back. Delete it, or set \
+          unmanaged-pods = \"discard\" in [pools.workers]; nothing on the node is evicted before"
+        ]
+    );
+    let step = left.drain(&ticket("servers"), KEEP);
+    assert!(
+        step.holds[0].message.contains("Delete it; "),
+        "servers are no pool of cluster.toml"
+    );
+    assert_eq!(left.drain(&ticket("workers"), DISCARD).effects.len(), 2);
+}
+
+#[test]
+fn a_pod_that_is_ending_is_not_kept_any_more() {
+    let mut ending = pod(PodKind::Ordinary, false, true);
+    ending.terminating = true;
+    let left = Left {
+        pods: vec![&ending],
+    };
+    assert_eq!(left.drain(&ticket("workers"), KEEP), Step::default());
+    assert_eq!(left.words(KEEP), "1 pod is left");
+}

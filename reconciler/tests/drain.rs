@@ -1,0 +1,132 @@
+//! What a drain sees and does on a real API server, as the leader's own identity.
+
+#[path = "founding/world.rs"]
+mod world;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fabrik::cluster::Clients;
+use fabrik::cluster::nodes::{self, Eviction};
+use fabrik::config::Config;
+use fabrik_bed::wait;
+use fabrik_core::observed::{Pod as Seen, PodKind};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use serde_json::{Value, json};
+use world::World;
+
+const NODE: &str = "workers-0";
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// kubectl evicts what has finished, also where a DaemonSet ran it or nothing would bring it back, and asks whether the
+/// DaemonSet of a pod is there.
+#[tokio::test]
+async fn pods_are_seen_and_evicted_as_kubectl_would() {
+    let world = World::start().await;
+    let founded = world.found("one", "demo", "server-1").await.unwrap();
+    let config = Config::load(&founded.config).unwrap();
+    let leader = Clients::connect(&config).await.unwrap().leader_once;
+    let admin = world.bed.kube().await.unwrap();
+    make_node(&admin).await;
+    make_daemon_set(&admin).await;
+    make_pod(&admin, "bare", &json!({}), "Running").await;
+    make_pod(&admin, "finished", &json!({}), "Succeeded").await;
+    let mirror = json!({"annotations": {"kubernetes.io/config.mirror": "x"}});
+    make_pod(&admin, "mirror", &mirror, "Running").await;
+    let orphan = json!({"ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "gone",
+        "uid": "00000000-0000-0000-0000-000000000000", "controller": true}],
+        "finalizers": ["example.org/stays"]});
+    make_pod(&admin, "orphan", &orphan, "Running").await;
+
+    let pods = observe(&leader).await;
+    let kinds: BTreeMap<&str, (PodKind, bool)> = pods
+        .iter()
+        .map(|(name, pod)| (name.as_str(), (pod.kind, pod.managed)))
+        .collect();
+    assert_eq!(
+        kinds,
+        BTreeMap::from([
+            ("bare", (PodKind::Ordinary, false)),
+            ("daemon", (PodKind::DaemonSet, true)),
+            ("finished", (PodKind::Finished, false)),
+            ("mirror", (PodKind::Mirror, false)),
+            ("orphan", (PodKind::Ordinary, false)),
+        ])
+    );
+    assert!(pods.values().all(|p| p.empty_dir), "{pods:?}");
+
+    for name in ["bare", "finished"] {
+        let evicted = nodes::evict(&leader, "default", name, &pods[name].uid).await;
+        assert_eq!(evicted.unwrap(), Eviction::Accepted, "{name}");
+    }
+    world.end().await;
+}
+
+async fn observe(client: &Client) -> BTreeMap<String, Seen> {
+    let daemon_sets = nodes::observe_daemon_sets(client).await.unwrap();
+    let node = NODE.parse().unwrap();
+    let seen = nodes::observe_pods(client, &node, &daemon_sets)
+        .await
+        .unwrap();
+    let short = |p: &Seen| match p.kind {
+        PodKind::DaemonSet => "daemon".to_owned(),
+        _ => p.name.clone(),
+    };
+    seen.pods.into_iter().map(|p| (short(&p), p)).collect()
+}
+
+async fn make_node(admin: &Client) {
+    let api: Api<Node> = Api::all(admin.clone());
+    let node = json!({"metadata": {"name": NODE}});
+    let node: Node = serde_json::from_value(node).unwrap();
+    api.create(&PostParams::default(), &node).await.unwrap();
+    let capacity = json!({"pods": "10", "cpu": "1", "memory": "1Gi"});
+    let ready = json!({"status": {"capacity": capacity, "allocatable": capacity,
+        "conditions": [{"type": "Ready", "status": "True"}]}});
+    let params = PatchParams::default();
+    api.patch_status(NODE, &params, &Patch::Merge(&ready))
+        .await
+        .unwrap();
+}
+
+/// Its controller makes the pod, and the scheduler puts it on the node.
+async fn make_daemon_set(admin: &Client) {
+    let api: Api<DaemonSet> = Api::namespaced(admin.clone(), "default");
+    let labels = json!({"app": "logs"});
+    let set = json!({"metadata": {"name": "logs"}, "spec": {"selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": spec()}}});
+    let set: DaemonSet = serde_json::from_value(set).unwrap();
+    api.create(&PostParams::default(), &set).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), "default");
+    wait::until("the DaemonSet's pod is on the node", LIMIT, async || {
+        let pods = pods.list(&kube::api::ListParams::default()).await?;
+        let bound = |p: &Pod| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(NODE);
+        Ok(pods.iter().any(bound).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+async fn make_pod(admin: &Client, name: &str, metadata: &Value, phase: &str) {
+    let api: Api<Pod> = Api::namespaced(admin.clone(), "default");
+    let (mut metadata, mut spec) = (metadata.clone(), spec());
+    metadata["name"] = json!(name);
+    spec["nodeName"] = json!(NODE);
+    let pod = json!({"metadata": metadata, "spec": spec});
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    let made = api.create(&PostParams::default(), &pod).await.unwrap();
+    let status = json!({"status": {"phase": phase}});
+    let params = PatchParams::default();
+    api.patch_status(&made.name_any(), &params, &Patch::Merge(&status))
+        .await
+        .unwrap();
+}
+
+fn spec() -> Value {
+    json!({"containers": [{"name": "c", "image": "example.org/none"}],
+        "volumes": [{"name": "scratch", "emptyDir": {}}],
+        "tolerations": [{"operator": "Exists"}]})
+}
