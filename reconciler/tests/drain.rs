@@ -3,17 +3,19 @@
 #[path = "founding/world.rs"]
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fabrik::cluster::Clients;
 use fabrik::cluster::nodes::{self, Eviction};
 use fabrik::config::Config;
 use fabrik_bed::wait;
+use fabrik_core::id::NodeName;
 use fabrik_core::observed::{Pod as Seen, PodKind};
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttachment;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use world::World;
@@ -21,27 +23,33 @@ use world::World;
 const NODE: &str = "workers-0";
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// kubectl evicts what has finished, also where a DaemonSet ran it or nothing would bring it back, and asks whether the
-/// DaemonSet of a pod is there.
 #[tokio::test]
-async fn pods_are_seen_and_evicted_as_kubectl_would() {
+async fn a_node_is_seen_with_its_pods_and_volumes_and_emptied() {
     let world = World::start().await;
     let founded = world.found("one", "demo", "server-1").await.unwrap();
     let config = Config::load(&founded.config).unwrap();
     let leader = Clients::connect(&config).await.unwrap().leader_once;
     let admin = world.bed.kube().await.unwrap();
     make_node(&admin).await;
-    make_daemon_set(&admin).await;
-    make_pod(&admin, "bare", &json!({}), "Running").await;
-    make_pod(&admin, "finished", &json!({}), "Succeeded").await;
+    pods_are_seen_and_evicted_as_kubectl_would(&admin, &leader).await;
+    volumes_count_until_they_are_detached(&admin, &leader).await;
+    world.end().await;
+}
+
+/// kubectl evicts what has finished, also where nothing would bring it back, and asks whether the DaemonSet of a pod is
+/// there.
+async fn pods_are_seen_and_evicted_as_kubectl_would(admin: &Client, leader: &Client) {
+    make_daemon_set(admin).await;
+    make_pod(admin, "bare", &json!({}), "Running").await;
+    make_pod(admin, "finished", &json!({}), "Succeeded").await;
     let mirror = json!({"annotations": {"kubernetes.io/config.mirror": "x"}});
-    make_pod(&admin, "mirror", &mirror, "Running").await;
+    make_pod(admin, "mirror", &mirror, "Running").await;
     let orphan = json!({"ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "gone",
         "uid": "00000000-0000-0000-0000-000000000000", "controller": true}],
         "finalizers": ["example.org/stays"]});
-    make_pod(&admin, "orphan", &orphan, "Running").await;
+    make_pod(admin, "orphan", &orphan, "Running").await;
 
-    let pods = observe(&leader).await;
+    let pods = observe(leader).await;
     let kinds: BTreeMap<&str, (PodKind, bool)> = pods
         .iter()
         .map(|(name, pod)| (name.as_str(), (pod.kind, pod.managed)))
@@ -59,10 +67,55 @@ async fn pods_are_seen_and_evicted_as_kubectl_would() {
     assert!(pods.values().all(|p| p.empty_dir), "{pods:?}");
 
     for name in ["bare", "finished"] {
-        let evicted = nodes::evict(&leader, "default", name, &pods[name].uid).await;
+        let evicted = nodes::evict(leader, "default", name, &pods[name].uid).await;
         assert_eq!(evicted.unwrap(), Eviction::Accepted, "{name}");
     }
-    world.end().await;
+}
+
+/// Three volumes are attached: a claim's to the node, another claim's whose pod stays there, and one to another node.
+async fn volumes_count_until_they_are_detached(admin: &Client, leader: &Client) {
+    for (name, node) in [("shop", NODE), ("logs", NODE), ("far", "workers-1")] {
+        let spec = json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+            "csi": {"driver": "csi.example.org", "volumeHandle": name},
+            "claimRef": {"namespace": "default", "name": name}});
+        create::<PersistentVolume>(admin, &format!("pv-{name}"), &spec).await;
+        let spec = json!({"attacher": "csi.example.org", "nodeName": node,
+            "source": {"persistentVolumeName": format!("pv-{name}")}});
+        create::<VolumeAttachment>(admin, name, &spec).await;
+    }
+    let node: NodeName = NODE.parse().unwrap();
+    let staying = BTreeSet::from([("default".to_owned(), "logs".to_owned())]);
+    let asked = BTreeMap::from([(node.clone(), staying)]);
+    let attached = async || {
+        let claims = nodes::observe_volumes(leader).await.unwrap().claims;
+        nodes::observe_attached(leader, &asked, &claims)
+            .await
+            .unwrap()
+    };
+    let volume = "pv-shop (claim default/shop)".to_owned();
+    assert_eq!(attached().await, BTreeMap::from([(node, vec![volume])]));
+
+    let api: Api<VolumeAttachment> = Api::all(admin.clone());
+    api.delete("shop", &DeleteParams::default()).await.unwrap();
+    wait::until("the volume is detached", LIMIT, async || {
+        Ok(attached().await.is_empty().then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+async fn create<K>(admin: &Client, name: &str, spec: &Value)
+where
+    K: kube::Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>
+        + serde::Serialize
+        + serde::de::DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
+{
+    let object = json!({"metadata": {"name": name}, "spec": spec});
+    let object: K = serde_json::from_value(object).unwrap();
+    let api: Api<K> = Api::all(admin.clone());
+    api.create(&PostParams::default(), &object).await.unwrap();
 }
 
 async fn observe(client: &Client) -> BTreeMap<String, Seen> {

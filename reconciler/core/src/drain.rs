@@ -21,6 +21,8 @@ const STUCK_SECS: i64 = 60;
 pub struct Left<'a> {
     /// Pods that have to go, those that are ending among them. None where they were not read yet.
     pub pods: Vec<&'a Pod>,
+    /// Volumes to detach: one that is attached to a node that is down can't be used elsewhere for minutes.
+    pub volumes: Vec<&'a str>,
 }
 
 /// A pod that nothing but a person takes away.
@@ -40,7 +42,12 @@ impl<'a> Left<'a> {
         };
         let moves = |p: &&Pod| !stays(p) && !never_ends(p, node, observed.at);
         let pods: Vec<&Pod> = pods.iter().filter(moves).collect();
-        (!pods.is_empty()).then_some(Self { pods })
+        // Where no kubelet unmounts, waiting is in vain. Such a machine comes back with its volumes, or its Node is deleted
+        // when it is off, which sets them free.
+        let attached = observed.attached.get(&node.name).filter(|_| node.ready);
+        let volumes: Vec<&str> = attached.into_iter().flatten().map(String::as_str).collect();
+        let empty = pods.is_empty() && volumes.is_empty();
+        (!empty).then_some(Self { pods, volumes })
     }
 
     /// Evicts what still runs, and names what stands in the way. Where a pod is to be kept the node can't become empty,
@@ -67,6 +74,11 @@ impl<'a> Left<'a> {
             }
             step.holds.extend(blocked(pod).map(held));
         }
+        // While there are pods, they are what holds the volumes.
+        if self.pods.is_empty() {
+            let volumes = self.volumes.iter();
+            step.holds.extend(volumes.map(|v| held(still_attached(v))));
+        }
         step
     }
 
@@ -75,7 +87,10 @@ impl<'a> Left<'a> {
         let kept = self.kept(policy).next().map(|kept| kept.to_string());
         let obstacle = kept.or_else(|| self.pods.iter().find_map(|p| blocked(p)));
         obstacle.unwrap_or_else(|| match self.pods.len() {
-            0 => "its pods are being read".to_owned(),
+            0 => match self.volumes.first() {
+                Some(volume) => still_attached(volume),
+                None => "its pods and volumes are being read".to_owned(),
+            },
             1 => "1 pod is left".to_owned(),
             left => format!("{left} pods are left"),
         })
@@ -87,7 +102,7 @@ impl<'a> Left<'a> {
 }
 
 /// Whether it is no drain's business: it ends with the node.
-fn stays(pod: &Pod) -> bool {
+pub fn stays(pod: &Pod) -> bool {
     matches!(pod.kind, PodKind::DaemonSet | PodKind::Mirror)
 }
 
@@ -118,6 +133,10 @@ fn blocked(pod: &Pod) -> Option<String> {
         "pod {}/{} can't be evicted: {blocker}",
         pod.namespace, pod.name
     ))
+}
+
+fn still_attached(volume: &str) -> String {
+    format!("volume {volume} is still attached to it")
 }
 
 impl Kept<'_> {

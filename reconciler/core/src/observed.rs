@@ -18,9 +18,13 @@ pub struct Observed {
     pub at: Timestamp,
     pub hetzner: Hetzner,
     pub nodes: BTreeMap<NodeName, Node>,
-    /// Pods of the nodes that held a ticket when they were read. A node that is missing here was not asked: it is
-    /// not known to be empty.
+    /// Pods of the nodes that held a ticket when they were read. A node that is missing here was not asked, or what is
+    /// attached to it could not be read: it is not known to be empty.
     pub pods: BTreeMap<NodeName, Vec<Pod>>,
+    /// Volumes that are attached to those of them that have no pod to move, in words; such as are there for pods that
+    /// stay are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attached: BTreeMap<NodeName, Vec<String>>,
     /// Nodes that a bound local PersistentVolume is pinned to.
     pub pinned: BTreeSet<NodeName>,
     /// Join tokens that exist, by the intent each was made for.

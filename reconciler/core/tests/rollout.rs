@@ -232,6 +232,27 @@ fn a_pod_that_nothing_would_bring_back_keeps_its_node_and_no_other_from_the_new_
 }
 
 #[test]
+fn a_node_goes_down_when_its_volumes_are_detached_and_not_before() {
+    let mut world = World::new(3, 1, 1);
+    let node = name("workers-0");
+    let volume = "pvc-1 (claim shop/data)".to_owned();
+    world.observed.attached = [(node.clone(), vec![volume])].into();
+    world.want("new", "1.36.3+k3s1");
+    let told = |world: &mut World, ticks: usize| -> BTreeSet<String> {
+        let holds = (0..ticks).flat_map(|_| world.tick().holds);
+        holds.map(|h| h.to_string()).collect()
+    };
+    let hold = "node workers-0: volume pvc-1 (claim shop/data) is still attached to it";
+    assert!(told(&mut world, 200).contains(hold));
+    assert_eq!(world.tried.len(), 3, "the servers: {:?}", world.tried);
+    // The deadline of a drain holds for it too.
+    told(&mut world, 300);
+    assert!(world.log.iter().any(|l| l.contains("uncordon workers-0")));
+    world.observed.attached.clear();
+    world.settle("new");
+}
+
+#[test]
 fn a_later_commit_replaces_the_target_of_those_who_were_not_told_to_try() {
     let mut world = World::new(3, 2, 1);
     world.blocked.insert("servers-1".parse().unwrap());

@@ -7,13 +7,13 @@ mod evict;
 mod execute;
 mod observe;
 mod systems;
+mod volumes;
 
 pub use evict::{Eviction, evict};
 pub use execute::{cordon, delete, label, uncordon};
-pub use observe::{
-    NodesSeen, PodsSeen, heard, observe_daemon_sets, observe_nodes, observe_pinned, observe_pods,
-};
+pub use observe::{NodesSeen, PodsSeen, heard, observe_daemon_sets, observe_nodes, observe_pods};
 pub use systems::{SystemsSeen, aim, observe_systems, order, withdraw};
+pub use volumes::{VolumesSeen, observe_attached, observe_volumes};
 
 /// What the API server said to something that the leader asked of it.
 #[derive(Debug, thiserror::Error)]

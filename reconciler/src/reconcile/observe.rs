@@ -5,6 +5,7 @@ mod systems;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use fabrik_core::drain;
 use fabrik_core::id::NodeName;
 use fabrik_core::ledger::Ledger;
 use fabrik_core::observed::{Hetzner, Observed};
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use super::leader::{InForce, Leader};
-use crate::cluster::nodes::{self, PodsSeen};
+use crate::cluster::nodes::{self, NodesSeen, PodsSeen, VolumesSeen};
 use crate::hetzner;
 
 /// What this pass sees.
@@ -32,16 +33,17 @@ pub async fn observe(
 ) -> Result<Seen, String> {
     let at = Timestamp::now();
     let client = &leader.replica.clients.leader;
-    let (hetzner, seen, pinned, tokens, mut pods, told, heard) = tokio::join!(
+    let (hetzner, seen, volumes, tokens, mut pods, told, heard) = tokio::join!(
         observe_hetzner(leader, in_force, &ledger),
         async { nodes::observe_nodes(client).await.map_err(text) },
-        async { nodes::observe_pinned(client).await.map_err(text) },
+        async { nodes::observe_volumes(client).await.map_err(text) },
         async { leader.tokens.observe().await.map_err(text) },
         pods_of_ticketed(client, &ledger),
         async { nodes::observe_systems(client).await.map_err(text) },
         heard_of_updating(client, &ledger),
     );
-    let (mut seen, pinned, tokens, mut told) = (seen?, pinned?, tokens?, told?);
+    let (mut seen, volumes, tokens, mut told) = (seen?, volumes?, tokens?, told?);
+    let attached = attached_to_emptied(client, &seen, &volumes, &mut pods).await;
     let (hetzner, blind) = match hetzner {
         Ok(hetzner) => (hetzner, None),
         Err(problem) => (Hetzner::default(), Some(problem)),
@@ -73,7 +75,8 @@ pub async fn observe(
         hetzner,
         nodes: seen.nodes,
         pods: pods.into_iter().map(|(node, p)| (node, p.pods)).collect(),
-        pinned,
+        attached,
+        pinned: volumes.pinned,
         tokens,
         units,
         ledger,
@@ -124,6 +127,34 @@ async fn pods_of_ticketed(client: &kube::Client, ledger: &Ledger) -> BTreeMap<No
         (node, pods)
     });
     told_apart(join_all(pods).await, "its pods can't be read")
+}
+
+/// Volumes of nodes that are cordoned and have no pod to move. Where they can't be read, what is on those nodes is not
+/// known, whatever their pods are.
+async fn attached_to_emptied(
+    client: &kube::Client,
+    seen: &NodesSeen,
+    volumes: &VolumesSeen,
+    pods: &mut BTreeMap<NodeName, PodsSeen>,
+) -> BTreeMap<NodeName, Vec<String>> {
+    let cordoned = |node: &NodeName| seen.nodes.get(node).is_some_and(|n| n.unschedulable);
+    let emptied = pods
+        .iter()
+        .filter(|(node, on_it)| cordoned(node) && on_it.pods.iter().all(drain::stays));
+    let emptied: BTreeMap<NodeName, _> = emptied
+        .map(|(node, on_it)| (node.clone(), on_it.staying_claims.clone()))
+        .collect();
+    if emptied.is_empty() {
+        return BTreeMap::new();
+    }
+    match nodes::observe_attached(client, &emptied, &volumes.claims).await {
+        Ok(attached) => attached,
+        Err(error) => {
+            warn!(%error, "no node goes down");
+            pods.retain(|node, _| !emptied.contains_key(node));
+            BTreeMap::new()
+        }
+    }
 }
 
 /// When kubelets renewed their Leases. Of one that can't be read nothing was heard.

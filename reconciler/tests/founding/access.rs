@@ -19,6 +19,7 @@ pub async fn of_the_leader(client: &Client) {
         ("create", "pods/eviction", "", ""),
         ("list", "persistentvolumes", "", ""),
         ("list", "daemonsets.apps", "", ""),
+        ("list", "volumeattachments.storage.k8s.io", "", ""),
         ("list", "poddisruptionbudgets.policy", "", ""),
         ("create", "events", "default", ""),
         ("create", "events.events.k8s.io", "default", ""),

@@ -505,6 +505,7 @@ fn empty(now: Timestamp) -> Observed {
         hetzner,
         nodes: BTreeMap::new(),
         pods: BTreeMap::new(),
+        attached: BTreeMap::new(),
         pinned: BTreeSet::new(),
         tokens: BTreeSet::new(),
         units: BTreeMap::new(),

@@ -49,7 +49,11 @@ fn outcome(pod: &Pod, policy: DrainPolicy) -> Outcome {
     if stays(pod) {
         return Outcome::Stays;
     }
-    let step = Left { pods: vec![pod] }.drain(&ticket("workers"), policy);
+    let step = Left {
+        pods: vec![pod],
+        volumes: Vec::new(),
+    }
+    .drain(&ticket("workers"), policy);
     assert!(step.effects.is_empty() != step.holds.is_empty(), "{step:?}");
     if step.effects.is_empty() {
         Outcome::Kept
@@ -102,6 +106,7 @@ fn where_one_pod_is_kept_no_other_is_evicted_and_the_way_out_is_named() {
     );
     let left = Left {
         pods: vec![&other, &kept],
+        volumes: Vec::new(),
     };
     let step = left.drain(&ticket("workers"), KEEP);
     assert_eq!(step.effects, []);
@@ -127,7 +132,61 @@ fn a_pod_that_is_ending_is_not_kept_any_more() {
     ending.terminating = true;
     let left = Left {
         pods: vec![&ending],
+        volumes: Vec::new(),
     };
     assert_eq!(left.drain(&ticket("workers"), KEEP), Step::default());
     assert_eq!(left.words(KEEP), "1 pod is left");
+}
+
+/// The pods went, and their volume is attached for a while longer: a machine that goes down now keeps it from going
+/// elsewhere for minutes.
+#[test]
+fn a_node_is_empty_when_its_volumes_are_detached() {
+    let volume = "pvc-1 (claim shop/data)".to_owned();
+    let mut observed = observed();
+    let node = node(true);
+    observed.attached = [(node.name.clone(), vec![volume])].into();
+    let left = Left::on(&node, &observed).unwrap();
+    assert_eq!(
+        left.words(KEEP),
+        "volume pvc-1 (claim shop/data) is still attached to it"
+    );
+    let step = left.drain(&ticket("workers"), KEEP);
+    let told: Vec<String> = step.holds.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["node workers-0: volume pvc-1 (claim shop/data) is still attached to it"]
+    );
+
+    assert_eq!(
+        Left::on(&self::node(false), &observed),
+        None,
+        "nobody unmounts there"
+    );
+    observed.attached.clear();
+    assert_eq!(Left::on(&node, &observed), None);
+    observed.pods.clear();
+    assert_eq!(
+        Left::on(&node, &observed),
+        Some(Left::default()),
+        "nobody has looked"
+    );
+}
+
+fn node(ready: bool) -> Node {
+    serde_json::from_value(serde_json::json!({
+        "name": "workers-0", "uid": "node-uid", "provider_id": null, "control_plane": false, "ready": ready,
+        "unschedulable": true, "cordoned_under": null, "deleting": false, "kubelet_version": "v1.36.3",
+        "labels": {}, "our_labels": [],
+    }))
+    .unwrap()
+}
+
+fn observed() -> Observed {
+    let ledger = crate::ledger::Ledger::new("abcdefgh01234567".parse().unwrap());
+    serde_json::from_value(serde_json::json!({
+        "at": "2026-11-21T12:00:00Z", "hetzner": crate::observed::Hetzner::default(), "nodes": {},
+        "pods": {"workers-0": []}, "pinned": [], "tokens": [], "units": {}, "ledger": ledger, "paused": null,
+    }))
+    .unwrap()
 }

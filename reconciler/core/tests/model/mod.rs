@@ -88,6 +88,7 @@ impl Model {
             hetzner: Hetzner::default(),
             nodes: BTreeMap::new(),
             pods: BTreeMap::new(),
+            attached: BTreeMap::new(),
             pinned: BTreeSet::new(),
             tokens: BTreeSet::new(),
             units: BTreeMap::new(),

@@ -662,6 +662,7 @@ fn empty(now: Timestamp) -> Observed {
         hetzner: fabrik_core::observed::Hetzner::default(),
         nodes: BTreeMap::new(),
         pods: BTreeMap::new(),
+        attached: BTreeMap::new(),
         pinned: BTreeSet::new(),
         tokens: BTreeSet::new(),
         units: BTreeMap::new(),

@@ -3,24 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use fabrik_core::drain;
 use fabrik_core::id::NodeName;
 use fabrik_core::names::{LEADER_MANAGER, TICKET_ANNOTATION};
 use fabrik_core::observed::{Node, Pod, PodKind};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{self as core, PersistentVolume};
+use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
 use super::NodeError;
+use super::volumes::{Claim, claims};
 use crate::cluster::etcd::Hosts;
 
 /// k3s sets it on servers; `NodeRestriction` keeps kubelets from setting it themselves.
 const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
-const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
 /// All Nodes of one quorum read, and the names of those that no `NodeName` can hold.
 #[derive(Debug, Default)]
@@ -38,6 +39,8 @@ pub type DaemonSets = BTreeSet<(String, String)>;
 #[derive(Debug, Default)]
 pub struct PodsSeen {
     pub pods: Vec<Pod>,
+    /// Claims of those that a drain leaves where they are.
+    pub staying_claims: BTreeSet<Claim>,
     /// Those of the system's DaemonSets that are not ready, as `namespace/name`.
     pub unready_daemons: Vec<String>,
 }
@@ -87,30 +90,19 @@ pub async fn observe_pods(
     let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let pods = list::<core::Pod>(Api::all(client.clone()), params, "pods").await?;
     let unready = pods.iter().filter(|p| is_unready_daemon(p, daemon_sets));
+    let converted = pods.iter().filter_map(|pod| {
+        let seen = convert_pod(pod, node, daemon_sets)?;
+        Some((pod, seen))
+    });
+    let converted: Vec<_> = converted.collect();
+    let staying = converted.iter().filter(|(_, seen)| drain::stays(seen));
     Ok(PodsSeen {
         unready_daemons: unready
             .map(|p| format!("{}/{}", p.namespace().unwrap_or_default(), p.name_any()))
             .collect(),
-        pods: pods
-            .iter()
-            .filter_map(|pod| convert_pod(pod, node, daemon_sets))
-            .collect(),
+        staying_claims: staying.flat_map(|(pod, _)| claims(pod)).collect(),
+        pods: converted.into_iter().map(|(_, seen)| seen).collect(),
     })
-}
-
-/// Reads which Nodes bound local `PersistentVolume`s are pinned to.
-pub async fn observe_pinned(client: &Client) -> Result<BTreeSet<NodeName>, NodeError> {
-    let volumes = list::<PersistentVolume>(
-        Api::all(client.clone()),
-        ListParams::default(),
-        "persistentvolumes",
-    )
-    .await?;
-    Ok(volumes
-        .iter()
-        .filter(|v| is_bound(v))
-        .flat_map(pinned_to)
-        .collect())
 }
 
 /// When the kubelet of a Node last renewed its Lease.
@@ -124,7 +116,11 @@ pub async fn heard(client: &Client, node: &NodeName) -> Result<Option<Timestamp>
     Ok(lease.and_then(|l| Some(l.spec?.renew_time?.0)))
 }
 
-async fn list<K>(api: Api<K>, params: ListParams, what: &'static str) -> Result<Vec<K>, NodeError>
+pub(super) async fn list<K>(
+    api: Api<K>,
+    params: ListParams,
+    what: &'static str,
+) -> Result<Vec<K>, NodeError>
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
@@ -267,26 +263,6 @@ fn has_empty_dir(pod: &core::Pod) -> bool {
     volumes.into_iter().any(|v| v.empty_dir.is_some())
 }
 
-fn is_bound(volume: &PersistentVolume) -> bool {
-    volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
-}
-
-/// The host names that the volume's node affinity allows: its only homes.
-fn pinned_to(volume: &PersistentVolume) -> Vec<NodeName> {
-    let affinity = volume
-        .spec
-        .as_ref()
-        .and_then(|s| s.node_affinity.as_ref())
-        .and_then(|a| a.required.as_ref());
-    let terms = affinity.into_iter().flat_map(|a| &a.node_selector_terms);
-    terms
-        .flat_map(|t| t.match_expressions.iter().flatten())
-        .filter(|e| e.key == HOSTNAME_LABEL && e.operator == "In")
-        .flat_map(|e| e.values.iter().flatten())
-        .filter_map(|name| name.parse().ok())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -392,18 +368,5 @@ mod tests {
         assert!(!pod("kube-system", "DaemonSet", "True"));
         assert!(!pod("web", "DaemonSet", "False"));
         assert!(!pod("kube-system", "ReplicaSet", "False"));
-    }
-
-    #[test]
-    fn a_local_volume_pins_its_host_while_it_is_bound() {
-        let volume: PersistentVolume = serde_json::from_value(json!({
-            "metadata": {"name": "v"},
-            "spec": {"local": {"path": "/data"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [
-                {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1"]}]}]}}},
-            "status": {"phase": "Bound"}
-        }))
-        .unwrap();
-        assert!(is_bound(&volume));
-        assert_eq!(pinned_to(&volume), ["node-1".parse().unwrap()]);
     }
 }
