@@ -25,6 +25,10 @@ pub struct Observed {
     /// stay are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attached: BTreeMap<NodeName, Vec<String>>,
+    /// How many pods of each check of the user's are Ready, wherever they run; read while a node tries a system. Of a
+    /// check that is missing nothing is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ready_pods: BTreeMap<String, u32>,
     /// Nodes that a bound local PersistentVolume is pinned to.
     pub pinned: BTreeSet<NodeName>,
     /// Join tokens that exist, by the intent each was made for.
@@ -234,6 +238,11 @@ pub struct Pod {
     pub uid: Uid,
     pub node: NodeName,
     pub kind: PodKind,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether its condition `Ready` is true.
+    #[serde(default)]
+    pub ready: bool,
     /// Whether a controller would bring it back.
     #[serde(default = "yes")]
     pub managed: bool,

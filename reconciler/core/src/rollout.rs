@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 pub use self::forecast::{Forecast, Wave, forecast};
+pub use self::gates::lacks;
 pub use self::grant::{Budget, budgets};
 pub use self::state::{NodeState, State, states};
 pub use self::update::{Stage, stage};

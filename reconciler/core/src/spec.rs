@@ -8,6 +8,7 @@ mod near;
 mod parse;
 mod place;
 mod reader;
+mod selector;
 mod version;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::parse::{parse, token_reference};
 pub use self::place::{place_of, text_of};
+pub use self::selector::{Pattern, Pods, Selector};
 pub use self::version::K3sVersion;
 use crate::id::{ClusterName, NodeName, PoolName};
 use crate::window::Window;
@@ -65,6 +67,9 @@ pub struct Update {
     pub held: BTreeMap<NodeName, String>,
     /// Lets the only server, or one of two, go down.
     pub allow_control_plane_downtime: bool,
+    /// What else has to be true before a node keeps its new system, each by a name of the user's.
+    #[serde(default)]
+    pub checks: BTreeMap<String, Check>,
     /// Why no node begins an update, if none does. Those that are being updated end it.
     #[serde(default)]
     pub paused: Option<String>,
@@ -79,9 +84,18 @@ impl Default for Update {
             windows: Vec::new(),
             held: BTreeMap::new(),
             allow_control_plane_downtime: false,
+            checks: BTreeMap::new(),
             paused: None,
         }
     }
+}
+
+/// Pods that have to be Ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub pods: Pods,
+    /// How many of them, wherever they run. `None`: all those that run on the node.
+    pub ready: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

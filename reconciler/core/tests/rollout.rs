@@ -253,6 +253,55 @@ fn a_node_goes_down_when_its_volumes_are_detached_and_not_before() {
 }
 
 #[test]
+fn a_check_of_the_user_s_that_fails_on_a_node_sends_it_back() {
+    let mut world = World::new(3, 2, 1);
+    world.want_checked("proxy = { namespace = \"ingress\", pods = \"app=proxy\" }");
+    world.ails_under = Some("bad");
+    world.want("bad", "1.36.3+k3s1");
+    let told = world.stand_still().join("\n");
+    assert_eq!(world.tried.len(), 1, "{:?}", world.tried);
+    let why = "went back: check proxy: pod ingress/proxy-servers-1 is not ready on it";
+    assert!(told.contains(why), "{told}");
+    world.want("mended", "1.36.3+k3s1");
+    world.settle("mended");
+}
+
+#[test]
+fn a_check_of_the_user_s_counts_pods_wherever_they_run() {
+    let mut world = World::new(3, 2, 1);
+    world.want_checked("shop = { namespace = \"shop\", pods = \"app=shop\", ready = 2 }");
+    world.want("new", "1.36.3+k3s1");
+    let told = |world: &mut World, ready: Option<u32>| -> BTreeSet<String> {
+        world.observed.ready_pods = ready.map(|n| ("shop".to_owned(), n)).into_iter().collect();
+        let holds = (0..8).flat_map(|_| world.tick().holds);
+        holds.map(|h| h.message).collect()
+    };
+    world.until_tried("servers-1");
+    let shut = |why: &str| format!("runs the new system; check shop: {why}");
+    assert!(told(&mut world, Some(1)).contains(&shut("1 of its pods are ready, and 2 must be")));
+    assert!(told(&mut world, None).contains(&shut("its pods can't be read")));
+    told(&mut world, Some(2));
+    world.settle("new");
+}
+
+/// Nothing that could not be read is well.
+#[test]
+fn a_node_whose_pods_can_not_be_read_is_not_known_to_be_well() {
+    let mut world = World::new(3, 1, 1);
+    world.want("new", "1.36.3+k3s1");
+    world.until_tried("servers-1");
+    world.unread.insert(name("servers-1"));
+    let holds = (0..8).flat_map(|_| world.tick().holds);
+    let told: BTreeSet<String> = holds.map(|h| h.message).collect();
+    assert!(
+        told.contains("runs the new system; its pods can't be read"),
+        "{told:?}"
+    );
+    world.unread.clear();
+    world.settle("new");
+}
+
+#[test]
 fn a_later_commit_replaces_the_target_of_those_who_were_not_told_to_try() {
     let mut world = World::new(3, 2, 1);
     world.blocked.insert("servers-1".parse().unwrap());

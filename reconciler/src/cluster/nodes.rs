@@ -11,7 +11,9 @@ mod volumes;
 
 pub use evict::{Eviction, evict};
 pub use execute::{cordon, delete, label, uncordon};
-pub use observe::{NodesSeen, PodsSeen, heard, observe_daemon_sets, observe_nodes, observe_pods};
+pub use observe::{
+    NodesSeen, PodsSeen, count_ready, heard, observe_daemon_sets, observe_nodes, observe_pods,
+};
 pub use systems::{SystemsSeen, aim, observe_systems, order, withdraw};
 pub use volumes::{VolumesSeen, observe_attached, observe_volumes};
 

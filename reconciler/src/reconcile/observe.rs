@@ -33,7 +33,7 @@ pub async fn observe(
 ) -> Result<Seen, String> {
     let at = Timestamp::now();
     let client = &leader.replica.clients.leader;
-    let (hetzner, seen, volumes, tokens, mut pods, told, heard) = tokio::join!(
+    let (hetzner, seen, volumes, tokens, mut pods, told, heard, ready_pods) = tokio::join!(
         observe_hetzner(leader, in_force, &ledger),
         async { nodes::observe_nodes(client).await.map_err(text) },
         async { nodes::observe_volumes(client).await.map_err(text) },
@@ -41,6 +41,7 @@ pub async fn observe(
         pods_of_ticketed(client, &ledger),
         async { nodes::observe_systems(client).await.map_err(text) },
         heard_of_updating(client, &ledger),
+        ready_pods_of_checks(client, in_force, &ledger),
     );
     let (mut seen, volumes, tokens, mut told) = (seen?, volumes?, tokens?, told?);
     let attached = attached_to_emptied(client, &seen, &volumes, &mut pods).await;
@@ -76,6 +77,7 @@ pub async fn observe(
         nodes: seen.nodes,
         pods: pods.into_iter().map(|(node, p)| (node, p.pods)).collect(),
         attached,
+        ready_pods,
         pinned: volumes.pinned,
         tokens,
         units,
@@ -87,7 +89,9 @@ pub async fn observe(
         paused: leader.wishes.paused.clone(),
     };
     remember_blocked(leader, &mut observed);
-    systems::remember_well(leader, &mut observed);
+    if let Some(in_force) = in_force {
+        systems::remember_well(leader, &in_force.desired.spec.update, &mut observed);
+    }
     Ok(Seen { observed, blind })
 }
 
@@ -170,6 +174,25 @@ async fn heard_of_updating(
     let heard = told_apart(join_all(heard).await, "its Lease can't be read");
     let heard = heard.into_iter();
     heard.filter_map(|(node, at)| Some((node, at?))).collect()
+}
+
+/// The user's checks that count pods, asked while a node tries a system. One that can't be read does not hold.
+async fn ready_pods_of_checks(
+    client: &kube::Client,
+    in_force: Option<&InForce>,
+    ledger: &Ledger,
+) -> BTreeMap<String, u32> {
+    let mut updates = ledger.tickets.values().filter_map(|t| t.update());
+    let tries = updates.any(|u| u.ordered.is_some());
+    let checks = in_force.map(|f| &f.desired.spec.update.checks);
+    let checks = checks.filter(|_| tries).into_iter().flatten();
+    let counted = checks.filter(|(_, check)| check.ready.is_some());
+    let read = counted.map(async |(name, check)| {
+        let count = nodes::count_ready(client, &check.pods).await;
+        let told = |error| warn!(check = name, %error, "the check's pods can't be read");
+        Some((name.clone(), count.map_err(told).ok()?))
+    });
+    join_all(read).await.into_iter().flatten().collect()
 }
 
 /// One node that can't be read does not stop all others.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fabrik_core::desired::Desired;
 use fabrik_core::hold::HoldReason;
 use fabrik_core::observed::Observed;
-use fabrik_core::rollout::{Rollout, Stage, stage};
+use fabrik_core::rollout::{Rollout, stage};
 use fabrik_core::step::Step;
 use jiff::Timestamp;
 
@@ -109,39 +109,12 @@ pub fn stages(cover: &mut Coverage, desired: &Desired, view: &Observed, now: Tim
         let Some(update) = ticket.update() else {
             continue;
         };
-        let name = name(&stage(&rollout, id, ticket, update));
+        let name = stage(&rollout, id, ticket, update).name();
         let before = cover.before.insert(update.number, name);
         if before != Some(name) {
             *cover.stages.entry(name).or_default() += 1;
             let way = (before.unwrap_or("granted"), name);
             *cover.transitions.entry(way).or_default() += 1;
         }
-    }
-}
-
-fn name(stage: &Stage<'_>) -> &'static str {
-    match stage {
-        Stage::Lost => "lost",
-        Stage::Withdrawn => "withdrawn",
-        Stage::OutOfTime(_) => "out-of-time",
-        Stage::Cordon => "cordon",
-        Stage::Drain { .. } => "drain",
-        Stage::HandOver { .. } => "hand-over",
-        Stage::Snapshot { .. } => "snapshot",
-        Stage::Try => "try",
-        Stage::Unsent(_) => "unsent",
-        Stage::Unordered => "unordered",
-        Stage::Applying => "applying",
-        Stage::Reset => "reset",
-        Stage::Verifying(_) => "verifying",
-        Stage::Keep => "keep",
-        Stage::Keeping => "keeping",
-        Stage::GoBack(_) => "go-back",
-        Stage::GoingBack => "going-back",
-        Stage::Done => "done",
-        Stage::WentBack(_) => "went-back",
-        Stage::TryAgain => "try-again",
-        Stage::Stuck(_) => "stuck",
-        Stage::Released => "released",
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::ledger::{Purpose, Reason};
 
@@ -17,6 +19,8 @@ fn pod(kind: PodKind, managed: bool, empty_dir: bool) -> Pod {
         uid: "pod-uid".parse().unwrap(),
         node: "workers-0".parse().unwrap(),
         kind,
+        labels: BTreeMap::new(),
+        ready: true,
         managed,
         empty_dir,
         terminating: false,

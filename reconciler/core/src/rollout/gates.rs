@@ -4,14 +4,27 @@ use jiff::SignedDuration;
 
 use super::Rollout;
 use crate::ledger::Ticket;
-use crate::observed::{Datastore, Node, NodeSystem, Role, Well};
+use crate::observed::{Datastore, Node, Observed, Pod, PodKind, Role, Well};
 use crate::quorum;
-use crate::spec::K3sVersion;
+use crate::spec::{Check, K3sVersion, Update as Settings};
 use crate::system::Update;
 
 /// The first gate that is shut, in words that complete "it runs the new system; …". The cheapest come first.
 pub fn missing(
     rollout: &Rollout<'_>,
+    ticket: &Ticket,
+    update: &Update,
+    node: &Node,
+) -> Option<String> {
+    let settings = &rollout.desired.spec.update;
+    lacks(settings, rollout.observed, ticket, update, node)
+        .or_else(|| soak(rollout, ticket, update, node))
+}
+
+/// What it lacks at this moment.
+pub fn lacks(
+    settings: &Settings,
+    observed: &Observed,
     ticket: &Ticket,
     update: &Update,
     node: &Node,
@@ -28,8 +41,11 @@ pub fn missing(
             node.kubelet_version, update.kubernetes
         ));
     }
-    let Some(system) = rollout.observed.systems.get(&ticket.node) else {
+    let Some(system) = observed.systems.get(&ticket.node) else {
         return Some("it has not reported".to_owned());
+    };
+    let Some(pods) = observed.pods.get(&ticket.node) else {
+        return Some("its pods can't be read".to_owned());
     };
     if let Some(pod) = system.unready_daemons.first() {
         let others = system.unready_daemons.len() - 1;
@@ -40,10 +56,10 @@ pub fn missing(
         };
         return Some(format!("DaemonSet pod {pod}{more} is not ready on it"));
     }
-    let mut members = rollout.observed.ledger.members.values();
+    let mut members = observed.ledger.members.values();
     let member = members.find(|m| m.name == ticket.node);
     if member.is_none_or(|m| m.role == Role::Server) {
-        match &rollout.observed.datastore {
+        match &observed.datastore {
             Datastore::Unread => return Some("etcd was not read".to_owned()),
             Datastore::Other => {}
             Datastore::Etcd(etcd) => {
@@ -53,17 +69,33 @@ pub fn missing(
             }
         }
     }
-    soak(rollout, update, node, system)
+    let mut checks = settings.checks.iter();
+    checks.find_map(|(name, check)| {
+        let fails = fails(check, pods, observed.ready_pods.get(name).copied())?;
+        Some(format!("check {name}: {fails}"))
+    })
+}
+
+/// Why a check of the user's does not hold. `ready` counts its pods wherever they are, `pods` are the node's.
+fn fails(check: &Check, pods: &[Pod], ready: Option<u32>) -> Option<String> {
+    match (check.ready, ready) {
+        (None, _) => {
+            let of_check = |p: &&Pod| p.kind != PodKind::Finished && check.pods.names(p);
+            let unready = pods.iter().filter(of_check).find(|p| !p.ready)?;
+            let (namespace, name) = (&unready.namespace, &unready.name);
+            Some(format!("pod {namespace}/{name} is not ready on it"))
+        }
+        (Some(_), None) => Some("its pods can't be read".to_owned()),
+        (Some(wanted), Some(ready)) => {
+            (ready < wanted).then(|| format!("{ready} of its pods are ready, and {wanted} must be"))
+        }
+    }
 }
 
 /// Well for a moment is not well, and Ready is what a node was when it was last heard of: both have to be true of the time
 /// since it tries.
-fn soak(
-    rollout: &Rollout<'_>,
-    update: &Update,
-    node: &Node,
-    system: &NodeSystem,
-) -> Option<String> {
+fn soak(rollout: &Rollout<'_>, ticket: &Ticket, update: &Update, node: &Node) -> Option<String> {
+    let system = rollout.observed.systems.get(&ticket.node)?;
     let Some(report) = &system.report else {
         return Some("it has not reported".to_owned());
     };

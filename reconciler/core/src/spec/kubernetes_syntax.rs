@@ -78,7 +78,7 @@ fn not_reserved(key: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn qualified_name(key: &str) -> Result<(), Fault> {
+pub fn qualified_name(key: &str) -> Result<(), Fault> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
@@ -93,7 +93,7 @@ fn qualified_name(key: &str) -> Result<(), Fault> {
     }
 }
 
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     let edge = |c: char| c.is_ascii_alphanumeric();
     (1..=NAME_MAX_CHARS).contains(&name.len())
         && name.starts_with(edge)

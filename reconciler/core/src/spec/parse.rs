@@ -2,6 +2,7 @@
 
 mod network;
 mod nix;
+mod pods;
 mod pool;
 mod syntax;
 mod update;

@@ -335,9 +335,15 @@ impl<'a> Table<'a> {
             }
             return default;
         };
+        self.whole(&entry, range)
+    }
+
+    /// A whole number within `range`.
+    pub fn whole(&self, entry: &Entry<'a>, range: std::ops::RangeInclusive<u32>) -> Option<u32> {
+        let (low, high) = (*range.start(), *range.end());
         let DeValue::Integer(integer) = entry.value else {
             self.reader
-                .wrong_type(&self.object, &entry, "a whole number");
+                .wrong_type(&self.object, entry, "a whole number");
             return None;
         };
         let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
@@ -348,7 +354,8 @@ impl<'a> Table<'a> {
             self.fault(
                 &entry.span,
                 format!(
-                    "`{key}` = {} is out of range",
+                    "`{}` = {} is out of range",
+                    entry.key.value,
                     self.reader.source(&entry.span)
                 ),
                 format!("use a number from {low} to {high}"),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fabrik_core::desired::Desired;
+use fabrik_core::drain;
 use fabrik_core::effect::Effect;
 use fabrik_core::id::{IntentId, NodeName, ServerId, StorePath};
 use fabrik_core::ledger::{Ledger, Member};
@@ -17,6 +18,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::machine::Machine;
 
 const TICK: SignedDuration = SignedDuration::from_secs(10);
+const SPEC: &str = "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[hetzner]\n\
+                    token = { file = \"secrets/hetzner.yaml\", key = \"token\" }\n";
 /// For how long a Node that nobody hears of any more is Ready still.
 const STALE: SignedDuration = SignedDuration::from_secs(40);
 /// How long a machine takes to switch, or to boot and join.
@@ -48,6 +51,10 @@ pub struct World {
     pub most_unavailable: BTreeMap<String, usize>,
     /// Nodes with a pod that no eviction moves.
     pub blocked: BTreeSet<NodeName>,
+    /// A pod of the user's own DaemonSet is on each node, and not ready where this system runs.
+    pub ails_under: Option<&'static str>,
+    /// Nodes whose pods can't be read.
+    pub unread: BTreeSet<NodeName>,
     /// Nodes with a pod that no controller would bring back.
     pub bare: BTreeSet<NodeName>,
     /// What was written on Nodes that were cordoned, in this order.
@@ -80,8 +87,7 @@ impl World {
     /// Everything runs system `old` with k3s 1.36.3.
     pub fn new(servers: usize, agents: usize, max_unavailable: u32) -> Self {
         let text = format!(
-            "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[hetzner]\n\
-             token = {{ file = \"secrets/hetzner.yaml\", key = \"token\" }}\n[pools.workers]\ncount = {agents}\n\
+            "{SPEC}[pools.workers]\ncount = {agents}\n\
              server-types = [\"cx33\"]\nlocations = [\"fsn1\"]\nimage = \"debian-12\"\n\
              max-unavailable = {max_unavailable}\nplacement = \"anywhere\"\n"
         );
@@ -106,6 +112,8 @@ impl World {
             tried: Vec::new(),
             most_unavailable: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            ails_under: None,
+            unread: BTreeSet::new(),
             bare: BTreeSet::new(),
             marks: Vec::new(),
             log: Vec::new(),
@@ -208,6 +216,13 @@ impl World {
             derivation: path(&format!("{name}.drv")),
             kubernetes: version.parse().unwrap(),
         }
+    }
+
+    /// The user wants this to hold, as `cluster.toml` has it.
+    pub fn want_checked(&mut self, check: &str) {
+        let text = format!("{SPEC}[update.checks]\n{check}\n");
+        let spec = spec::parse("cluster.toml", &text).unwrap();
+        self.desired.spec.update.checks = spec.update.checks;
     }
 
     /// One pass of the leader, and one tick of every machine.
@@ -425,7 +440,7 @@ impl World {
                 );
                 let mut pods = self.observed.pods[name].iter();
                 assert!(
-                    pods.all(|p| p.terminating && !node.ready),
+                    pods.all(|p| drain::stays(p) || p.terminating && !node.ready),
                     "S7: {name} has pods on it"
                 );
             }
@@ -527,7 +542,7 @@ impl World {
             .values()
             .any(|t| t.node == *name);
         let cordoned = self.observed.nodes[name].unschedulable;
-        if !ticketed {
+        if !ticketed || self.unread.contains(name) {
             self.observed.pods.remove(name);
         } else if !cordoned
             || self.blocked.contains(name)
@@ -540,6 +555,8 @@ impl World {
                 uid: "pod-uid".parse().unwrap(),
                 node: name.clone(),
                 kind: PodKind::Ordinary,
+                labels: BTreeMap::new(),
+                ready: true,
                 managed: !self.bare.contains(name),
                 empty_dir: false,
                 terminating: false,
@@ -550,6 +567,24 @@ impl World {
                     .then(|| "PodDisruptionBudget web/shop".to_owned()),
             };
             self.observed.pods.insert(name.clone(), vec![pod]);
+        }
+        if let (Some(system), Some(pods)) = (self.ails_under, self.observed.pods.get_mut(name)) {
+            let daemon = Pod {
+                namespace: "ingress".to_owned(),
+                name: format!("proxy-{name}"),
+                uid: "daemon-uid".parse().unwrap(),
+                node: name.clone(),
+                kind: PodKind::DaemonSet,
+                labels: BTreeMap::from([("app".to_owned(), "proxy".to_owned())]),
+                ready: self.machines[name].running != system,
+                managed: true,
+                empty_dir: true,
+                terminating: false,
+                ends: None,
+                blocked: None,
+            };
+            pods.retain(|p| p.kind != PodKind::DaemonSet);
+            pods.push(daemon);
         }
     }
 
@@ -663,6 +698,7 @@ fn empty(now: Timestamp) -> Observed {
         nodes: BTreeMap::new(),
         pods: BTreeMap::new(),
         attached: BTreeMap::new(),
+        ready_pods: BTreeMap::new(),
         pinned: BTreeSet::new(),
         tokens: BTreeSet::new(),
         units: BTreeMap::new(),

@@ -7,6 +7,7 @@ use fabrik_core::drain;
 use fabrik_core::id::NodeName;
 use fabrik_core::names::{LEADER_MANAGER, TICKET_ANNOTATION};
 use fabrik_core::observed::{Node, Pod, PodKind};
+use fabrik_core::spec::Pods;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -105,6 +106,16 @@ pub async fn observe_pods(
     })
 }
 
+/// How many of these pods are Ready, wherever they run. Those that are ending don't count.
+pub async fn count_ready(client: &Client, pods: &Pods) -> Result<u32, NodeError> {
+    let api: Api<core::Pod> = Api::namespaced(client.clone(), &pods.namespace);
+    let params = ListParams::default().labels(&pods.labels.to_string());
+    let listed = list(api, params, "pods").await?;
+    let counts = |p: &&core::Pod| is_ready(p) && p.metadata.deletion_timestamp.is_none();
+    let count = listed.iter().filter(counts).count();
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 /// When the kubelet of a Node last renewed its Lease.
 pub async fn heard(client: &Client, node: &NodeName) -> Result<Option<Timestamp>, NodeError> {
     let api: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
@@ -175,12 +186,13 @@ fn is_unready_daemon(pod: &core::Pod, daemon_sets: &DaemonSets) -> bool {
         pod.metadata.namespace.as_deref(),
         Some("kube-system" | "fabrik-system")
     );
-    let conditions = pod
-        .status
-        .iter()
-        .flat_map(|s| s.conditions.iter().flatten());
-    let ready = |c: &core::PodCondition| c.type_ == "Ready" && c.status == "True";
-    system && pod_kind(pod, daemon_sets) == PodKind::DaemonSet && !conditions.into_iter().any(ready)
+    system && pod_kind(pod, daemon_sets) == PodKind::DaemonSet && !is_ready(pod)
+}
+
+fn is_ready(pod: &core::Pod) -> bool {
+    let status = pod.status.iter();
+    let mut conditions = status.flat_map(|s| s.conditions.iter().flatten());
+    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// The label keys that the leader owns by server-side apply.
@@ -217,6 +229,8 @@ fn convert_pod(pod: &core::Pod, node: &NodeName, daemon_sets: &DaemonSets) -> Op
         uid: pod.metadata.uid.clone()?.parse().ok()?,
         node: node.clone(),
         kind: pod_kind(pod, daemon_sets),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        ready: is_ready(pod),
         managed: is_managed(pod, daemon_sets),
         empty_dir: has_empty_dir(pod),
         terminating: pod.metadata.deletion_timestamp.is_some(),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use fabrik_core::id::{IntentId, PoolName};
 use fabrik_core::ledger::Member;
-use fabrik_core::observed::{Datastore, Observed, Role};
-use fabrik_core::quorum;
+use fabrik_core::observed::{Datastore, Observed};
+use fabrik_core::rollout;
+use fabrik_core::spec::Update as Settings;
 use fabrik_core::system::SignedPublication;
 use tracing::warn;
 
@@ -79,32 +80,25 @@ pub fn tell_unreadable(leader: &mut Leader, seen: &SystemsSeen) {
 }
 
 /// Since when each node that is being updated is well: a leader that comes after counts from anew.
-pub fn remember_well(leader: &mut Leader, observed: &mut Observed) {
+pub fn remember_well(leader: &mut Leader, settings: &Settings, observed: &mut Observed) {
     let before = std::mem::take(&mut leader.well);
-    for (id, ticket) in &observed.ledger.tickets {
-        let member = observed.ledger.members.get(id);
-        let (Some(member), Some(_)) = (member, ticket.update()) else {
-            continue;
-        };
+    let updating = observed.ledger.tickets.values();
+    let updating = updating.filter_map(|ticket| Some((ticket, ticket.update()?)));
+    let well = updating.filter_map(|(ticket, update)| {
         let node = observed.nodes.get(&ticket.node);
-        let ready = node.is_some_and(|n| n.ready && n.uid == ticket.uid);
-        let votes = match &observed.datastore {
-            Datastore::Other => true,
-            Datastore::Unread => false,
-            Datastore::Etcd(etcd) => quorum::is_back(&ticket.node, &etcd.members).is_ok(),
-        };
-        let Some(system) = observed.systems.get_mut(&ticket.node) else {
+        let node = node.filter(|n| n.uid == ticket.uid)?;
+        let lacks = rollout::lacks(settings, observed, ticket, update, node);
+        lacks.is_none().then(|| (ticket.node.clone(), node.heard))
+    });
+    let well: Vec<_> = well.collect();
+    for (node, heard) in well {
+        let Some(system) = observed.systems.get_mut(&node) else {
             continue;
         };
-        let lacks_nothing = system.unready_daemons.is_empty();
-        if ready && lacks_nothing && (member.role != Role::Server || votes) {
-            system.well = before.get(&ticket.node).cloned();
-            system.well = system.well_now(node.and_then(|n| n.heard), observed.at);
-            let well = system.well.clone();
-            leader
-                .well
-                .extend(well.map(|well| (ticket.node.clone(), well)));
-        }
+        system.well = before.get(&node).cloned();
+        system.well = system.well_now(heard, observed.at);
+        let well = system.well.clone();
+        leader.well.extend(well.map(|well| (node, well)));
     }
 }
 

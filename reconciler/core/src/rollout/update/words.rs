@@ -3,6 +3,34 @@
 use super::Stage;
 
 impl Stage<'_> {
+    /// What it is called, without what is in it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Withdrawn => "withdrawn",
+            Self::OutOfTime(_) => "out-of-time",
+            Self::Cordon => "cordon",
+            Self::Drain(..) => "drain",
+            Self::HandOver { .. } => "hand-over",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Try => "try",
+            Self::Unsent(_) => "unsent",
+            Self::Unordered => "unordered",
+            Self::Applying => "applying",
+            Self::Reset => "reset",
+            Self::Verifying(_) => "verifying",
+            Self::Keep => "keep",
+            Self::Keeping => "keeping",
+            Self::GoBack(_) => "go-back",
+            Self::GoingBack => "going-back",
+            Self::Done => "done",
+            Self::WentBack(_) => "went-back",
+            Self::TryAgain => "try-again",
+            Self::Stuck(_) => "stuck",
+            Self::Released => "released",
+        }
+    }
+
     /// Completes "node w-1 …".
     pub fn words(&self) -> String {
         match self {

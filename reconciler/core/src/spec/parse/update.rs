@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::Update;
 use super::super::reader::Table;
+use super::super::{Check, Update};
+use super::pods::pods;
 use super::values::{duration, flag};
 use crate::id::NodeName;
 use crate::window::Window;
 
 const MAX_SOAK: Duration = Duration::from_secs(24 * 3600);
 const MAX_TRY: Duration = Duration::from_secs(24 * 3600);
+/// Kubernetes runs no more pods than that in one cluster (kubernetes.io, "Considerations for large clusters").
+const MAX_READY: u32 = 150_000;
 const MAX_LENGTH: Duration = Duration::from_secs(7 * 24 * 3600);
 const EXAMPLE: &str = "{ start = \"0 2 * * 6\", length = \"4h\", zone = \"Europe/Berlin\" }";
 
@@ -29,6 +32,7 @@ pub fn update(root: &mut Table<'_>) -> Option<Update> {
     let windows = windows(&mut table);
     let held = held(&mut table);
     let downtime = flag(&mut table, "allow-control-plane-downtime");
+    let checks = checks(&mut table);
     let paused = reason(&mut table, "paused");
     if let (Some(soak), Some(try_deadline), Some(span)) = (soak, try_deadline, table.span.clone())
         && soak >= try_deadline
@@ -57,6 +61,7 @@ pub fn update(root: &mut Table<'_>) -> Option<Update> {
         windows: windows?,
         held: held?,
         allow_control_plane_downtime: downtime?,
+        checks: checks?,
         paused,
     })
 }
@@ -114,6 +119,28 @@ fn window(mut table: Table<'_>) -> Option<Window> {
     });
     table.finish();
     window
+}
+
+fn checks(table: &mut Table<'_>) -> Option<BTreeMap<String, Check>> {
+    let mut table = table.table("checks", "[update.checks]");
+    let mut checks = Vec::new();
+    for entry in table.take_all() {
+        let name = entry.key.value;
+        let check = table.as_table(&entry, &format!("check {name}"));
+        let check = check.and_then(|mut check| {
+            let pods = pods(&mut check, true);
+            let given = check.get("ready");
+            let ready = given.map(|entry| check.whole(&entry, 1..=MAX_READY));
+            check.finish();
+            Some(Check {
+                pods: pods?,
+                ready: ready.map_or(Some(None), |ready| ready.map(Some))?,
+            })
+        });
+        checks.push(check.map(|check| (name.to_owned(), check)));
+    }
+    table.finish();
+    checks.into_iter().collect()
 }
 
 fn held(table: &mut Table<'_>) -> Option<BTreeMap<NodeName, String>> {
