@@ -3,6 +3,7 @@
 mod founding {
     pub mod access;
     pub mod agents;
+    pub mod drain;
     pub mod policies;
     pub mod world;
 }
@@ -156,6 +157,24 @@ async fn a_token_that_ended_or_is_missing_is_made_by_the_admins_kubeconfig_and_n
     std::fs::remove_file(&leader).unwrap();
     let error = ensure_tokens(&config).await.unwrap_err();
     assert!(matches!(error, ClusterError::Credentials { .. }), "{error}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_leader_sees_what_is_on_a_node_and_empties_it() {
+    let world = World::start().await;
+    let founded = world.found("one", "demo", "server-1").await.unwrap();
+    let config = Config::load(&founded.config).unwrap();
+    let Clients {
+        leader_once: leader,
+        applier_once: applier,
+        ..
+    } = Clients::connect(&config).await.unwrap();
+    let admin = world.bed.kube().await.unwrap();
+    founding::drain::make_node(&admin).await;
+    founding::drain::sees_and_evicts_pods_as_kubectl_would(&admin, &leader).await;
+    founding::drain::sees_volumes_until_they_are_detached(&admin, &leader).await;
+    founding::drain::forces_a_pod_and_no_other_of_its_name(&admin, &leader, &applier).await;
     world.end().await;
 }
 

@@ -5,7 +5,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::drain::Left;
+use crate::drain::{self, Left};
 use crate::effect::{Effect, NodeRef, ServerRef};
 use crate::guard;
 use crate::hold::Hold;
@@ -13,7 +13,7 @@ use crate::id::IntentId;
 use crate::ledger::{Change, Ticket};
 use crate::mark;
 use crate::observed::{Node, Observed, Power};
-use crate::spec::Pool;
+use crate::spec::{Pods, Pool};
 use crate::step::Step;
 
 /// How long a node whose drain did not end in time is left alone.
@@ -66,11 +66,13 @@ pub fn stage<'a>(id: &IntentId, ticket: &Ticket, observed: &'a Observed) -> Depa
     }
 }
 
-/// The next step of a node on its way out. `wanted_again` takes it back while its machine still runs.
+/// The next step of a node on its way out. `wanted_again` takes it back while its machine still runs; `forced` are the
+/// pods that the user lets go when the drain's deadline is over.
 pub fn step(
     id: &IntentId,
     ticket: &Ticket,
     pool: &Pool,
+    forced: &[Pods],
     wanted_again: bool,
     observed: &Observed,
     now: Timestamp,
@@ -83,7 +85,13 @@ pub fn step(
     let stage = stage(id, ticket, observed);
 
     let deadline = SignedDuration::try_from(pool.drain_deadline).unwrap_or(SignedDuration::MAX);
-    let overdue = now.duration_since(ticket.at) > deadline;
+    let late = now.duration_since(ticket.at) - deadline;
+    let left = match &stage {
+        Departure::Drain(left) => Some(left),
+        _ => None,
+    };
+    let forced = left.is_some() && drain::goes_on_by_force(left, forced, pool.drain_policy, late);
+    let overdue = late.is_positive() && !forced;
     if matches!(stage, Departure::Cordon | Departure::Drain(_)) && (wanted_again || overdue) {
         let rest_until = (!wanted_again).then(|| now + SignedDuration::from_secs(REST_SECS));
         return take_back(id, ticket, rest_until, observed);
@@ -97,6 +105,9 @@ pub fn step(
     let mut step = Step::default();
     match stage {
         Departure::Cordon => step.effects.push(cordon(id, ticket, observed)),
+        Departure::Drain(left) if late.is_positive() => {
+            step.extend(left.force(ticket, pool.drain_policy));
+        }
         Departure::Drain(left) => step.extend(left.drain(ticket, pool.drain_policy)),
         Departure::PowerOff => step.effects.push(Effect::PowerOff { server: server() }),
         Departure::Stopping => {

@@ -10,11 +10,13 @@ use crate::hold::{Hold, HoldReason};
 use crate::ledger::Ticket;
 use crate::names::SERVERS_POOL;
 use crate::observed::{Node, Observed, Pod, PodKind};
-use crate::spec::{DrainPolicy, Loss};
+use crate::spec::{DrainPolicy, Loss, Pods};
 use crate::step::Step;
 
 /// How long after its grace period a pod on a Node that is not Ready is given up.
 const STUCK_SECS: i64 = 60;
+/// For how long beyond its deadline a drain goes on whose last pods are deleted by force: they have their grace period.
+const FORCE_SECS: i64 = 600;
 
 /// What is left on a node that has to be empty.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,13 @@ pub struct Left<'a> {
     pub pods: Vec<&'a Pod>,
     /// Volumes to detach: one that is attached to a node that is down can't be used elsewhere for minutes.
     pub volumes: Vec<&'a str>,
+}
+
+/// How pods go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Eviction,
+    Force,
 }
 
 /// A pod that nothing but a person takes away.
@@ -53,6 +62,15 @@ impl<'a> Left<'a> {
     /// Evicts what still runs, and names what stands in the way. Where a pod is to be kept the node can't become empty,
     /// and nothing is evicted in vain: kubectl refuses as well before it evicts anything.
     pub fn drain(&self, ticket: &Ticket, policy: DrainPolicy) -> Step {
+        self.empty(ticket, policy, By::Eviction)
+    }
+
+    /// The same, and deletes what an eviction was refused for. Only where the drain `goes_on_by_force`.
+    pub fn force(&self, ticket: &Ticket, policy: DrainPolicy) -> Step {
+        self.empty(ticket, policy, By::Force)
+    }
+
+    fn empty(&self, ticket: &Ticket, policy: DrainPolicy, by: By) -> Step {
         let held = |message| Hold {
             about: format!("node {}", ticket.node),
             reason: HoldReason::DrainBlocked,
@@ -64,14 +82,11 @@ impl<'a> Left<'a> {
         }
         let mut step = Step::default();
         for pod in &self.pods {
-            if !pod.terminating {
-                step.effects.push(Effect::Evict {
-                    node: ticket.node.clone(),
-                    namespace: pod.namespace.clone(),
-                    pod: pod.name.clone(),
-                    uid: pod.uid.clone(),
-                });
-            }
+            let running = (!pod.terminating).then_some((by, &pod.blocked));
+            step.effects.extend(running.map(|how| match how {
+                (By::Force, Some(_)) => force(pod, ticket),
+                (By::Eviction, _) | (By::Force, None) => evict(pod, ticket),
+            }));
             step.holds.extend(blocked(pod).map(held));
         }
         // While there are pods, they are what holds the volumes.
@@ -101,6 +116,20 @@ impl<'a> Left<'a> {
     }
 }
 
+/// Whether a drain goes on that is late by so much: while all that is left are pods that the user lets go by force. By
+/// then evictions were asked for as long as the pool allows.
+pub fn goes_on_by_force(
+    left: Option<&Left<'_>>,
+    listed: &[Pods],
+    policy: DrainPolicy,
+    late: SignedDuration,
+) -> bool {
+    let is_listed = |pod: &&Pod| listed.iter().any(|pods| pods.names(pod));
+    let forced =
+        |left: &Left<'_>| left.pods.iter().all(is_listed) && left.kept(policy).next().is_none();
+    !listed.is_empty() && late <= SignedDuration::from_secs(FORCE_SECS) && left.is_none_or(forced)
+}
+
 /// Whether it is no drain's business: it ends with the node.
 pub fn stays(pod: &Pod) -> bool {
     matches!(pod.kind, PodKind::DaemonSet | PodKind::Mirror)
@@ -125,6 +154,24 @@ fn kept(pod: &Pod, policy: DrainPolicy) -> Option<Kept<'_>> {
         return None;
     };
     Some(Kept { pod, why, setting })
+}
+
+fn evict(pod: &Pod, ticket: &Ticket) -> Effect {
+    Effect::Evict {
+        node: ticket.node.clone(),
+        namespace: pod.namespace.clone(),
+        pod: pod.name.clone(),
+        uid: pod.uid.clone(),
+    }
+}
+
+fn force(pod: &Pod, ticket: &Ticket) -> Effect {
+    Effect::ForcePod {
+        node: ticket.node.clone(),
+        namespace: pod.namespace.clone(),
+        pod: pod.name.clone(),
+        uid: pod.uid.clone(),
+    }
 }
 
 fn blocked(pod: &Pod) -> Option<String> {

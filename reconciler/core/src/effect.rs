@@ -68,6 +68,13 @@ pub enum Effect {
         pod: String,
         uid: Uid,
     },
+    /// Deletes a pod that the user lets go in spite of its PodDisruptionBudget, and no other one.
+    ForcePod {
+        node: NodeName,
+        namespace: String,
+        pod: String,
+        uid: Uid,
+    },
     PowerOff {
         server: ServerRef,
     },
@@ -162,6 +169,7 @@ impl Effect {
             Self::Cordon { .. } => "cordon",
             Self::Uncordon { .. } => "uncordon",
             Self::Evict { .. } => "evict",
+            Self::ForcePod { .. } => "force-pod",
             Self::PowerOff { .. } => "power-off",
             Self::Aim { .. } => "aim",
             Self::Order { .. } => "order",
@@ -193,7 +201,9 @@ impl Effect {
             | Self::MoveEtcdLeader { from: node, .. }
             | Self::SnapshotEtcd { node, .. }
             | Self::DeleteNode { node } => node.name.to_string(),
-            Self::Evict { namespace, pod, .. } => format!("{namespace}/{pod}"),
+            Self::Evict { namespace, pod, .. } | Self::ForcePod { namespace, pod, .. } => {
+                format!("{namespace}/{pod}")
+            }
             Self::PowerOff { server } | Self::Reset { server } | Self::DeleteServer { server } => {
                 server.name.to_string()
             }

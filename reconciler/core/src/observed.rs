@@ -232,6 +232,10 @@ pub struct Node {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact that Kubernetes reports on its own"
+)]
 pub struct Pod {
     pub namespace: String,
     pub name: String,

@@ -70,6 +70,9 @@ pub struct Update {
     /// What else has to be true before a node keeps its new system, each by a name of the user's.
     #[serde(default)]
     pub checks: BTreeMap<String, Check>,
+    /// Pods that may be deleted in spite of their budgets when the deadline of a drain is over.
+    #[serde(default)]
+    pub force: Vec<Pods>,
     /// Why no node begins an update, if none does. Those that are being updated end it.
     #[serde(default)]
     pub paused: Option<String>,
@@ -85,6 +88,7 @@ impl Default for Update {
             held: BTreeMap::new(),
             allow_control_plane_downtime: false,
             checks: BTreeMap::new(),
+            force: Vec::new(),
             paused: None,
         }
     }

@@ -103,7 +103,8 @@ impl Pass<'_> {
         let leaving = |t: &Ticket| t.pool == *name && t.leave().is_some();
         for (id, ticket) in ledger.tickets.iter().filter(|(_, t)| leaving(t)) {
             let wanted_again = resize.take_back.contains(id);
-            let next = departure::step(id, ticket, pool, wanted_again, observed, now);
+            let forced = &self.desired.spec.update.force;
+            let next = departure::step(id, ticket, pool, forced, wanted_again, observed, now);
             self.step.extend(next);
         }
         self.label(name, pool);

@@ -5,7 +5,7 @@ mod model;
 use fabrik_core::effect::Effect;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::NodeName;
-use fabrik_core::spec::LocalData;
+use fabrik_core::spec::{LocalData, Pattern, Pods, Selector};
 use fabrik_core::step::Step;
 use jiff::SignedDuration;
 use model::{Model, pod, pool};
@@ -296,4 +296,32 @@ fn with_one_server_coming() -> Model {
         }
     }
     model
+}
+
+#[test]
+fn what_the_user_lets_go_by_force_keeps_no_node_that_is_to_leave() {
+    let mut model = Model::with_members(2);
+    model.pool().count = 1;
+    let cordon = model.step();
+    let [Effect::Cordon { node, .. }] = cordon.effects.as_slice() else {
+        panic!("{cordon:?}")
+    };
+    let node = node.name.clone();
+    model.act(&cordon.effects[0]);
+    model.tick();
+    let blocked = pod(&node, Some("PodDisruptionBudget web/shop"));
+    model.observed.pods.insert(node.clone(), vec![blocked]);
+    let web = Pods {
+        namespace: "web".to_owned(),
+        labels: Selector::default(),
+        name: Pattern::default(),
+    };
+    model.desired.spec.update.force = vec![web];
+
+    let verbs = |step: &Step| -> Vec<&str> { step.effects.iter().map(Effect::verb).collect() };
+    assert_eq!(verbs(&model.step()), ["evict"], "there is time left");
+    model.now += SignedDuration::from_mins(62);
+    assert_eq!(verbs(&model.step()), ["force-pod"]);
+    model.desired.spec.update.force[0].namespace = "other".to_owned();
+    assert_eq!(verbs(&model.step()), ["uncordon"]);
 }

@@ -253,6 +253,44 @@ fn a_node_goes_down_when_its_volumes_are_detached_and_not_before() {
 }
 
 #[test]
+fn only_pods_on_the_user_s_list_go_by_force_and_only_after_the_deadline() {
+    let node = name("workers-0");
+    let runs_it = |listed: &str, forced: bool| -> (bool, Vec<String>) {
+        let mut world = World::new(3, 2, 1);
+        world.blocked.insert(node.clone());
+        world.forced = forced;
+        world.let_go(listed);
+        world.want("new", "1.36.3+k3s1");
+        for _ in 0..600 {
+            world.tick();
+        }
+        let runs_it = world.machines[&node].running == "new";
+        (runs_it, std::mem::take(&mut world.log))
+    };
+    for listed in [
+        "{ namespace = \"web\" }",
+        "{ namespace = \"web\", name = \"sho*\" }",
+    ] {
+        let (runs_it, log) = runs_it(listed, true);
+        assert!(runs_it, "{listed}");
+        assert_eq!(
+            log.iter()
+                .filter(|l| l.contains("force-pod web/shop"))
+                .count(),
+            1
+        );
+    }
+    for listed in [
+        "",
+        "{ namespace = \"other\" }",
+        "{ namespace = \"web\", pods = \"app=shop\" }",
+        "{ namespace = \"web\", name = \"shopper\" }",
+    ] {
+        assert!(!runs_it(listed, false).0, "{listed}");
+    }
+}
+
+#[test]
 fn a_check_of_the_user_s_that_fails_on_a_node_sends_it_back() {
     let mut world = World::new(3, 2, 1);
     world.want_checked("proxy = { namespace = \"ingress\", pods = \"app=proxy\" }");

@@ -9,7 +9,7 @@ mod observe;
 mod systems;
 mod volumes;
 
-pub use evict::{Eviction, evict};
+pub use evict::{Eviction, delete_pod, evict};
 pub use execute::{cordon, delete, label, uncordon};
 pub use observe::{
     NodesSeen, PodsSeen, count_ready, heard, observe_daemon_sets, observe_nodes, observe_pods,

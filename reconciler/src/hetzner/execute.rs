@@ -84,6 +84,7 @@ pub async fn execute(
         | Effect::Cordon { .. }
         | Effect::Uncordon { .. }
         | Effect::Evict { .. }
+        | Effect::ForcePod { .. }
         | Effect::Aim { .. }
         | Effect::Order { .. }
         | Effect::Withdraw { .. }

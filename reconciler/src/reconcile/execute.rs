@@ -126,6 +126,18 @@ impl<'a> Executor<'a> {
                 uid,
                 ..
             } => return self.evict(namespace, pod, uid).await,
+            Effect::ForcePod {
+                namespace,
+                pod,
+                uid,
+                ..
+            } => {
+                // The leader's own identity may only evict: what a budget forbids is the applier's, which is an admin.
+                let applier = &self.leader.replica.clients.applier_once;
+                nodes::delete_pod(applier, namespace, pod, uid)
+                    .await
+                    .map_err(|e| e.to_string())
+            }
             Effect::CreateServer(server) => return self.create_server(effect, server).await,
             _ => return self.at_hetzner(effect, "").await,
         };
@@ -258,10 +270,18 @@ impl<'a> Executor<'a> {
                 if let Effect::Evict { uid, .. } = effect {
                     leader.blocked.remove(uid);
                 }
-                leader
-                    .events
-                    .normal(&event_reason(verb), verb, &format!("{verb} {target}"))
-                    .await;
+                let events = &leader.events;
+                if let Effect::ForcePod { node, .. } = effect {
+                    let note = format!(
+                        "{node}: {target} was deleted in spite of its PodDisruptionBudget: the drain is out of time, \
+                         and [update] force lists it"
+                    );
+                    warn!(verb, target, "a pod was deleted in spite of its budget");
+                    events.warning("PodForced", verb, &note).await;
+                } else {
+                    let note = format!("{verb} {target}");
+                    events.normal(&event_reason(verb), verb, &note).await;
+                }
                 None
             }
             Done::Blocked { uid, message } => {

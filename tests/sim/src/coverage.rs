@@ -20,12 +20,13 @@ pub struct Coverage {
 }
 
 /// All that there are; a run that misses one fails.
-pub const STAGES: [&str; 22] = [
+pub const STAGES: [&str; 23] = [
     "lost",
     "withdrawn",
     "out-of-time",
     "cordon",
     "drain",
+    "force",
     "hand-over",
     "snapshot",
     "try",

@@ -130,7 +130,8 @@ impl World {
     fn decide(&mut self, mut stale: Option<&mut Observed>, now: Timestamp) -> Option<Step> {
         for round in 0..MAX_ROUNDS {
             let view: &Observed = stale.as_deref().unwrap_or(&self.observed);
-            if round == 0 {
+            // What is seen late is no way from one stage to the next.
+            if round == 0 && stale.is_none() {
                 coverage::stages(&mut self.cover, &self.desired, view, now);
             }
             let step = mutant::step(self.mutant, &self.desired, view, now);
@@ -292,6 +293,7 @@ impl World {
                 }
             }
             Effect::Evict { node, uid, .. } => self.evict(node, uid),
+            Effect::ForcePod { node, uid, .. } => self.force(node, uid),
             Effect::Aim { node, pool, system } => {
                 let publication = self.publication(pool);
                 if let Some(truth) = self.truths.get_mut(&node.name)
@@ -401,6 +403,18 @@ impl World {
         self.observed.systems.remove(name);
         self.observed.pods.remove(name);
         self.truths.remove(name);
+    }
+
+    /// No budget is asked.
+    fn force(&mut self, node: &fabrik_core::id::NodeName, uid: &fabrik_core::id::Uid) {
+        let Some(truth) = self.truths.get_mut(node) else {
+            return;
+        };
+        let until = std::mem::replace(&mut truth.pdb_until, Timestamp::UNIX_EPOCH);
+        self.evict(node, uid);
+        if let Some(truth) = self.truths.get_mut(node) {
+            truth.pdb_until = until;
+        }
     }
 
     /// The API server's own: a PodDisruptionBudget refuses, and on a dead node nothing ends.

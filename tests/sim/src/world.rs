@@ -101,6 +101,11 @@ fn base_spec() -> &'static Spec {
         let mut spec = spec::parse("cluster.toml", text).expect("the specification is right");
         spec.update.soak = Duration::from_secs(20);
         spec.update.try_deadline = Duration::from_secs(300);
+        spec.update.force = vec![fabrik_core::spec::Pods {
+            namespace: "web".to_owned(),
+            labels: fabrik_core::spec::Selector::default(),
+            name: "shop-1*".parse().expect("it is a pattern"),
+        }];
         spec.limits.deletions_per_hour = 1000;
         spec.limits.creations_per_hour = 1000;
         spec

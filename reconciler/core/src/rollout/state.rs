@@ -131,6 +131,7 @@ impl State {
             | Stage::OutOfTime(_)
             | Stage::Cordon
             | Stage::Drain(..)
+            | Stage::Force(..)
             | Stage::HandOver { .. }
             | Stage::Snapshot { .. }
             | Stage::Unsent(_)

@@ -13,7 +13,7 @@ pub(super) use self::step::step;
 use self::tried::Tried;
 use super::{Rollout, grant};
 use crate::departure;
-use crate::drain::Left;
+use crate::drain::{self, Left};
 use crate::id::{IntentId, NodeName};
 use crate::ledger::Ticket;
 use crate::observed::{Node, Role};
@@ -41,6 +41,8 @@ pub enum Stage<'a> {
     Cordon,
     /// It is not empty, or was not looked at yet.
     Drain(Left<'a>, DrainPolicy),
+    /// Its drain is out of time, and all pods that are left are such as the user lets go by force.
+    Force(Left<'a>, DrainPolicy),
     /// Its etcd member leads, and another one should before it goes down.
     HandOver { to: String },
     /// A newer k3s minor is about to start on the first server, and no snapshot of the data before is there.
@@ -222,19 +224,24 @@ fn before_order<'a>(
     let policy = rollout.desired.drain_policy(&ticket.pool);
     let left = Left::on(node, observed).filter(|_| update.needs >= Needs::Drain);
     let drains = update.ordered.is_none();
-    if drains && rollout.now.duration_since(ticket.at) > signed(deadline) {
+    let late = rollout.now.duration_since(ticket.at) - signed(deadline);
+    let late = Some(late).filter(|late| drains && late.is_positive());
+    let cordons = update.needs >= Needs::Drain && departure::takes_cordon(id, ticket, node);
+    let goes_on =
+        |late| !cordons && drain::goes_on_by_force(left.as_ref(), &settings.force, policy, late);
+    if late.is_some_and(|late| !goes_on(late)) {
         let left = left.map_or("what comes before it takes too long".to_owned(), |left| {
             left.words(policy)
         });
         return Stage::OutOfTime(format!("its drain did not end in time: {left}"));
     }
-    if update.needs >= Needs::Drain {
-        if departure::takes_cordon(id, ticket, node) {
-            return Stage::Cordon;
-        }
-        if let Some(left) = left {
-            return Stage::Drain(left, policy);
-        }
+    if cordons {
+        return Stage::Cordon;
+    }
+    match (left, late) {
+        (Some(left), None) => return Stage::Drain(left, policy),
+        (Some(left), Some(_)) => return Stage::Force(left, policy),
+        (None, _) => {}
     }
     if let Err(hold) = grant::may_still_climb(rollout, member, update) {
         return Stage::OutOfTime(hold.message);

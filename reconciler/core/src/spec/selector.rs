@@ -15,15 +15,14 @@ pub struct Pods {
     #[serde(default)]
     pub labels: Selector,
     #[serde(default)]
-    pub name: Option<Pattern>,
+    pub name: Pattern,
 }
 
 impl Pods {
     pub fn names(&self, pod: &Pod) -> bool {
-        let name = self.name.as_ref();
         pod.namespace == self.namespace
             && self.labels.selects(&pod.labels)
-            && name.is_none_or(|pattern| pattern.fits(&pod.name))
+            && self.name.fits(&pod.name)
     }
 }
 
@@ -121,10 +120,16 @@ impl From<Selector> for String {
     }
 }
 
-/// A name, or how it begins: `runner-1`, `runner-*`.
+/// A name, or how it begins: `runner-1`, `runner-*`. The default is each name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern(String);
+
+impl Default for Pattern {
+    fn default() -> Self {
+        Self("*".to_owned())
+    }
+}
 
 impl Pattern {
     fn fits(&self, name: &str) -> bool {
@@ -141,7 +146,7 @@ impl FromStr for Pattern {
     fn from_str(text: &str) -> Result<Self, String> {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
         let start = text.strip_suffix('*').unwrap_or(text);
-        if !start.is_empty() && start.chars().all(fits) {
+        if !text.is_empty() && start.chars().all(fits) {
             Ok(Self(text.to_owned()))
         } else {
             Err(format!(
@@ -210,8 +215,9 @@ mod tests {
     fn a_pattern_is_a_name_or_its_beginning() {
         let fits = |pattern: &str, name: &str| pattern.parse::<Pattern>().unwrap().fits(name);
         assert!(fits("runner-1", "runner-1") && !fits("runner-1", "runner-10"));
+        assert!(fits("*", "runner-1"));
         assert!(fits("runner-*", "runner-10") && !fits("runner-*", "a-runner-1"));
-        for bad in ["", "*", "a*b", "A"] {
+        for bad in ["", "a*b", "A"] {
             assert!(bad.parse::<Pattern>().is_err(), "{bad}");
         }
     }

@@ -37,6 +37,7 @@ impl Model {
             assert!(!pinned || !kept, "S5: {} holds local data", server.name);
         }
         match effect {
+            Effect::ForcePod { .. } => panic!("no list has a pod"),
             Effect::Aim { .. }
             | Effect::Order { .. }
             | Effect::Withdraw { .. }

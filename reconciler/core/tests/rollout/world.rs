@@ -57,6 +57,8 @@ pub struct World {
     pub unread: BTreeSet<NodeName>,
     /// Nodes with a pod that no controller would bring back.
     pub bare: BTreeSet<NodeName>,
+    /// The user's list has the pods that no eviction moves.
+    pub forced: bool,
     /// What was written on Nodes that were cordoned, in this order.
     pub marks: Vec<String>,
     pub log: Vec<String>,
@@ -115,6 +117,7 @@ impl World {
             ails_under: None,
             unread: BTreeSet::new(),
             bare: BTreeSet::new(),
+            forced: false,
             marks: Vec::new(),
             log: Vec::new(),
             cut_off: None,
@@ -216,6 +219,13 @@ impl World {
             derivation: path(&format!("{name}.drv")),
             kubernetes: version.parse().unwrap(),
         }
+    }
+
+    /// The user lets these go by force, as `cluster.toml` has it.
+    pub fn let_go(&mut self, listed: &str) {
+        let text = format!("{SPEC}[update]\nforce = [{listed}]\n");
+        let spec = spec::parse("cluster.toml", &text).unwrap();
+        self.desired.spec.update.force = spec.update.force;
     }
 
     /// The user wants this to hold, as `cluster.toml` has it.
@@ -385,6 +395,19 @@ impl World {
                 } else if !self.blocked.contains(node) {
                     self.observed.pods.insert(node.clone(), Vec::new());
                 }
+            }
+            Effect::ForcePod { node, .. } => {
+                assert!(self.forced, "{node}: a pod was forced that is on no list");
+                let ticket = self.observed.ledger.tickets.values();
+                let mut ticket = ticket.filter(|t| t.node == *node);
+                let since = ticket.next().map(|t| self.now.duration_since(t.at));
+                let deadline = SignedDuration::from_hours(1);
+                assert!(
+                    since > Some(deadline),
+                    "{node}: before the drain's deadline"
+                );
+                self.blocked.remove(node);
+                self.observed.pods.insert(node.clone(), Vec::new());
             }
             Effect::Aim { node, system, .. } => {
                 self.observed.systems.get_mut(&node.name).unwrap().aim = Some(system.clone());

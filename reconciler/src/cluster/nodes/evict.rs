@@ -31,16 +31,8 @@ pub async fn evict(
     uid: &Uid,
 ) -> Result<Eviction, NodeError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let same = Preconditions {
-        uid: Some(uid.to_string()),
-        resource_version: None,
-    };
-    let delete_options = DeleteParams {
-        preconditions: Some(same),
-        ..DeleteParams::default()
-    };
     let params = EvictParams {
-        delete_options: Some(delete_options),
+        delete_options: Some(only(uid)),
         ..EvictParams::default()
     };
     match api.evict(name, &params).await {
@@ -72,6 +64,35 @@ pub async fn evict(
                 source: Box::new(source),
             })
         }
+    }
+}
+
+/// Deletes the pod with this UID, whatever its budget says. One that is gone, or another one of its name, is left alone.
+pub async fn delete_pod(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    uid: &Uid,
+) -> Result<(), NodeError> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    match api.delete(name, &only(uid)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(source) => Err(NodeError::Refused {
+            verb: "delete",
+            object: format!("Pod {namespace}/{name}"),
+            source: Box::new(source),
+        }),
+    }
+}
+
+fn only(uid: &Uid) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(uid.to_string()),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
     }
 }
 

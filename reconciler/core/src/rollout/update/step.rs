@@ -51,6 +51,7 @@ pub(in crate::rollout) fn step(
         }
         Stage::Cordon => act(departure::cordon(id, ticket, rollout.observed)),
         Stage::Drain(left, policy) => left.drain(ticket, policy),
+        Stage::Force(left, policy) => left.force(ticket, policy),
         Stage::HandOver { to } => act(Effect::MoveEtcdLeader { from: node(), to }),
         Stage::Snapshot { name } => act(Effect::SnapshotEtcd { node: node(), name }),
         Stage::Try => order_once(rollout, id, update, order(Action::Try)),

@@ -11,6 +11,7 @@ impl Stage<'_> {
             Self::OutOfTime(_) => "out-of-time",
             Self::Cordon => "cordon",
             Self::Drain(..) => "drain",
+            Self::Force(..) => "force",
             Self::HandOver { .. } => "hand-over",
             Self::Snapshot { .. } => "snapshot",
             Self::Try => "try",
@@ -39,6 +40,9 @@ impl Stage<'_> {
             Self::OutOfTime(why) => format!("is taken back: {why}"),
             Self::Cordon => "is about to be cordoned".to_owned(),
             Self::Drain(left, policy) => format!("is drained: {}", left.words(*policy)),
+            Self::Force(left, policy) => {
+                format!("is drained by force: {}", left.words(*policy))
+            }
             Self::HandOver { to } => format!("hands etcd's leadership over to {to}"),
             Self::Snapshot { name } => format!("waits for the etcd snapshot {name}"),
             Self::Try => "is told to try the new system".to_owned(),

@@ -1,10 +1,16 @@
 //! Pods that a user names: `namespace`, `pods` (their labels) and `name`.
 
 use super::super::reader::Table;
-use super::super::{Pods, Selector};
+use super::super::{Pattern, Pods, Selector};
 
-/// A namespace, and what else tells which pods of it are meant. Where `labels` are required they have to say so.
-pub fn pods(table: &mut Table<'_>, labels_required: bool) -> Option<Pods> {
+/// Whether labels have to say which pods of the namespace are meant; else a name may, or all of them are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Labels {
+    Required,
+    Optional,
+}
+
+pub fn pods(table: &mut Table<'_>, labels: Labels) -> Option<Pods> {
     let namespace = table.required_string("namespace", "\"shop\"");
     let namespace = namespace.filter(|text| {
         let good = is_namespace(text.value);
@@ -15,16 +21,20 @@ pub fn pods(table: &mut Table<'_>, labels_required: bool) -> Option<Pods> {
         }
         good
     });
-    let labels = labels(table, labels_required);
+    let name = match labels {
+        Labels::Required => Some(Pattern::default()),
+        Labels::Optional => pattern(table),
+    };
+    let labels = selector(table, labels);
     Some(Pods {
         namespace: namespace?.value.to_owned(),
         labels: labels?,
-        name: None,
+        name: name?,
     })
 }
 
-fn labels(table: &mut Table<'_>, required: bool) -> Option<Selector> {
-    let text = if required {
+fn selector(table: &mut Table<'_>, labels: Labels) -> Option<Selector> {
+    let text = if labels == Labels::Required {
         table.required_string("pods", "\"app=shop\"")?
     } else {
         let Some(entry) = table.get("pods") else {
@@ -41,6 +51,19 @@ fn labels(table: &mut Table<'_>, required: bool) -> Option<Selector> {
         table.fault(&text.span, problem, remedy);
     }
     selector
+}
+
+fn pattern(table: &mut Table<'_>) -> Option<Pattern> {
+    let Some(entry) = table.get("name") else {
+        return Some(Pattern::default());
+    };
+    let text = table.as_string(&entry)?;
+    let pattern = text.value.parse::<Pattern>();
+    if let Err(problem) = &pattern {
+        let remedy = "write a pod's name, or its beginning and `*`, like `runner-*`";
+        table.fault(&text.span, problem.clone(), remedy);
+    }
+    pattern.ok()
 }
 
 fn is_namespace(text: &str) -> bool {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::reader::Table;
-use super::super::{Check, Update};
-use super::pods::pods;
+use super::super::{Check, Pods, Update};
+use super::pods::{Labels, pods};
 use super::values::{duration, flag};
 use crate::id::NodeName;
 use crate::window::Window;
@@ -33,6 +33,7 @@ pub fn update(root: &mut Table<'_>) -> Option<Update> {
     let held = held(&mut table);
     let downtime = flag(&mut table, "allow-control-plane-downtime");
     let checks = checks(&mut table);
+    let force = force(&mut table);
     let paused = reason(&mut table, "paused");
     if let (Some(soak), Some(try_deadline), Some(span)) = (soak, try_deadline, table.span.clone())
         && soak >= try_deadline
@@ -62,6 +63,7 @@ pub fn update(root: &mut Table<'_>) -> Option<Update> {
         held: held?,
         allow_control_plane_downtime: downtime?,
         checks: checks?,
+        force: force?,
         paused,
     })
 }
@@ -121,6 +123,18 @@ fn window(mut table: Table<'_>) -> Option<Window> {
     window
 }
 
+fn force(table: &mut Table<'_>) -> Option<Vec<Pods>> {
+    const EXAMPLE: &str = "{ namespace = \"ci\", pods = \"app=runner\" }";
+    let entries = table.tables("force", "force of [update]", EXAMPLE)?;
+    let listed = entries.into_iter().map(|mut entry| {
+        let pods = pods(&mut entry, Labels::Optional);
+        entry.finish();
+        pods
+    });
+    let listed: Vec<_> = listed.collect();
+    listed.into_iter().collect()
+}
+
 fn checks(table: &mut Table<'_>) -> Option<BTreeMap<String, Check>> {
     let mut table = table.table("checks", "[update.checks]");
     let mut checks = Vec::new();
@@ -128,7 +142,7 @@ fn checks(table: &mut Table<'_>) -> Option<BTreeMap<String, Check>> {
         let name = entry.key.value;
         let check = table.as_table(&entry, &format!("check {name}"));
         let check = check.and_then(|mut check| {
-            let pods = pods(&mut check, true);
+            let pods = pods(&mut check, Labels::Required);
             let given = check.get("ready");
             let ready = given.map(|entry| check.whole(&entry, 1..=MAX_READY));
             check.finish();
