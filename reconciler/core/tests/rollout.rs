@@ -7,8 +7,9 @@ mod world;
 
 use std::collections::BTreeSet;
 
-use fabrik_core::id::{NodeName, PoolName};
+use fabrik_core::id::{NodeName, PoolName, ServerId};
 use fabrik_core::ledger::Change;
+use fabrik_core::observed::PlacementGroup;
 use fabrik_core::rollout;
 use fabrik_core::system::Needs;
 use proptest::prelude::*;
@@ -337,6 +338,48 @@ fn a_node_whose_pods_can_not_be_read_is_not_known_to_be_well() {
     );
     world.unread.clear();
     world.settle("new");
+}
+
+#[test]
+fn those_that_go_at_once_are_in_different_locations_and_placement_groups() {
+    let first_two = |arrange: fn(&mut World)| -> BTreeSet<String> {
+        let mut world = World::new(3, 4, 2);
+        arrange(&mut world);
+        world.want("new", "1.36.3+k3s1");
+        let tickets = |world: &World| -> BTreeSet<String> {
+            let tickets = world.observed.ledger.tickets.values();
+            let agents = tickets.filter(|t| t.pool.as_str() == "workers");
+            agents.map(|t| t.node.to_string()).collect()
+        };
+        while tickets(&world).is_empty() {
+            world.tick();
+        }
+        tickets(&world)
+    };
+    let expected = BTreeSet::from(["workers-0".to_owned(), "workers-2".to_owned()]);
+    let locations = first_two(|world| {
+        for (number, location) in [(0, "fsn1"), (1, "fsn1"), (2, "nbg1"), (3, "nbg1")] {
+            let server = world
+                .observed
+                .hetzner
+                .servers
+                .get_mut(&ServerId(200 + number));
+            server.unwrap().location = location.to_owned();
+        }
+    });
+    assert_eq!(locations, expected);
+    let groups = first_two(|world| {
+        for (id, servers) in [(1, [200, 201]), (2, [202, 203])] {
+            let name = format!("demo-workers-{id}");
+            let group = PlacementGroup {
+                id,
+                name: name.clone(),
+                servers: servers.map(ServerId).into(),
+            };
+            world.observed.hetzner.placement_groups.insert(name, group);
+        }
+    });
+    assert_eq!(groups, expected);
 }
 
 #[test]

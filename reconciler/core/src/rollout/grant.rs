@@ -1,19 +1,21 @@
 //! Who may go next. Each rule is asked here, in one place; the first one that is against it is the reason shown.
 
 mod rules;
+mod spread;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::rules::may_go;
 pub(super) use self::rules::may_still_climb;
 pub(super) use self::rules::rung;
+use self::spread::Busy;
 
 use super::update::Stage;
 use super::{Rollout, stage};
 use crate::desired::Desired;
 use crate::guard;
 use crate::hold::{Hold, HoldReason};
-use crate::id::{IntentId, NodeName, PoolName, StorePath};
+use crate::id::{IntentId, PoolName, StorePath};
 use crate::ledger::{Change, Member, Purpose, Ticket};
 use crate::observed::{Observed, Role};
 use crate::step::Step;
@@ -94,17 +96,18 @@ pub(super) fn step(
     let (servers, agents): (Vec<_>, Vec<_>) = outdated(rollout, granted, &mut step.holds)
         .into_iter()
         .partition(|c| c.member.role == Role::Server);
+    let mut busy = Busy::now(rollout);
     for (pool, candidates) in by_pool(servers).into_iter().chain(by_pool(agents)) {
         let Some(budget) = budgets.get_mut(pool) else {
             continue;
         };
-        let queue = in_order(rollout, candidates);
-        for (place, candidate) in queue.iter().enumerate() {
+        let mut queue = candidates;
+        while let Some(candidate) = busy.next(&mut queue) {
             let allowed = match candidate.member.role {
-                Role::Agent => after_servers(rollout, candidate),
+                Role::Agent => after_servers(rollout, &candidate),
                 _ => Ok(()),
             };
-            let allowed = allowed.and_then(|()| may_go(rollout, candidate, *budget));
+            let allowed = allowed.and_then(|()| may_go(rollout, &candidate, *budget));
             if let Err(hold) = &allowed
                 && concerns_one_node(hold)
             {
@@ -112,7 +115,7 @@ pub(super) fn step(
                 continue;
             }
             if let Err(mut hold) = allowed {
-                let behind = queue.len() - place - 1;
+                let behind = queue.len();
                 if behind > 0 {
                     hold.message = format!("{}; {behind} more wait behind it", hold.message);
                 }
@@ -121,9 +124,10 @@ pub(super) fn step(
             }
             step.changes.push(Change::Grant {
                 id: candidate.id.clone(),
-                ticket: ticket(rollout, candidate, number),
+                ticket: ticket(rollout, &candidate, number),
             });
             number += 1;
+            busy.add(candidate.member.server);
             budget.unavailable += usize::from(candidate.available);
             budget.ticketed += 1;
             if candidate.member.role == Role::Server {
@@ -294,51 +298,6 @@ fn by_pool(candidates: Vec<Candidate<'_>>) -> BTreeMap<&PoolName, Vec<Candidate<
             .push(candidate);
     }
     pools
-}
-
-/// The canary that the user named, then the sick, then where the fewest are being disturbed; last etcd's leader, and after
-/// it the server whose fabrik leads.
-fn in_order<'a>(rollout: &Rollout<'a>, mut candidates: Vec<Candidate<'a>>) -> Vec<Candidate<'a>> {
-    let canary = rollout.desired.spec.update.canary.as_ref();
-    let busy = busy_locations(rollout);
-    let leads = etcd_leader(rollout);
-    candidates.sort_by_key(|c| {
-        let location = location(rollout, c.member);
-        (
-            Some(&c.member.name) != canary,
-            c.available,
-            Some(&c.member.name) == rollout.observed.leader.as_ref(),
-            Some(&c.member.name) == leads,
-            location.map_or(0, |l| busy.get(l).copied().unwrap_or(0)),
-            c.member.name.clone(),
-        )
-    });
-    candidates
-}
-
-fn location<'a>(rollout: &Rollout<'a>, member: &Member) -> Option<&'a String> {
-    rollout
-        .observed
-        .hetzner
-        .servers
-        .get(&member.server)
-        .map(|s| &s.location)
-}
-
-fn busy_locations<'a>(rollout: &Rollout<'a>) -> BTreeMap<&'a String, usize> {
-    let mut busy = BTreeMap::new();
-    let servers = &rollout.observed.hetzner.servers;
-    for ticket in rollout.ledger().tickets.values() {
-        if let Some(server) = servers.get(&ticket.server) {
-            *busy.entry(&server.location).or_default() += 1;
-        }
-    }
-    busy
-}
-
-fn etcd_leader<'a>(rollout: &Rollout<'a>) -> Option<&'a NodeName> {
-    let members = rollout.observed.datastore.etcd()?.members.as_ref()?;
-    members.iter().find(|m| m.leader)?.node.as_ref()
 }
 
 fn ticket(rollout: &Rollout<'_>, candidate: &Candidate<'_>, number: u64) -> Ticket {
