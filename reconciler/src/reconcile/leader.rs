@@ -330,7 +330,7 @@ impl Leader {
     async fn look(&mut self, in_force: Option<&InForce>) -> Result<Seen, String> {
         self.hear_wishes().await?;
         let ledger = self.read_ledger().await?;
-        observe::observe(self, in_force, ledger).await
+        Box::pin(observe::observe(self, in_force, ledger)).await
     }
 
     async fn hear_wishes(&mut self) -> Result<(), String> {
