@@ -19,6 +19,10 @@ pub const GROUP: &str = "fabrik.dev";
 /// The name of the one `FabrikLedger`.
 pub const LEDGER_NAME: &str = "ledger";
 
+/// What a node may say at most: its words are a command's, and their end is what tells.
+const MAX_SAID_CHARS: usize = 8192;
+const MAX_WORD_CHARS: usize = 64;
+
 /// One cluster: what fabrik does for it, and the switch that pauses all effects.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -252,19 +256,37 @@ pub struct FabrikNodeSpec {
 pub struct FabrikNodeStatus {
     /// The version of fabrik that wrote this.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_WORD_CHARS))]
     pub version: Option<String>,
     /// What the node runs and does.
     #[serde(
         skip_serializing_if = "Option::is_none",
         deserialize_with = "if_it_reads"
     )]
-    #[schemars(with = "Option<AnyObject>")]
+    #[schemars(with = "Option<ReportSchema>")]
     pub report: Option<Report>,
     /// In words, for the table of `kubectl get`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_WORD_CHARS))]
     pub state: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_SAID_CHARS))]
     pub message: Option<String>,
+}
+
+impl FabrikNodeStatus {
+    /// Cut to what the API server takes: a report that it refuses would be none.
+    #[must_use]
+    pub fn within_bounds(mut self) -> Self {
+        let activity = self.report.as_mut().and_then(|r| r.activity.as_mut());
+        let words = activity.map(|a| &mut a.message);
+        for words in words.into_iter().chain(self.message.as_mut()) {
+            if let Some((end, _)) = words.char_indices().nth(MAX_SAID_CHARS) {
+                words.truncate(end);
+            }
+        }
+        self
+    }
 }
 
 /// What another version of fabrik wrote may not read; the object that it is in still does.
@@ -366,6 +388,34 @@ impl JsonSchema for AnyObject {
     }
 }
 
+/// The same, of a node that may say only so much.
+struct ReportSchema;
+
+impl JsonSchema for ReportSchema {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Report".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {
+                "activity": {
+                    "type": "object",
+                    "nullable": true,
+                    "x-kubernetes-preserve-unknown-fields": true,
+                    "properties": { "message": { "type": "string", "maxLength": MAX_SAID_CHARS } },
+                },
+            },
+        })
+    }
+}
+
 struct MomentSchema;
 
 impl JsonSchema for MomentSchema {
@@ -420,6 +470,23 @@ mod tests {
         let status = node.status.unwrap();
         assert_eq!((node.spec.order, status.report), (None, None));
         assert_eq!(status.version.as_deref(), Some("9"));
+    }
+
+    #[test]
+    fn a_node_s_words_are_cut_to_what_the_api_server_takes() {
+        let mut status: FabrikNodeStatus = serde_json::from_value(serde_json::json!({
+            "message": "ä".repeat(MAX_SAID_CHARS + 1),
+            "report": {"boot": "00000000-0000-0000-0000-000000000001",
+                "running": format!("/nix/store/{}-x", "0".repeat(32)), "default": null, "staged": null,
+                "activity": {"ticket": 1, "phase": "failed", "since": "2026-11-21T12:00:00Z",
+                    "message": "x".repeat(MAX_SAID_CHARS + 1)}},
+        }))
+        .unwrap();
+        status = status.within_bounds();
+        let said = status.report.unwrap().activity.unwrap().message;
+        for words in [said, status.message.unwrap()] {
+            assert_eq!(words.chars().count(), MAX_SAID_CHARS);
+        }
     }
 
     #[test]

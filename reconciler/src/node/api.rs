@@ -111,6 +111,7 @@ async fn speak(
     loop {
         let object = seen.borrow_and_update().clone();
         let wanted = status.borrow_and_update().clone();
+        let wanted = wanted.map(FabrikNodeStatus::within_bounds);
         if let (Some(object), Some(wanted)) = (object, wanted) {
             let now = (object.uid().unwrap_or_default(), wanted);
             let there = object.status.as_ref() == Some(&now.1);

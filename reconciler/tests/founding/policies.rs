@@ -47,6 +47,20 @@ pub async fn guard_the_status_of_nodes(world: &World, leader: &Client) {
         }
     }
 
+    // Nor does it fill etcd with words.
+    let words = "x".repeat(10_000);
+    for status in [
+        json!({"status": {"message": words}}),
+        json!({"status": {"state": words}}),
+        json!({"status": {"report": {"activity": {"message": words}}}}),
+    ] {
+        let patched = by_a
+            .patch_status("a", &params, &Patch::Merge(&status))
+            .await;
+        let refused = patched.unwrap_err().to_string();
+        assert!(refused.contains("may not be more than"), "{refused}");
+    }
+
     // What a node is to do is not its own to say, not even by way of its status.
     let order = json!({
         "spec": {"aim": "/nix/store/forged", "order": {"ticket": 9}},

@@ -228,6 +228,8 @@ const KEYED_BY_NAME: &[&str] = &[
     "taken",
     "nodes",
     "pods",
+    "attached",
+    "ready_pods",
     "labels",
     "units",
     "intents",
