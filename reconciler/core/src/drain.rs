@@ -104,7 +104,8 @@ impl<'a> Left<'a> {
         obstacle.unwrap_or_else(|| match self.pods.len() {
             0 => match self.volumes.first() {
                 Some(volume) => still_attached(volume),
-                None => "its pods and volumes are being read".to_owned(),
+                None => "what is on it is being read; where that lasts, the leader's log says why"
+                    .to_owned(),
             },
             1 => "1 pod is left".to_owned(),
             left => format!("{left} pods are left"),

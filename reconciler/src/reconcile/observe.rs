@@ -2,19 +2,19 @@
 
 mod systems;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use fabrik_core::drain;
 use fabrik_core::id::NodeName;
-use fabrik_core::ledger::Ledger;
+use fabrik_core::ledger::{Ledger, Ticket};
 use fabrik_core::observed::{Hetzner, Observed};
 use futures::future::join_all;
 use jiff::Timestamp;
 use tracing::warn;
 
 use super::leader::{InForce, Leader};
-use crate::cluster::nodes::{self, NodesSeen, PodsSeen, VolumesSeen};
+use crate::cluster::nodes::{self, Claim, NodesSeen, PodsSeen, SystemsSeen, VolumesSeen};
 use crate::hetzner;
 
 /// What this pass sees.
@@ -44,7 +44,8 @@ pub async fn observe(
         ready_pods_of_checks(client, in_force, &ledger),
     );
     let (mut seen, volumes, tokens, mut told) = (seen?, volumes?, tokens?, told?);
-    let attached = attached_to_emptied(client, &seen, &volumes, &mut pods).await;
+    let emptied = emptied(&ledger, &seen, &told, &pods);
+    let attached = attached_to(client, &emptied, &volumes, &mut pods).await;
     let (hetzner, blind) = match hetzner {
         Ok(hetzner) => (hetzner, None),
         Err(problem) => (Hetzner::default(), Some(problem)),
@@ -133,25 +134,41 @@ async fn pods_of_ticketed(client: &kube::Client, ledger: &Ledger) -> BTreeMap<No
     told_apart(join_all(pods).await, "its pods can't be read")
 }
 
-/// Volumes of nodes that are cordoned and have no pod to move. Where they can't be read, what is on those nodes is not
-/// known, whatever their pods are.
-async fn attached_to_emptied(
-    client: &kube::Client,
+/// Nodes that are cordoned, have no pod to move and were not told to go down yet, each with the claims that stay on it.
+fn emptied(
+    ledger: &Ledger,
     seen: &NodesSeen,
+    told: &SystemsSeen,
+    pods: &BTreeMap<NodeName, PodsSeen>,
+) -> BTreeMap<NodeName, BTreeSet<Claim>> {
+    let was_told = |ticket: &Ticket| {
+        let order = told
+            .systems
+            .get(&ticket.node)
+            .and_then(|s| s.order.as_ref());
+        order.map(|o| o.ticket) == ticket.update().map(|u| u.number) && order.is_some()
+    };
+    let waiting = ledger.tickets.values().filter(|t| !was_told(t));
+    let cordoned = |node: &NodeName| seen.nodes.get(node).is_some_and(|n| n.unschedulable);
+    let emptied = waiting.filter_map(|ticket| {
+        let on_it = pods.get(&ticket.node)?;
+        let empty = cordoned(&ticket.node) && on_it.pods.iter().all(drain::stays);
+        empty.then(|| (ticket.node.clone(), on_it.staying_claims.clone()))
+    });
+    emptied.collect()
+}
+
+/// Volumes of these nodes. Where they can't be read, what is on those nodes is not known, whatever their pods are.
+async fn attached_to(
+    client: &kube::Client,
+    emptied: &BTreeMap<NodeName, BTreeSet<Claim>>,
     volumes: &VolumesSeen,
     pods: &mut BTreeMap<NodeName, PodsSeen>,
 ) -> BTreeMap<NodeName, Vec<String>> {
-    let cordoned = |node: &NodeName| seen.nodes.get(node).is_some_and(|n| n.unschedulable);
-    let emptied = pods
-        .iter()
-        .filter(|(node, on_it)| cordoned(node) && on_it.pods.iter().all(drain::stays));
-    let emptied: BTreeMap<NodeName, _> = emptied
-        .map(|(node, on_it)| (node.clone(), on_it.staying_claims.clone()))
-        .collect();
     if emptied.is_empty() {
         return BTreeMap::new();
     }
-    match nodes::observe_attached(client, &emptied, &volumes.claims).await {
+    match nodes::observe_attached(client, emptied, &volumes.claims).await {
         Ok(attached) => attached,
         Err(error) => {
             warn!(%error, "no node goes down");

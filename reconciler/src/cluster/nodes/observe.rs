@@ -33,8 +33,9 @@ pub struct NodesSeen {
     pub unreadable: Vec<String>,
 }
 
-/// Namespaces and names.
-pub type DaemonSets = BTreeSet<(String, String)>;
+/// Which `DaemonSet`s there are, by namespace and name. `None` where the leader may not ask, with the roles of an older
+/// founding: then each pod is taken at its word.
+pub type DaemonSets = Option<BTreeSet<(String, String)>>;
 
 /// The pods of one Node.
 #[derive(Debug, Default)]
@@ -71,15 +72,16 @@ pub async fn observe_nodes(client: &Client) -> Result<NodesSeen, NodeError> {
 /// Reads which `DaemonSet`s there are, by namespace and name.
 pub async fn observe_daemon_sets(client: &Client) -> Result<DaemonSets, NodeError> {
     let api: Api<DaemonSet> = Api::all(client.clone());
-    let listed = api.list_metadata(&ListParams::default()).await;
-    let listed = listed.map_err(|source| NodeError::List {
-        what: "daemonsets",
-        source: Box::new(source),
-    })?;
+    let listed = match api.list_metadata(&ListParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 403 => return Ok(None),
+        listed => listed.map_err(|source| NodeError::List {
+            what: "daemonsets",
+            source: Box::new(source),
+        })?,
+    };
     let names = listed.items.into_iter();
-    Ok(names
-        .filter_map(|d| Some((d.metadata.namespace?, d.metadata.name?)))
-        .collect())
+    let names = names.filter_map(|d| Some((d.metadata.namespace?, d.metadata.name?)));
+    Ok(Some(names.collect()))
 }
 
 /// Reads the pods of one Node.
@@ -259,7 +261,9 @@ fn pod_kind(pod: &core::Pod, daemon_sets: &DaemonSets) -> PodKind {
 fn is_managed(pod: &core::Pod, daemon_sets: &DaemonSets) -> bool {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     controller(pod).is_some_and(|owner| {
-        !is_daemon_set(owner) || daemon_sets.contains(&(namespace, owner.name.clone()))
+        let named = (namespace, owner.name.clone());
+        let is_there = || daemon_sets.as_ref().is_none_or(|d| d.contains(&named));
+        !is_daemon_set(owner) || is_there()
     })
 }
 
@@ -312,7 +316,7 @@ mod tests {
 
     #[test]
     fn pods_are_told_apart_as_kubectl_does() {
-        let daemon_sets = DaemonSets::from([("web".to_owned(), "d".to_owned())]);
+        let daemon_sets = Some([("web".to_owned(), "d".to_owned())].into());
         let seen = |pod: serde_json::Value| {
             let pod = serde_json::from_value(pod).unwrap();
             (pod_kind(&pod, &daemon_sets), is_managed(&pod, &daemon_sets))
@@ -365,12 +369,15 @@ mod tests {
         ] {
             assert_eq!(seen(pod.clone()), (kind, managed), "{pod}");
         }
+        let of_one_that_is_gone = owned("DaemonSet", "gone", true, "Running");
+        let pod = serde_json::from_value(of_one_that_is_gone).unwrap();
+        assert_eq!(pod_kind(&pod, &None), PodKind::DaemonSet, "nobody may ask");
     }
 
     #[test]
     fn only_the_system_s_daemons_must_be_ready() {
         let pod = |namespace: &str, owner: &str, ready: &str| {
-            let there = DaemonSets::from([(namespace.to_owned(), "d".to_owned())]);
+            let there = Some([(namespace.to_owned(), "d".to_owned())].into());
             let pod = json!({
                 "metadata": {"name": "p", "namespace": namespace, "ownerReferences": [
                     {"apiVersion": "apps/v1", "kind": owner, "name": "d", "uid": "u", "controller": true}]},
