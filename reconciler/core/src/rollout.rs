@@ -9,6 +9,7 @@ mod grant;
 mod skew;
 mod state;
 mod update;
+pub mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -147,6 +147,47 @@ pub enum Phase {
     Failed,
 }
 
+impl Phase {
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Applying,
+        Self::Trying,
+        Self::Kept,
+        Self::GoingBack,
+        Self::WentBack,
+        Self::Failed,
+    ];
+
+    /// What may come after it of the same order. Nothing is decided by it: tests hold what an agent does against it, and
+    /// docs/states.md is written from it.
+    pub const fn next(self) -> &'static [Self] {
+        match self {
+            Self::Accepted => &[
+                Self::Applying,
+                Self::Trying,
+                Self::GoingBack,
+                Self::WentBack,
+            ],
+            Self::Applying => &[Self::Trying, Self::GoingBack, Self::Failed],
+            Self::Trying => &[Self::Kept, Self::GoingBack, Self::Failed],
+            Self::GoingBack => &[Self::WentBack, Self::Failed],
+            Self::Kept | Self::WentBack | Self::Failed => &[],
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Applying => "applying",
+            Self::Trying => "trying",
+            Self::Kept => "kept",
+            Self::GoingBack => "going-back",
+            Self::WentBack => "went-back",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What the leader has a node do: the `spec` of its `FabrikNode`. Only the leader writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -2,6 +2,8 @@
 
 #[path = "agent/machine.rs"]
 mod machine;
+#[path = "agent/ways.rs"]
+mod ways;
 
 use fabrik_core::agent::{Command, Journal, JournalError, UNPUBLISHED_SECS};
 use fabrik_core::system::{Action, Needs, Phase};

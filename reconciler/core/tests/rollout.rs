@@ -2,6 +2,8 @@
 
 #[path = "rollout/machine.rs"]
 mod machine;
+#[path = "rollout/ways.rs"]
+mod ways;
 #[path = "rollout/world.rs"]
 mod world;
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fabrik_core::desired::Desired;
 use fabrik_core::hold::HoldReason;
 use fabrik_core::observed::Observed;
+use fabrik_core::rollout::ways::GRANTED;
 use fabrik_core::rollout::{Rollout, stage};
 use fabrik_core::step::Step;
 use jiff::Timestamp;
@@ -114,7 +115,7 @@ pub fn stages(cover: &mut Coverage, desired: &Desired, view: &Observed, now: Tim
         let before = cover.before.insert(update.number, name);
         if before != Some(name) {
             *cover.stages.entry(name).or_default() += 1;
-            let way = (before.unwrap_or("granted"), name);
+            let way = (before.unwrap_or(GRANTED), name);
             *cover.transitions.entry(way).or_default() += 1;
         }
     }

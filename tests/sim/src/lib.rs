@@ -13,4 +13,5 @@ pub mod people;
 pub mod rng;
 pub mod schedule;
 pub mod systems;
+pub mod ways;
 pub mod world;

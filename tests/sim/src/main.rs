@@ -12,6 +12,7 @@ use fabrik_sim::mutant::{self, MUTANTS};
 use fabrik_sim::people;
 use fabrik_sim::schedule::{Failure, Schedule};
 use fabrik_sim::systems::Fate;
+use fabrik_sim::ways;
 
 #[derive(Parser)]
 #[command(about = "Plays rollouts against all that can go wrong")]
@@ -111,7 +112,13 @@ fn run(first: u64, count: u64, threads: usize) -> ExitCode {
         println!("{}", again.as_ref().unwrap_or(failure));
         return ExitCode::FAILURE;
     }
-    let missing = cover.missing(&people::all_faults());
+    let unknown = ways::unknown(&cover);
+    if !unknown.is_empty() {
+        println!("on no map: {}", unknown.join(", "));
+        return ExitCode::FAILURE;
+    }
+    let mut missing = cover.missing(&people::all_faults());
+    missing.extend(ways::never(&cover));
     if !missing.is_empty() {
         println!("never met: {}", missing.join(", "));
         return ExitCode::FAILURE;

@@ -2,6 +2,7 @@
 
 use fabrik_sim::coverage::Coverage;
 use fabrik_sim::schedule::Schedule;
+use fabrik_sim::ways;
 
 /// Schedules that broke a rule once, by what was wrong.
 const FOUND: [(u64, &str); 12] = [
@@ -63,6 +64,7 @@ fn no_rule_is_broken_whatever_happens() {
             panic!("{}", shrunk.run(None, false).failure.unwrap_or(failure));
         }
     }
+    assert_eq!(ways::unknown(&cover), [] as [String; 0]);
     let stages = [
         "keep",
         "done",

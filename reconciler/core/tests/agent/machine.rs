@@ -1,5 +1,6 @@
 //! A machine, its disk and its agent, in memory: commands take steps, and it may crash between any two of them.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use fabrik_core::agent::{Command, Do, Facts, Journal, Outcome, Wish, next, report, to_fetch};
@@ -63,6 +64,8 @@ pub struct Machine {
     pub needs: Needs,
     pub last: Option<Outcome>,
     pub commands: Vec<Command>,
+    /// From which phase to which one it went.
+    pub phases: BTreeSet<(Phase, Phase)>,
     /// When each attempt was begun.
     pub begun: Vec<Timestamp>,
     /// So many commands fail as soon as they are begun.
@@ -95,6 +98,7 @@ impl Machine {
             needs,
             last: None,
             commands: Vec::new(),
+            phases: BTreeSet::new(),
             begun: Vec::new(),
             refuses: 0,
             new_minor_ran: false,
@@ -240,6 +244,14 @@ impl Machine {
         self.step()?;
         assert!(journal.ticket >= self.journal.ticket);
         assert!(journal.sequence >= self.journal.sequence);
+        if let (Some(before), Some(now)) = (&self.journal.current, &journal.current)
+            && before.ticket == now.ticket
+            && before.phase != now.phase
+        {
+            let way = (before.phase, now.phase);
+            assert!(way.0.next().contains(&way.1), "{way:?} is not in the table");
+            self.phases.insert(way);
+        }
         self.journal = journal;
         self.seen_to_run |= self.phase() == Some(Phase::Trying) && self.running == path(NEW);
         self.step()

@@ -73,6 +73,8 @@ pub struct World {
     /// There is no etcd.
     pub sqlite: bool,
     hidden: Option<Etcd>,
+    /// Where each ticket was at the last look.
+    pub stages: BTreeMap<u64, &'static str>,
 }
 
 pub fn path(name: &str) -> StorePath {
@@ -126,6 +128,7 @@ impl World {
             no_etcd: false,
             sqlite: false,
             hidden: None,
+            stages: BTreeMap::new(),
         };
         for number in 0..servers {
             world.add(Role::Server, "servers", number);
@@ -237,6 +240,7 @@ impl World {
 
     /// One pass of the leader, and one tick of every machine.
     pub fn tick(&mut self) -> Step {
+        self.follow_the_ways();
         let step = self.decide();
         for effect in &step.effects {
             self.act(effect);
