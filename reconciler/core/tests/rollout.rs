@@ -319,7 +319,7 @@ fn a_check_of_the_user_s_counts_pods_wherever_they_run() {
     };
     world.until_tried("servers-1");
     let shut = |why: &str| format!("runs the new system; check shop: {why}");
-    assert!(told(&mut world, Some(1)).contains(&shut("1 of its pods are ready, and 2 must be")));
+    assert!(told(&mut world, Some(1)).contains(&shut("2 of its pods must be ready; so far: 1")));
     assert!(told(&mut world, None).contains(&shut("its pods can't be read")));
     told(&mut world, Some(2));
     world.settle("new");

@@ -87,7 +87,7 @@ fn fails(check: &Check, pods: &[Pod], ready: Option<u32>) -> Option<String> {
         }
         (Some(_), None) => Some("its pods can't be read".to_owned()),
         (Some(wanted), Some(ready)) => {
-            (ready < wanted).then(|| format!("{ready} of its pods are ready, and {wanted} must be"))
+            (ready < wanted).then(|| format!("{wanted} of its pods must be ready; so far: {ready}"))
         }
     }
 }
