@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fabrik_core::apply::Allowance;
 use fabrik_core::desired::Inventory;
 use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::hold::Hold;
@@ -73,9 +74,9 @@ pub struct Lost;
 pub type Authority = Arc<dyn Fn() -> Result<(), Lost> + Send + Sync>;
 
 /// Takes the names of objects that are about to be deleted, in order; writes those that this hour's allowance has room
-/// for into the ledger's history (`fabrik_core::apply::allowance`) and returns how many that are, from the front.
+/// for into the ledger's history (`fabrik_core::apply::allowance`) and returns how many had room, from the front.
 pub type PruneGrant =
-    Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Result<usize, String>> + Send + Sync>;
+    Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Result<Allowance, String>> + Send + Sync>;
 
 /// Applies units. One per leader; everything that it remembers can be lost.
 pub struct Engine {

@@ -12,4 +12,6 @@ pub use changes::{PENDING, changes};
 pub use conflict::{Conflict, Owner, Verdict, verdict};
 pub use health::{Health, has_health, health};
 pub use order::{Stage, stage};
-pub use prune::{Candidate, Pruning, allowance, is_protected, prune, waiting, waits_for};
+pub use prune::{
+    Allowance, Candidate, Pruning, allowance, is_protected, prune, throttled, waiting, waits_for,
+};

@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::hold::{Hold, HoldReason};
+use crate::hold::{Hold, HoldReason, goes_on};
 use crate::id::{ClusterName, IntentId, NodeName, PoolName, ServerId, Uid};
 use crate::ledger::Member;
 use crate::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION, INTENT_LABEL, POOL_LABEL, ROLE_LABEL};
@@ -61,15 +61,23 @@ pub fn keeps_local_data(node: &NodeName, observed: &Observed, pool: &Pool) -> Re
     })
 }
 
-/// S5: no more deletions in an hour than the spec allows, so that a mistake is slow.
-pub fn within_hourly_cap(about: &str, done: usize, cap: u32) -> Result<(), Hold> {
+/// S5: no more deletions in an hour than the spec allows, so that a mistake is slow. `again` is when there is room.
+pub fn within_hourly_cap(
+    about: &str,
+    done: usize,
+    cap: u32,
+    again: Option<Timestamp>,
+) -> Result<(), Hold> {
     if done < cap as usize {
         return Ok(());
     }
     Err(Hold {
         about: about.to_owned(),
         reason: HoldReason::Throttled,
-        message: format!("waits: [limits] deletions-per-hour is {cap} and is used up"),
+        message: format!(
+            "waits: [limits] deletions-per-hour is {cap} and is used up{}",
+            goes_on(again)
+        ),
     })
 }
 

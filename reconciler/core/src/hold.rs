@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// `about` is what waits, `reason` one word for metrics and conditions, `message` the sentence that a person reads: what
@@ -73,6 +74,21 @@ pub enum HoldReason {
     /// One that this version does not know.
     #[serde(other)]
     Other,
+}
+
+impl HoldReason {
+    /// Whether who comes later waits for the same.
+    pub(crate) fn is_of_a_queue(self) -> bool {
+        matches!(
+            self,
+            Self::Window | Self::Budget | Self::Quorum | Self::Canary
+        )
+    }
+}
+
+/// The end of a throttled hold's message.
+pub(crate) fn goes_on(at: Option<Timestamp>) -> String {
+    at.map_or_else(String::new, |at| format!("; it goes on at {at:.0}"))
 }
 
 impl fmt::Display for Hold {

@@ -237,6 +237,15 @@ impl Ledger {
         }
     }
 
+    /// When fewer than `cap` things of a kind will have happened within an hour, if nothing more happens. `None` where
+    /// that is so now, and where it never will be.
+    pub fn room_at(&self, kind: EventKind, cap: usize, now: Timestamp) -> Option<Timestamp> {
+        let of_kind = |e: &&Event| e.kind == kind && is_recent(e, now);
+        let last = self.history.iter().rev().filter(of_kind);
+        let leaves = last.take(cap).nth(cap.checked_sub(1)?)?;
+        Some(leaves.at + SignedDuration::from_secs(HISTORY_SECS))
+    }
+
     /// Whether `id` was an intent of this cluster at some time.
     pub fn once_intended(&self, id: &IntentId) -> bool {
         (0..self.next_intent)
@@ -545,6 +554,10 @@ mod tests {
         );
         assert!(ledger.history.len() <= 3000, "the ledger stays small");
         let later = now + SignedDuration::from_secs(HISTORY_SECS);
+        let room_at = |cap| ledger.room_at(EventKind::Prune, cap, now);
+        assert_eq!(room_at(100), Some(later));
+        assert_eq!(room_at(0), None, "there is never room");
+        assert_eq!(ledger.room_at(EventKind::Creation, 2, now), None);
         assert_eq!(ledger.count_last_hour(EventKind::Prune, later), 0);
     }
 }

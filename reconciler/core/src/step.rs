@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::desired::Desired;
 use crate::effect::Effect;
 use crate::guard;
-use crate::hold::{Hold, HoldReason};
+use crate::hold::{Hold, HoldReason, goes_on};
 use crate::id::{IntentId, PoolName};
 use crate::infrastructure::Ground;
 use crate::ledger::{Change, EventKind, Member, Purpose, Reason, Ticket};
@@ -142,7 +142,10 @@ impl Pass<'_> {
             self.step.holds.push(Hold {
                 about: format!("pool {name}"),
                 reason: HoldReason::Throttled,
-                message: format!("{waiting} more servers wait: [limits] creations-per-hour is {cap} and is used up"),
+                message: format!(
+                    "{waiting} more servers wait: [limits] creations-per-hour is {cap} and is used up{}",
+                    goes_on(ledger.room_at(EventKind::Creation, cap, self.now))
+                ),
             });
         }
         let new = pool::next_servers(self.next_intent, count, name, spec, ledger, &mut self.given);
@@ -235,7 +238,10 @@ impl Pass<'_> {
 
     fn may_delete(&self, about: &str) -> Result<(), Hold> {
         let done = self.done_this_hour(EventKind::Deletion);
-        guard::within_hourly_cap(about, done, self.desired.spec.limits.deletions_per_hour)
+        let cap = self.desired.spec.limits.deletions_per_hour;
+        let ledger = &self.observed.ledger;
+        let again = ledger.room_at(EventKind::Deletion, cap as usize, self.now);
+        guard::within_hourly_cap(about, done, cap, again)
     }
 
     /// What the last hour saw, and what this pass adds to it.

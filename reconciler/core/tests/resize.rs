@@ -285,7 +285,16 @@ fn the_hourly_caps_make_a_mistake_slow() {
     model.desired.spec.limits.creations_per_hour = 7;
     let step = model.step();
     assert_eq!(model.observed.ledger.intents.len(), 7);
-    assert!(step.holds.iter().any(|h| h.reason == HoldReason::Throttled));
+    let hold = step
+        .holds
+        .iter()
+        .find(|h| h.reason == HoldReason::Throttled);
+    let again = model.now + SignedDuration::from_hours(1);
+    let says = &hold.unwrap().message;
+    assert!(
+        says.ends_with(&format!("; it goes on at {again:.0}")),
+        "{says}"
+    );
     model.now += SignedDuration::from_secs(3601);
     model.step();
     assert_eq!(model.observed.ledger.intents.len(), 14);

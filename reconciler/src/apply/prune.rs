@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use fabrik_core::apply::{Candidate, prune, stage};
+use fabrik_core::apply::{Candidate, prune, stage, throttled};
 use fabrik_core::desired::ObjectKey;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::UnitName;
@@ -174,10 +174,10 @@ impl Prunes {
         match (pruner.grant)(names.collect()).await {
             Ok(room) => {
                 let mut new = new;
-                let throttled = new.split_off(room.min(new.len()));
-                if !throttled.is_empty() {
-                    self.holds
-                        .push(throttle(unit, throttled.len(), pruner.limits));
+                let waiting = new.split_off(room.count.min(new.len())).len();
+                if waiting > 0 {
+                    let hold = throttled(unit, waiting, pruner.limits, room.more_at);
+                    self.holds.push(hold);
                 }
                 self.granted.extend(new.iter().cloned());
                 allowed.extend(new);
@@ -313,17 +313,6 @@ fn not_ours(unit: &UnitName, key: &ObjectKey) -> Hold {
         message: format!(
             "is no longer in the repository and is left alone, because it no longer bears {UNIT_LABEL}={unit}. \
              Delete it by hand if nobody needs it"
-        ),
-    }
-}
-
-fn throttle(unit: &UnitName, waiting: usize, limits: &Limits) -> Hold {
-    Hold {
-        about: format!("unit {unit}"),
-        reason: HoldReason::Throttled,
-        message: format!(
-            "{waiting} objects wait to be pruned: this hour's {} are used up (`prunes-per-hour` in cluster.toml)",
-            limits.prunes_per_hour
         ),
     }
 }

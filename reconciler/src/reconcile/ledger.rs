@@ -65,18 +65,20 @@ pub fn prune_grant(
             let mut held = ledger.lock().await;
             let now = Timestamp::now();
             let current = held.read().await?;
-            let allowed = fabrik_core::apply::allowance(&current, &limits, now).min(subjects.len());
+            let mut allowance = fabrik_core::apply::allowance(&current, &limits, now);
             let prune = |subject: &String| Change::Prune {
                 subject: subject.clone(),
                 reason: "no longer in the commit".to_owned(),
             };
-            let changes: Vec<Change> = subjects.iter().take(allowed).map(prune).collect();
+            let changes: Vec<Change> = subjects.iter().take(allowance.count).map(prune).collect();
             if !changes.is_empty() {
-                held.write(&changes, now, &authority)
+                let after = held
+                    .write(&changes, now, &authority)
                     .await
                     .inspect_err(|problem| error!(problem, "prunes wait"))?;
+                allowance.more_at = fabrik_core::apply::allowance(&after, &limits, now).more_at;
             }
-            Ok(allowed)
+            Ok(allowance)
         }
         .boxed()
     })

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fabrik::apply::{Engine, Lost, UnitsReport, Wanted};
+use fabrik_core::apply::Allowance;
 use fabrik_core::desired::ObjectKey;
 use fabrik_core::diagnostic::Place;
 use fabrik_core::manifest::Object;
@@ -43,7 +44,10 @@ impl Leader {
         let count = Arc::clone(&granted);
         let grant = move |subjects: Vec<String>| {
             count.fetch_add(subjects.len(), Ordering::SeqCst);
-            let answer: Result<usize, String> = Ok(subjects.len());
+            let answer: Result<Allowance, String> = Ok(Allowance {
+                count: subjects.len(),
+                more_at: None,
+            });
             let answer: futures::future::BoxFuture<'static, _> = Box::pin(async { answer });
             answer
         };

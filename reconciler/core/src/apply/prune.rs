@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::desired::ObjectKey;
-use crate::hold::{Hold, HoldReason};
+use crate::hold::{Hold, HoldReason, goes_on};
 use crate::id::UnitName;
 use crate::ledger::{EventKind, Ledger};
 use crate::manifest::own;
@@ -69,10 +69,39 @@ pub fn waiting(unit: &UnitName, waiting: usize, missing: &ObjectKey) -> Hold {
     }
 }
 
-/// How many more objects may be pruned within the hour that ends `now`.
-pub fn allowance(ledger: &Ledger, limits: &Limits, now: Timestamp) -> usize {
+/// How many more objects may be pruned within an hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Allowance {
+    pub count: usize,
+    /// When it will be more, where it is none.
+    pub more_at: Option<Timestamp>,
+}
+
+/// What is left of the hour that ends `now`.
+pub fn allowance(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Allowance {
     let per_hour = usize::try_from(limits.prunes_per_hour).unwrap_or(usize::MAX);
-    per_hour.saturating_sub(ledger.count_last_hour(EventKind::Prune, now))
+    Allowance {
+        count: per_hour.saturating_sub(ledger.count_last_hour(EventKind::Prune, now)),
+        more_at: ledger.room_at(EventKind::Prune, per_hour, now),
+    }
+}
+
+/// Says that `waiting` prunes wait until the hour's allowance has room.
+pub fn throttled(
+    unit: &UnitName,
+    waiting: usize,
+    limits: &Limits,
+    more_at: Option<Timestamp>,
+) -> Hold {
+    Hold {
+        about: format!("unit {unit}"),
+        reason: HoldReason::Throttled,
+        message: format!(
+            "{waiting} objects wait to be pruned: [limits] prunes-per-hour is {} and is used up{}",
+            limits.prunes_per_hour,
+            goes_on(more_at)
+        ),
+    }
 }
 
 /// Kinds whose deletion takes other objects or data with it.
@@ -232,13 +261,13 @@ mod tests {
             subject: "Service/web/a".into(),
             reason: "not wanted".into(),
         };
-        assert_eq!(allowance(&ledger, &limits, start), 2);
+        assert_eq!(allowance(&ledger, &limits, start).count, 2);
         ledger.apply(&prune, start);
-        assert_eq!(allowance(&ledger, &limits, start), 1);
+        assert_eq!(allowance(&ledger, &limits, start).count, 1);
         ledger.apply(&prune, start);
         ledger.apply(&prune, start);
-        assert_eq!(allowance(&ledger, &limits, start), 0);
+        assert_eq!(allowance(&ledger, &limits, start).count, 0);
         let later = start + jiff::SignedDuration::from_mins(61);
-        assert_eq!(allowance(&ledger, &limits, later), 2);
+        assert_eq!(allowance(&ledger, &limits, later).count, 2);
     }
 }

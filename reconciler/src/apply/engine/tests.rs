@@ -1,3 +1,4 @@
+use fabrik_core::apply::Allowance;
 use fabrik_core::diagnostic::Place;
 use fabrik_core::manifest::Object;
 use fabrik_core::spec::Limits;
@@ -42,7 +43,7 @@ fn wanted(names: &[&str]) -> Arc<Wanted> {
 fn run(status: StatusCode, wanted: &Arc<Wanted>) -> Run {
     let client = client(status);
     let (watches, _) = Watches::start(client.clone());
-    let grant: PruneGrant = Arc::new(|_| Box::pin(async { Ok(0) }));
+    let grant: PruneGrant = Arc::new(|_| Box::pin(async { Ok(Allowance::default()) }));
     let engine = Engine::new(client, grant);
     Run::new(engine, Arc::clone(wanted), watches, Arc::new(|| Ok(())))
 }
