@@ -17,6 +17,8 @@ use fabrik_core::manifest::Object;
 use fabrik_core::spec::Limits;
 use futures::future::BoxFuture;
 
+use crate::cluster::events::Events;
+
 mod discovery;
 mod engine;
 mod failure;
@@ -82,11 +84,23 @@ pub type PruneGrant =
 pub struct Engine {
     client: kube::Client,
     grant: PruneGrant,
+    events: Option<Events>,
 }
 
 impl Engine {
     /// `client` acts as the applier.
     pub fn new(client: kube::Client, grant: PruneGrant) -> Self {
-        Self { client, grant }
+        Self {
+            client,
+            grant,
+            events: None,
+        }
+    }
+
+    /// Tells by Events what it puts back.
+    #[must_use]
+    pub fn telling(mut self, events: Events) -> Self {
+        self.events = Some(events);
+        self
     }
 }

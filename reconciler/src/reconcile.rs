@@ -41,6 +41,7 @@ mod observe;
 mod pace;
 mod publish;
 mod status;
+mod tell;
 
 use leader::Leader;
 

@@ -78,6 +78,13 @@ pub fn finish(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
             step.extend(update::step(&rollout, id, ticket, update, &mut number));
         }
     }
+    let by_hand = observed.paused.as_ref().map(|reason| Hold {
+        about: "everything".to_owned(),
+        reason: HoldReason::Paused,
+        message: format!("paused: {reason}. `fabrik resume` goes on"),
+    });
+    step.holds.extend(by_hand);
+    step.holds.extend(grant::paused(desired));
     step
 }
 

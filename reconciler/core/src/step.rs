@@ -28,14 +28,8 @@ pub struct Step {
 
 /// The next step from what is wanted and what is there.
 pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
-    if let Some(reason) = &observed.paused {
-        let mut step = rollout::finish(desired, observed, now);
-        step.holds.push(Hold {
-            about: "everything".to_owned(),
-            reason: HoldReason::Paused,
-            message: format!("paused: {reason}. `fabrik resume` goes on"),
-        });
-        return step;
+    if observed.paused.is_some() {
+        return rollout::finish(desired, observed, now);
     }
     let nodes_are_believable = guard::nodes_are_believable(&pool::without_node(observed));
     let mut pass = Pass {

@@ -8,6 +8,7 @@ use fabrik_core::apply::Stage;
 use fabrik_core::desired::ObjectKey;
 use fabrik_core::hold::Hold;
 use fabrik_core::id::UnitName;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use tokio::sync::watch;
 
@@ -17,6 +18,7 @@ use super::prune::{Pruner, Prunes};
 use super::track::Track;
 use super::watch::Watches;
 use super::{Authority, Engine, Lost, PruneGrant, UnitsReport, Wanted};
+use crate::cluster::events::Events;
 
 mod books;
 mod definitions;
@@ -99,6 +101,9 @@ struct Run {
     read: bool,
     /// What is wrong with them and concerns no unit alone.
     troubles: Vec<Hold>,
+    events: Option<Events>,
+    /// Objects that somebody had changed, and what is to be told of them.
+    put_back: Vec<(ObjectReference, String)>,
 }
 
 /// A unit that is wanted, or that has objects left.
@@ -128,6 +133,8 @@ impl Run {
             reload: Some(Instant::now()),
             read: false,
             troubles: Vec::new(),
+            events: engine.events,
+            put_back: Vec::new(),
         };
         run.take(wanted);
         run

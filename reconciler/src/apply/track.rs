@@ -1,5 +1,6 @@
 //! What the engine remembers of each wanted object, and when it is due.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use fabrik_core::apply::Health;
@@ -28,10 +29,18 @@ pub(super) struct Track {
     pub applied: Option<Applied>,
     pub health: Health,
     pub failed: Option<Failed>,
-    /// It was changed or deleted since.
-    drifted: bool,
+    /// What became of it since, where that is not to be.
+    drifted: Option<Drift>,
     drifts: u32,
     window: Option<Instant>,
+}
+
+/// What somebody else did to an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Drift {
+    /// The last manager that is not us, where there is one.
+    Changed(Option<String>),
+    Gone,
 }
 
 #[derive(Debug)]
@@ -57,7 +66,7 @@ impl Track {
             applied: None,
             health: Health::InProgress("is not applied yet".into()),
             failed: None,
-            drifted: false,
+            drifted: None,
             drifts: 0,
             window: None,
         }
@@ -73,7 +82,7 @@ impl Track {
 
     /// The live object is as its file says, as far as we know.
     pub fn is_applied(&self, digest: &str) -> bool {
-        !self.drifted && self.was_applied(digest)
+        self.drifted.is_none() && self.was_applied(digest)
     }
 
     /// The API server took this version of it from us once, whatever became of it since.
@@ -87,7 +96,8 @@ impl Track {
         !waits && !self.is_applied(digest)
     }
 
-    pub fn sent(&mut self, digest: &str, sent: Sent) {
+    /// What was put right by it, if anything was.
+    pub fn sent(&mut self, digest: &str, sent: Sent) -> Option<Drift> {
         self.applied = Some(Applied {
             digest: digest.to_owned(),
             live: sent.live,
@@ -96,7 +106,7 @@ impl Track {
         });
         self.health = sent.health;
         self.failed = None;
-        self.drifted = false;
+        self.drifted.take()
     }
 
     pub fn fail(&mut self, failure: Failure, now: Instant) {
@@ -130,7 +140,7 @@ impl Track {
             return true;
         }
         applied.live.version = live.version;
-        self.drift(live.other, now);
+        self.drift(Drift::Changed(live.other), now);
         false
     }
 
@@ -141,34 +151,53 @@ impl Track {
             .as_ref()
             .is_some_and(|a| version >= a.live.version)
         {
-            self.drift(None, now);
+            self.drift(Drift::Gone, now);
         }
     }
 
     /// A list that was asked for at `since` does not have it.
     pub fn unlisted(&mut self, since: Instant, now: Instant) {
         if self.applied.as_ref().is_some_and(|a| a.at < since) {
-            self.drift(None, now);
+            self.drift(Drift::Gone, now);
         }
     }
 
-    fn drift(&mut self, other: Option<String>, now: Instant) {
-        if self.drifted {
+    fn drift(&mut self, drift: Drift, now: Instant) {
+        if self.drifted.is_some() {
             return;
         }
-        self.drifted = true;
         if self.window.is_none_or(|start| now - start > DRIFT_WINDOW) {
             self.window = Some(now);
             self.drifts = 0;
         }
         self.drifts += 1;
         if self.drifts > MAX_DRIFTS {
-            let manager = other.unwrap_or_else(|| "somebody".to_owned());
+            let manager = drift.who().to_owned();
             self.failed = Some(Failed {
                 failure: Failure::Fight { manager },
                 retry_at: now + LAST_RETRY,
                 attempts: 0,
             });
+        }
+        self.drifted = Some(drift);
+    }
+}
+
+impl Drift {
+    fn who(&self) -> &str {
+        match self {
+            Self::Changed(Some(manager)) => manager,
+            Self::Changed(None) | Self::Gone => "somebody",
+        }
+    }
+}
+
+/// Completes "Deployment.apps/web/shop …".
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed(_) => write!(f, "was changed by {} and is put back", self.who()),
+            Self::Gone => f.write_str("was deleted and is made anew"),
         }
     }
 }
@@ -247,6 +276,10 @@ mod tests {
         assert!(!track.is_due("1", now));
         assert!(!track.seen(live(12, 8), now));
         assert!(track.is_due("1", now));
+        let drift = track.sent("1", sent(13)).unwrap();
+        let told = "was changed by kubectl-edit and is put back";
+        assert_eq!(drift.to_string(), told);
+        assert_eq!(track.sent("2", sent(14)), None, "a new commit is no drift");
     }
 
     #[test]

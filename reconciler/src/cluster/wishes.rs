@@ -20,6 +20,8 @@ pub struct Wishes {
     pub confirmed_gone: BTreeSet<ServerId>,
     /// What was meant as such a server's id and is none.
     pub no_ids: Vec<String>,
+    /// The UID of the object.
+    pub uid: Option<String>,
 }
 
 impl Wishes {
@@ -75,6 +77,7 @@ fn of(object: &DynamicObject) -> Result<Wishes, String> {
             .map(|p| format!("{} (by {} at {})", p.reason, p.by, p.at)),
         confirmed_gone,
         no_ids,
+        uid: object.uid(),
     })
 }
 

@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::leader::{InForce, Leader};
+use super::tell;
+use crate::cluster::events::Weight;
 use crate::cluster::nodes::{self, Eviction};
 use crate::cluster::user_data;
 use crate::hetzner::{self, HetznerError};
@@ -32,8 +34,16 @@ pub struct Executor<'a> {
 /// What came of one effect.
 enum Done {
     Yes,
-    Blocked { uid: Uid, message: String },
-    No { reason: HoldReason, message: String },
+    /// Not yet: another replica is to do it.
+    HandsOver,
+    Blocked {
+        uid: Uid,
+        message: String,
+    },
+    No {
+        reason: HoldReason,
+        message: String,
+    },
 }
 
 impl<'a> Executor<'a> {
@@ -99,7 +109,9 @@ impl<'a> Executor<'a> {
                 nodes::delete(client, node).await.map_err(|e| e.to_string())
             }
             Effect::Aim { node, pool, system } => self.aim(node, pool, system).await,
-            Effect::Order { node, order } if self.gives_up_the_lead(node, order) => Ok(()),
+            Effect::Order { node, order } if self.gives_up_the_lead(node, order) => {
+                return Done::HandsOver;
+            }
             Effect::Order { node, order } => nodes::order(client, node, order)
                 .await
                 .map_err(|e| e.to_string()),
@@ -270,18 +282,16 @@ impl<'a> Executor<'a> {
                 if let Effect::Evict { uid, .. } = effect {
                     leader.blocked.remove(uid);
                 }
-                let events = &leader.events;
-                if let Effect::ForcePod { node, .. } = effect {
-                    let note = format!(
-                        "{node}: {target} was deleted in spite of its PodDisruptionBudget: the drain is out of time, \
-                         and [update] force lists it"
-                    );
+                if matches!(effect, Effect::ForcePod { .. }) {
                     warn!(verb, target, "a pod was deleted in spite of its budget");
-                    events.warning("PodForced", verb, &note).await;
-                } else {
-                    let note = format!("{verb} {target}");
-                    events.normal(&event_reason(verb), verb, &note).await;
                 }
+                tell::effect(&leader.events, effect).await;
+                None
+            }
+            Done::HandsOver => {
+                let words = format!("server {target} is next: another replica leads meanwhile");
+                let events = &leader.events;
+                events.normal("HandsOver", verb, &words).await;
                 None
             }
             Done::Blocked { uid, message } => {
@@ -295,14 +305,10 @@ impl<'a> Executor<'a> {
                 };
                 if !known {
                     warn!(verb, target, message, "refused");
-                    leader
-                        .events
-                        .warning(
-                            "DrainBlocked",
-                            verb,
-                            &format!("{node}: {target}: {message}"),
-                        )
-                        .await;
+                    let note = format!("{node}: {target}: {message}");
+                    let events = &leader.events;
+                    let reason = "DrainBlocked";
+                    events.of_node(node, Weight::Warning, reason, &note).await;
                 }
                 Some(Hold {
                     about: format!("node {node}"),
@@ -344,31 +350,5 @@ fn reason(error: &HetznerError) -> HoldReason {
         HetznerError::NameTaken { .. } => HoldReason::NameTaken,
         HetznerError::RateLimited { .. } => HoldReason::Throttled,
         _ => HoldReason::Refused,
-    }
-}
-
-/// `create-server` → `CreateServer`, as Events name things.
-fn event_reason(verb: &str) -> String {
-    verb.split('-')
-        .map(|word| {
-            let mut letters = word.chars();
-            letters
-                .next()
-                .map(|first| first.to_ascii_uppercase())
-                .into_iter()
-                .chain(letters)
-                .collect::<String>()
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_s_reason_is_the_verb_in_camel_case() {
-        assert_eq!(event_reason("create-server"), "CreateServer");
-        assert_eq!(event_reason("evict"), "Evict");
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fabrik_core::desired::Desired;
 use fabrik_core::hold::Hold;
 use fabrik_core::id::{CommitId, NodeName, PoolName, Uid};
-use fabrik_core::ledger::{Change, Ending, Ledger};
+use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::Object;
 use fabrik_core::observed::{Observed, Well};
 use fabrik_core::rollout;
@@ -27,8 +27,9 @@ use super::execute::Executor;
 use super::ledger::{self, Held};
 use super::observe::{self, Seen};
 use super::pace::{self, Backoff};
+use super::publish::Pass;
 use super::status::{self, Refusal};
-use super::{Replica, RunError, admission, publish};
+use super::{Replica, RunError, admission, publish, tell};
 use crate::apply::{Engine, UnitsReport, Wanted};
 use crate::cluster::LedgerStore;
 use crate::cluster::etcd::Etcd;
@@ -128,11 +129,7 @@ impl Leader {
         Ok(Self {
             ledger,
             tokens,
-            events: Events::new(
-                clients.leader.clone(),
-                replica.config.node.as_str(),
-                publish::reference(name),
-            ),
+            events: Events::new(clients.leader.clone(), replica.config.node.as_str(), name),
             in_force: None,
             head: None,
             refusal: None,
@@ -297,32 +294,56 @@ impl Leader {
         };
         self.replica.health.kubernetes(Ok(()));
         if let (Some(problem), Some(in_force)) = (blind, &in_force) {
-            publish::trouble(self, &problem).await;
-            self.finish(in_force, &mut observed).await?;
-            return Err(problem);
+            let finished = self.finish(in_force, &mut observed, &problem).await;
+            return Err(finished.err().unwrap_or(problem));
         }
         let Some(in_force) = in_force else {
-            publish::cluster(self, None, Some(&observed), &Step::default(), &[]).await;
+            let pass = Pass::of(&observed);
+            publish::cluster(self, pass).await;
             return Ok(self.refusal.is_none());
         };
         let desired = self.with_systems(&in_force, &observed).await;
         let next = self
             .record_until_settled(step, &desired, &mut observed)
             .await?;
-        let holds = Executor::new(self, &in_force)
+        let failures = Executor::new(self, &in_force)
             .carry_out(&next.effects)
             .await;
-        publish::cluster(self, Some(&desired), Some(&observed), &next, &holds).await;
+        let pass = Pass {
+            desired: Some(&desired),
+            holds: [next.holds, failures].concat(),
+            idle: next.effects.is_empty(),
+            ..Pass::of(&observed)
+        };
+        publish::cluster(self, pass).await;
         Ok(!next.effects.is_empty() || status::is_moving(&observed))
     }
 
-    /// What was begun with nodes ends also where Hetzner can't be read.
-    async fn finish(&mut self, in_force: &InForce, observed: &mut Observed) -> Result<(), String> {
+    /// What was begun with nodes ends also where Hetzner can't be read, and is told.
+    async fn finish(
+        &mut self,
+        in_force: &InForce,
+        observed: &mut Observed,
+        problem: &str,
+    ) -> Result<(), String> {
         let desired = self.with_systems(in_force, observed).await;
         let next = self
             .record_until_settled(rollout::finish, &desired, observed)
             .await?;
-        Executor::new(self, in_force).carry_out(&next.effects).await;
+        let failures = Executor::new(self, in_force).carry_out(&next.effects).await;
+        let blind = Hold {
+            about: "everything".to_owned(),
+            reason: HoldReason::Refused,
+            message: "nothing is begun while Hetzner's API can't be read".to_owned(),
+        };
+        let pass = Pass {
+            desired: Some(&desired),
+            holds: [next.holds, failures, vec![blind]].concat(),
+            idle: false,
+            blind: Some(problem),
+            ..Pass::of(observed)
+        };
+        publish::cluster(self, pass).await;
         Ok(())
     }
 
@@ -367,45 +388,13 @@ impl Leader {
                 .await?;
             for change in &next.changes {
                 info!(?change, "recorded");
-                self.tell_of(change, &observed.ledger).await;
+                tell::change(&self.events, change, &observed.ledger).await;
             }
         }
         Err(format!(
             "after {MAX_ROUNDS} changes of the ledger there is always another one; that is a fault in fabrik, and this \
              pass does nothing"
         ))
-    }
-
-    /// What people want to hear of a rollout, where they look for it. `ledger` has the change in it.
-    async fn tell_of(&self, change: &Change, ledger: &Ledger) {
-        let name = |id| ledger.members.get(id).map_or("?", |m| m.name.as_str());
-        match change {
-            Change::Grant { ticket, .. } => {
-                if let Some(update) = ticket.update() {
-                    let note = format!("node {} may try {}", ticket.node, update.system.short());
-                    self.events.normal("UpdateGranted", "update", &note).await;
-                }
-            }
-            Change::EndUpdate { id, ending } => {
-                let told = match ending {
-                    Ending::Kept => "runs its new system".to_owned(),
-                    Ending::Postponed { why, .. } => format!("is updated later: {why}"),
-                    // Told with the denial, and elsewhere.
-                    Ending::Lost | Ending::Withdrawn | Ending::WentBack | Ending::Released => {
-                        return;
-                    }
-                };
-                let note = format!("node {} {told}", name(id));
-                self.events.normal("UpdateEnded", "update", &note).await;
-            }
-            Change::Deny {
-                system, node, why, ..
-            } => {
-                let note = format!("node {node} leaves {}: {why}", system.short());
-                self.events.warning("UpdateFailed", "update", &note).await;
-            }
-            _ => {}
-        }
     }
 
     async fn read_ledger(&self) -> Result<Ledger, String> {
@@ -460,6 +449,7 @@ impl Leader {
         let may_act = Arc::new(move || authority.check().map_err(|_| crate::apply::Lost));
         let reports = self.tell.clone();
         self.beside.spawn(async move {
+            let engine = engine.telling(self.events.clone());
             if let Err(lost) = engine.run(to_engine, reports, may_act).await {
                 warn!(%lost, "applying stops");
             }

@@ -55,6 +55,9 @@ pub async fn observe(
         warn!(nodes = ?seen.unreadable, "Nodes with names that no server of ours can have; passed over");
     }
     systems::tell_unreadable(leader, &told);
+    let uids = std::mem::take(&mut told.uids);
+    leader.events.know(leader.wishes.uid.clone(), uids);
+    systems::look_for_blockers(leader).await;
     systems::forget_spoiled_aims(&leader.publications, &ledger.members, &mut told);
     for (node, seen) in &mut pods {
         if let Some(system) = told.systems.get_mut(node) {

@@ -11,11 +11,10 @@ use fabrik_core::id::IntentId;
 use fabrik_core::ledger::Member;
 use fabrik_core::names::{LEADER_MANAGER, NAMESPACE};
 use fabrik_core::observed::{Datastore, Observed};
-use fabrik_core::step::Step;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
@@ -45,26 +44,40 @@ pub struct Publisher {
     holds: BTreeSet<Hold>,
 }
 
-/// The `FabrikCluster`, for Events.
-pub fn reference(name: &str) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("fabrik.dev/v1alpha1".to_owned()),
-        kind: Some("FabrikCluster".to_owned()),
-        name: Some(name.to_owned()),
-        ..ObjectReference::default()
+/// How a pass ended.
+pub struct Pass<'a> {
+    /// What is in force, with the systems as far as they are known.
+    pub desired: Option<&'a Desired>,
+    pub observed: &'a Observed,
+    pub holds: Vec<Hold>,
+    /// Nothing was to be done to servers and Nodes.
+    pub idle: bool,
+    /// Why Hetzner could not be read: `observed` shows nothing of it then.
+    pub blind: Option<&'a str>,
+}
+
+impl<'a> Pass<'a> {
+    /// One in which nothing was in force and nothing was done.
+    pub fn of(observed: &'a Observed) -> Self {
+        Self {
+            desired: None,
+            observed,
+            holds: Vec::new(),
+            idle: true,
+            blind: None,
+        }
     }
 }
 
-/// Tells how a pass ended. `desired` is what is in force, with the systems as far as they are known.
-pub async fn cluster(
-    leader: &mut Leader,
-    desired: Option<&Desired>,
-    observed: Option<&Observed>,
-    step: &Step,
-    failures: &[Hold],
-) {
-    let mut holds = step.holds.clone();
-    holds.extend(failures.iter().cloned());
+/// Tells how a pass ended.
+pub async fn cluster(leader: &mut Leader, pass: Pass<'_>) {
+    let Pass {
+        desired,
+        observed,
+        mut holds,
+        idle,
+        blind,
+    } = pass;
     holds.extend(leader.holds_of_units());
     let of_systems = leader.holds_of_systems();
     let building = !of_systems.is_empty();
@@ -72,39 +85,36 @@ pub async fn cluster(
     holds.extend(leader.wishes.hold());
     holds.sort();
     holds.dedup();
-    for hold in leader.publisher.log_news(&holds) {
-        let note = hold.to_string();
-        leader.events.warning("UpdateStuck", "update", &note).await;
-    }
+    let (come, gone) = leader.publisher.log_news(&holds);
+    tell::holds(&leader.events, &come, &gone).await;
     let units = leader.units();
     let metrics = &leader.replica.metrics;
     metrics.set_holds(&holds);
     metrics.set_units(&status::units(&units));
-    if let (Some(in_force), Some(observed)) = (&leader.in_force, observed) {
+    if let Some(in_force) = &leader.in_force {
         metrics.set_pools(&status::pools(&in_force.desired, observed));
     }
     shorten(&mut holds);
 
     let facts = Facts {
         desired,
-        observed,
+        observed: Some(observed),
         head: leader.head.as_ref(),
         refusal: leader.refusal.as_ref(),
-        trouble: leader.trouble.as_deref(),
+        trouble: blind.or(leader.trouble.as_deref()),
         paused: leader.wishes.paused.as_deref(),
         holds,
         units: &units,
-        idle: step.effects.is_empty() && step.changes.is_empty() && !building,
+        idle: idle && !building,
         leader: leader.replica.config.node.as_str(),
     };
     let told = leader.publisher.tell_status(&facts).await;
     warn_about(told, "the status of FabrikCluster");
-    let Some(observed) = observed else { return };
     let told = leader.publisher.tell_nodes(observed).await;
     warn_about(told, "the FabrikNodes");
     // The inventories come from the engine, once it has read them.
     let complete = leader.in_force.is_none() || units.commit.is_some();
-    if complete {
+    if complete && blind.is_none() {
         warn_about(
             leader.publisher.tell_observed(observed).await,
             "the observation",
@@ -163,16 +173,15 @@ impl Publisher {
         }
     }
 
-    /// One line for each hold that was not there at the last pass. Those that need a person are returned.
-    fn log_news(&mut self, holds: &[Hold]) -> Vec<Hold> {
+    /// One line for each hold that was not there at the last pass. Returns those, and those that are there no more.
+    fn log_news(&mut self, holds: &[Hold]) -> (Vec<Hold>, Vec<Hold>) {
         let now: BTreeSet<Hold> = holds.iter().cloned().collect();
-        let mut urgent = Vec::new();
-        for hold in now.difference(&self.holds) {
+        let before = std::mem::replace(&mut self.holds, now);
+        let come: Vec<Hold> = self.holds.difference(&before).cloned().collect();
+        for hold in &come {
             info!(reason = ?hold.reason, "held: {hold}");
-            urgent.extend((hold.reason == HoldReason::Stuck).then(|| hold.clone()));
         }
-        self.holds = now;
-        urgent
+        (come, before.difference(&self.holds).cloned().collect())
     }
 
     /// The holds of the last pass that saw everything.

@@ -167,14 +167,19 @@ fn halted(rollout: &Rollout<'_>) -> Option<Vec<Hold>> {
             message: format!("stands still until node {} is mended", ticket.node),
         })
     });
-    let paused = rollout.desired.spec.update.paused.as_ref();
-    let paused = paused.map(|reason| Hold {
+    let paused = paused(rollout.desired);
+    let holds: Vec<Hold> = denied.chain(stuck).chain(paused).collect();
+    (!holds.is_empty()).then_some(holds)
+}
+
+/// What the repository says of it.
+pub(super) fn paused(desired: &Desired) -> Option<Hold> {
+    let reason = desired.spec.update.paused.as_ref()?;
+    Some(Hold {
         about: "rollout".to_owned(),
         reason: HoldReason::Paused,
         message: format!("is paused in cluster.toml ([update] paused): {reason}"),
-    });
-    let holds: Vec<Hold> = denied.chain(stuck).chain(paused).collect();
-    (!holds.is_empty()).then_some(holds)
+    })
 }
 
 /// Members that do not run their goal and have it on disk. Who can't be asked is named.

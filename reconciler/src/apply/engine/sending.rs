@@ -8,6 +8,7 @@ use fabrik_core::apply::{Stage, stage};
 use fabrik_core::id::UnitName;
 use fabrik_core::manifest::Object;
 use futures::stream::{FuturesUnordered, StreamExt};
+use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::sync::watch;
 
 use super::super::Wanted;
@@ -15,6 +16,7 @@ use super::super::discovery::Kind;
 use super::super::failure::Failure;
 use super::super::object::{self, Sent};
 use super::{CONCURRENT_REQUESTS, Run, kind_name};
+use crate::cluster::events::Weight;
 
 impl Run {
     /// Sends what is due of one stage. A failing object does not stop the others.
@@ -48,9 +50,20 @@ impl Run {
                 });
             }
             let Some((object, outcome)) = running.next().await else {
-                return;
+                break;
             };
             self.record(object, outcome);
+        }
+        self.tell_of_drifts().await;
+    }
+
+    /// On the objects themselves: that is where who has changed them by hand will look.
+    async fn tell_of_drifts(&mut self) {
+        let Some(events) = &self.events else { return };
+        for (subject, words) in self.put_back.drain(..) {
+            events
+                .about(&subject, Weight::Warning, "PutBack", "Apply", &words)
+                .await;
         }
     }
 
@@ -100,7 +113,11 @@ impl Run {
         match outcome {
             Ok(Some(sent)) => {
                 tracing::info!(object = %object.key, unit = %track.unit, "applied");
-                track.sent(&object.digest, sent);
+                let uid = sent.live.uid.clone();
+                if let Some(drift) = track.sent(&object.digest, sent) {
+                    let words = format!("{} {drift}, as {} says", object.key, object.place);
+                    self.put_back.push((reference(object, uid), words));
+                }
                 self.stale.remove(&object.key);
             }
             Ok(None) => {}
@@ -109,5 +126,17 @@ impl Run {
                 track.fail(failure, Instant::now());
             }
         }
+    }
+}
+
+fn reference(object: &Object, uid: String) -> ObjectReference {
+    let key = &object.key;
+    ObjectReference {
+        api_version: Some(object.api_version.clone()),
+        kind: Some(key.kind.clone()),
+        namespace: Some(key.namespace.clone()).filter(|n| !n.is_empty()),
+        name: Some(key.name.clone()),
+        uid: Some(uid),
+        ..ObjectReference::default()
     }
 }

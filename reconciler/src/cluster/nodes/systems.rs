@@ -21,6 +21,8 @@ pub struct SystemsSeen {
     pub systems: BTreeMap<NodeName, NodeSystem>,
     /// The statement beside each aim.
     pub publications: BTreeMap<NodeName, SignedPublication>,
+    /// The UIDs of the objects themselves.
+    pub uids: BTreeMap<NodeName, String>,
     /// Numbers of the tickets that a person takes away.
     pub released: BTreeSet<u64>,
     pub unreadable: Vec<String>,
@@ -48,6 +50,8 @@ pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> 
             ..NodeSystem::default()
         };
         let release = object.annotations().get(RELEASE_TICKET_ANNOTATION);
+        seen.uids
+            .extend(object.uid().map(|uid| (name.clone(), uid)));
         match release.map(|number| number.trim().parse()) {
             None => {}
             Some(Ok(number)) => drop(seen.released.insert(number)),
