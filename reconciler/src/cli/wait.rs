@@ -7,13 +7,13 @@ use clap::Args;
 use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::id::CommitId;
 use futures::StreamExt;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kube::runtime::{WatchStreamExt, watcher};
 
 use super::access::{AccessError, ClusterOptions};
 use super::checkout::Checkout;
 use super::status::view::ClusterView;
-use super::{Failure, say};
+use super::{Failure, leader, say};
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -68,6 +68,11 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Ok(standing) => standing?,
         Err(_elapsed) => Standing::Underway,
     };
+    if let (Standing::Underway, Some(last)) = (&standing, &mut last)
+        && let Ok(leader) = leader::read(&access, Timestamp::now()).await
+    {
+        last.set_leader(leader);
+    }
     Ok(report(&standing, &wanted, last.as_ref(), options.timeout)?)
 }
 
@@ -179,6 +184,15 @@ fn whereabouts(wanted: &Wanted, last: Option<&ClusterView>) -> String {
         return "The cluster did not answer.".to_owned();
     };
     let status = &cluster.status;
+    if status.leader.is_none() {
+        let heard = cluster.leaderless_since;
+        let heard = heard.map(|at| format!(" The last was heard of at {at:.0}."));
+        return format!(
+            "No replica of fabrik leads, so nothing is fetched or carried out.{} On each control-plane node: \
+             journalctl -u fabrik",
+            heard.unwrap_or_default()
+        );
+    }
     if cluster.paused.is_some() {
         return "The cluster is PAUSED: `fabrik resume` lets it go on.".to_owned();
     }
@@ -272,7 +286,15 @@ mod tests {
     #[test]
     fn what_is_in_the_way_is_said_after_the_timeout() {
         let wanted = Wanted(OURS.to_owned());
-        let says = |status| whereabouts(&wanted, Some(&cluster(status)));
+        let says = |mut status: serde_json::Value| {
+            status["leader"] = json!("server-1");
+            whereabouts(&wanted, Some(&cluster(status)))
+        };
+        let leaderless = whereabouts(&wanted, Some(&cluster(json!({"headCommit": OLD}))));
+        assert!(
+            leaderless.contains("No replica of fabrik leads"),
+            "{leaderless}"
+        );
         assert!(says(json!({"headCommit": OLD})).contains("Was it pushed?"));
         assert!(says(json!({"headCommit": OURS})).contains("being checked"));
         let held = json!({"admittedCommit": OURS, "holds": [

@@ -9,6 +9,7 @@ use fabrik_core::diagnostic::{Diagnostic, Place};
 use fabrik_core::guard;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{CommitId, PoolName};
+use fabrik_core::ledger::Ticket;
 use fabrik_core::observed::Observed;
 use fabrik_core::pool;
 use fabrik_core::rollout;
@@ -111,6 +112,8 @@ struct Verdict {
     stalled: bool,
     reason: &'static str,
     message: String,
+    /// More than `message`, where one line is too short.
+    details: Option<String>,
     applied: bool,
 }
 
@@ -121,9 +124,13 @@ fn verdict(
     units: &Units,
     rolled: bool,
 ) -> Verdict {
-    let sized = pools
-        .values()
-        .all(|p| p.joining == 0 && p.leaving == 0 && p.ready == p.wanted);
+    let may_be_off = |pool: &str| {
+        let mut pools = facts.desired.iter().flat_map(|d| &d.spec.pools);
+        pools.any(|(name, settings)| name.as_str() == pool && settings.may_be_off)
+    };
+    let sized = pools.iter().all(|(name, p)| {
+        p.joining == 0 && p.leaving == 0 && (p.ready == p.wanted || may_be_off(name))
+    });
     let commit = facts.desired.map(|d| &d.commit);
     let units_applied = facts.units.applied && facts.units.commit.as_ref() == commit;
     let applied = facts.idle && sized && units_applied && rolled;
@@ -134,6 +141,7 @@ fn verdict(
         stalled,
         reason,
         message,
+        details: None,
         applied,
     };
     if let Some(reason) = facts.paused {
@@ -142,15 +150,16 @@ fn verdict(
     if let Some(refusal) = facts.refusal {
         let all = shown(&refusal.diagnostics);
         let all: Vec<String> = all.iter().map(ToString::to_string).collect();
-        let mut message = format!(
-            "{} is refused, and what was in force stays:\n{}",
-            refusal.commit,
-            all.join("\n")
-        );
-        if let Some(trouble) = facts.trouble {
-            message = format!("{message}\nBesides, {trouble}");
-        }
-        return of("Refused", message, false, true);
+        let besides = facts.trouble.map(|trouble| format!("\nBesides, {trouble}"));
+        let besides = besides.unwrap_or_default();
+        let stays = format!("{} is refused, and what was in force stays", refusal.commit);
+        // The faults themselves once: an object says its message in four places.
+        let details = format!("{stays}:\n{}{besides}", all.join("\n"));
+        let message = format!("{stays}: `fabrik status` says why{besides}");
+        return Verdict {
+            details: Some(details),
+            ..of("Refused", message, false, true)
+        };
     }
     if let Some(trouble) = facts.trouble {
         return of("Trouble", trouble.to_owned(), true, false);
@@ -171,6 +180,7 @@ fn verdict(
             stalled: false,
             reason: "Applied",
             message,
+            details: None,
             applied,
         };
     }
@@ -203,6 +213,7 @@ fn conditions(
     ];
     let condition = |(type_, state): (&str, bool)| {
         let status = if state { "True" } else { "False" };
+        let details = verdict.details.as_ref().filter(|_| type_ == "Stalled");
         let same = before
             .conditions
             .iter()
@@ -211,7 +222,7 @@ fn conditions(
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: verdict.reason.to_owned(),
-            message: shorten(&verdict.message),
+            message: shorten(details.unwrap_or(&verdict.message)),
             observed_generation: generation,
             last_transition_time: same.map_or(Time(now), |c| c.last_transition_time.clone()),
         }
@@ -250,6 +261,7 @@ pub fn pools(desired: &Desired, observed: &Observed) -> BTreeMap<String, PoolSta
             guard::is_available(id, member, observed)
         };
         let of_pool = |pool: &PoolName| pool == name;
+        let leaves = |t: &&Ticket| of_pool(&t.pool) && t.leave().is_some();
         PoolStatus {
             wanted,
             ready: count(
@@ -267,7 +279,7 @@ pub fn pools(desired: &Desired, observed: &Observed) -> BTreeMap<String, PoolSta
                     .filter(|i| of_pool(&i.pool) && i.cancelled.is_none())
                     .count(),
             ),
-            leaving: count(ledger.tickets.values().filter(|t| of_pool(&t.pool)).count())
+            leaving: count(ledger.tickets.values().filter(leaves).count())
                 + count(
                     ledger
                         .intents
@@ -355,6 +367,9 @@ mod tests {
         assert!(
             stalled.message.contains("first fault") && stalled.message.contains("second fault")
         );
+        let told = serde_json::to_string(&status).unwrap();
+        let words = "cluster.toml:3:1: pool workers: first fault";
+        assert_eq!(told.matches(words).count(), 1, "{told}");
         assert_eq!(status.refused.unwrap().diagnostics.len(), 2);
         assert_eq!(status.applied_commit, None);
         let both = Facts {
@@ -367,11 +382,13 @@ mod tests {
             Some(1),
             Timestamp::UNIX_EPOCH,
         );
-        let message = status.message.unwrap();
+        let whole = &condition(&status, "Stalled").message;
         assert!(
-            message.contains("first fault") && message.contains("can't be read any more"),
-            "{message}"
+            whole.contains("first fault") && whole.contains("can't be read any more"),
+            "{whole}"
         );
+        let message = status.message.unwrap();
+        assert!(message.contains("can't be read any more"), "{message}");
     }
 
     #[test]
@@ -423,6 +440,49 @@ token = { file = "secrets/hetzner.yaml", key = "token" }
             let status = compute(&facts, &before, Some(1), observed.at);
             let applied = carried_out.then(|| commit.to_string());
             assert_eq!(status.applied_commit, applied, "{running}, {default}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_may_be_off_is_not_waited_for() {
+        for (may_be_off, carried_out) in [(true, true), (false, false)] {
+            let spec = format!(
+                "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[hetzner]\n\
+                 token = {{ file = \"secrets/hetzner.yaml\", key = \"token\" }}\n[pools.desk]\ncount = 1\n\
+                 server-types = [\"cx33\"]\nlocations = [\"fsn1\"]\nimage = \"debian-12\"\n\
+                 may-be-off = {may_be_off}\n"
+            );
+            let commit: CommitId = "a".repeat(40).parse().unwrap();
+            let desired = Desired {
+                commit: commit.clone(),
+                spec: fabrik_core::spec::parse("cluster.toml", &spec).unwrap(),
+                units: BTreeMap::new(),
+                targets: BTreeMap::new(),
+            };
+            let observed: Observed = serde_json::from_value(json!({
+                "at": "2026-11-21T12:00:00Z", "hetzner": fabrik_core::observed::Hetzner::default(), "nodes": {},
+                "pods": {}, "pinned": [], "tokens": [], "units": {}, "paused": null,
+                "ledger": {"schema": 1, "cluster": "abcdefgh01234567", "members": {"abc234":
+                    {"pool": "desk", "name": "demo-desk-abc234", "server": 1, "uid": "u-1"}}},
+            }))
+            .unwrap();
+            let units = UnitsReport {
+                commit: Some(commit.clone()),
+                applied: true,
+                ..UnitsReport::default()
+            };
+            let facts = Facts {
+                desired: Some(&desired),
+                observed: Some(&observed),
+                ..facts(&units)
+            };
+            let status = compute(
+                &facts,
+                &FabrikClusterStatus::default(),
+                Some(1),
+                observed.at,
+            );
+            assert_eq!(status.applied_commit.is_some(), carried_out, "{may_be_off}");
         }
     }
 

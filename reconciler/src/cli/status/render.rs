@@ -2,11 +2,15 @@
 
 use std::fmt::Write as _;
 
+use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::CommitId;
 use jiff::{SignedDuration, Timestamp};
 
 use super::view::{NodeView, StatusView, UnitError, UnitView};
-use crate::cluster::resources::SystemStatus;
+use crate::cluster::resources::{RolloutStatus, SystemStatus};
+
+/// What a hold of all updates is about.
+const ROLLOUT: &str = "rollout";
 
 /// What is worst stands first; what is well takes one line.
 pub fn render(view: &StatusView) -> String {
@@ -51,13 +55,25 @@ impl Page {
         let Some(paused) = &view.cluster.paused else {
             return;
         };
-        self.line("!!! PAUSED: nothing is carried out !!!");
+        let holds = &view.cluster.status.holds;
+        let of_updates = |h: &&Hold| h.reason == HoldReason::Paused && h.about == ROLLOUT;
+        let agrees = holds.iter().find(of_updates);
+        self.line(match agrees {
+            None => "!!! PAUSED: nothing is carried out !!!",
+            Some(_) => "PAUSED: nothing is carried out",
+        });
         self.line(format!(
             "    by {}, {}: {}",
             paused.by,
             ago(paused.at, view.at),
             paused.reason
         ));
+        match agrees {
+            None => self.line(
+                "    by hand, and the repository does not say so: `paused` in [update] would hold updates",
+            ),
+            Some(hold) => self.line(format!("    and the repository agrees: the {hold}")),
+        }
         self.line("    go on with: fabrik resume");
         self.line("");
     }
@@ -237,6 +253,19 @@ fn standing(view: &StatusView, head: &CommitId) -> &'static str {
     if status.admitted_commit.as_ref() == Some(head) {
         ""
     } else if status.refused.as_ref().is_some_and(|r| r.commit == *head) {
+/// What is left of a rollout and when it ends, or that it stands still.
+fn outlook(view: &StatusView, rollout: &RolloutStatus) -> String {
+    let Some(summary) = &rollout.summary else {
+        return String::new();
+    };
+    let stops = |h: &&Hold| h.about == ROLLOUT || h.about == "everything";
+    match (view.cluster.status.holds.iter().find(stops), rollout.ends) {
+        (Some(hold), _) => format!("; STANDS STILL ({:?}), left are {summary}", hold.reason),
+        (None, Some(ends)) => format!("; {summary}, until {}", ends.strftime("%F %H:%M UTC")),
+        (None, None) => format!("; {summary}"),
+    }
+}
+
         "  REFUSED, see below"
     } else {
         "  being checked"
@@ -338,6 +367,7 @@ cluster    demo
 in force   aaaaaaaa  being carried out  Add a worker
 branch at  bbbbbbbb  REFUSED, see below
 leader     NONE: no replica of fabrik leads, so nothing happens; the last was heard of 1 min 0 s ago
+    by hand, and the repository does not say so: `paused` in [update] would hold updates
 
 REFUSED bbbbbbbb, 1 min 4 s ago; the commit in force stays
     cluster.toml:3:9: pool workers: `count` is 2000
@@ -389,6 +419,31 @@ node       demo-workers-k3x9qd  waiting     for 30 s, runs (unknown)
         let page = render(&view(json!({}), json!(null)));
         assert!(page.contains("in force   no commit yet"), "{page}");
         assert!(page.contains("pools      none"), "{page}");
+    }
+
+    #[test]
+    fn a_pause_by_hand_is_loud_until_the_repository_agrees() {
+        let paused =
+            json!({"paused": {"by": "ada", "reason": "etcd", "at": "2026-11-21T01:00:00Z"}});
+        let page = |holds| {
+            let status = json!({"holds": holds, "rollout":
+                {"done": 0, "total": 1, "summary": "1 agent of pool workers, about a minute"}});
+            render(&view(paused.clone(), status))
+        };
+        let by_hand = json!({"about": "everything", "reason": "Paused", "message": "paused: etcd"});
+        let loud = page(json!([by_hand]));
+        assert!(loud.starts_with("!!! PAUSED"), "{loud}");
+        assert!(loud.contains("the repository does not say so"), "{loud}");
+        let told = "0 of 1 nodes are up to date; STANDS STILL (Paused), left are 1 agent";
+        assert!(loud.contains(told), "{loud}");
+        let in_git = json!({"about": "rollout", "reason": "Paused", "message": "is paused in cluster.toml: etcd"});
+        let agreed = page(json!([by_hand, in_git]));
+        let expected = "\
+PAUSED: nothing is carried out
+    by ada, 2 h 0 min ago: etcd
+    and the repository agrees: the rollout: is paused in cluster.toml: etcd
+";
+        assert!(agreed.starts_with(expected), "{agreed}");
     }
 
     #[test]
