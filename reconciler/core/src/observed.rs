@@ -62,6 +62,9 @@ pub struct NodeSystem {
     pub unready_daemons: Vec<String>,
     /// Since when it has been Ready with nothing missing, as the leader saw it.
     pub well: Option<Well>,
+    /// What its agent says that nothing is decided by: why it can't fetch, for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
 }
 
 /// A node was seen to be well under one system and one boot: what was seen before says nothing of those after.

@@ -134,6 +134,36 @@ pub struct SystemStatus {
     /// What it says it runs, without the path of the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
+    /// What it is to run, where that is something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wants: Option<String>,
+}
+
+/// The same on the node's own object, for `kubectl get fabriknodes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    pub state: String,
+    #[schemars(with = "MomentSchema")]
+    pub since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wants: Option<String>,
+}
+
+impl From<&SystemStatus> for Standing {
+    fn from(status: &SystemStatus) -> Self {
+        Self {
+            state: status.state.clone(),
+            since: status.since,
+            message: status.message.clone(),
+            system: status.system.clone(),
+            wants: status.wants.clone(),
+        }
+    }
 }
 
 /// How far the nodes have come.
@@ -219,11 +249,14 @@ pub struct FabrikUnitStatus {
     status = "FabrikNodeStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Pool","type":"string","jsonPath":".spec.pool"}"#,
-    printcolumn = r#"{"name":"Server","type":"integer","jsonPath":".spec.serverId"}"#,
-    printcolumn = r#"{"name":"Running","type":"string","jsonPath":".status.report.running"}"#,
-    printcolumn = r#"{"name":"State","type":"string","jsonPath":".status.state"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
-    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message"}"#
+    printcolumn = r#"{"name":"State","type":"string","jsonPath":".spec.standing.state"}"#,
+    printcolumn = r#"{"name":"Since","type":"date","jsonPath":".spec.standing.since"}"#,
+    printcolumn = r#"{"name":"Runs","type":"string","jsonPath":".spec.standing.system"}"#,
+    printcolumn = r#"{"name":"Wants","type":"string","jsonPath":".spec.standing.wants"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".spec.standing.message"}"#,
+    printcolumn = r#"{"name":"Server","type":"integer","jsonPath":".spec.serverId","priority":1}"#,
+    printcolumn = r#"{"name":"Agent","type":"string","jsonPath":".status.state","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FabrikNodeSpec {
@@ -249,6 +282,14 @@ pub struct FabrikNodeSpec {
     )]
     #[schemars(with = "Option<AnyObject>")]
     pub order: Option<Order>,
+    /// Where it stands, as the leader sees it: for people.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "if_it_reads"
+    )]
+    #[schemars(with = "Option<Standing>")]
+    pub standing: Option<Standing>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -24,12 +24,19 @@ use tracing::{info, warn};
 use super::Replica;
 use super::leader::Leader;
 use super::status::{self, Facts};
-use crate::cluster::resources::{FabrikCluster, FabrikClusterStatus, FabrikNode, FabrikNodeSpec};
+use super::tell;
+use crate::cluster::nodes;
+use crate::cluster::resources::{
+    FabrikCluster, FabrikClusterStatus, FabrikNode, FabrikNodeSpec, Standing,
+};
 use crate::cluster::wishes;
 use crate::report::observed::{CONFIG_MAP, CONFIG_MAP_KEY, Document};
 
 /// How often the observation is written at most.
 const OBSERVED_PERIOD: Duration = Duration::from_secs(2);
+
+/// How many FabrikNodes are written at once.
+const CONCURRENCY: usize = 8;
 
 /// How many holds a status shows.
 const MAX_HOLDS: usize = 100;
@@ -40,6 +47,8 @@ pub struct Publisher {
     cluster: String,
     status: Option<(FabrikClusterStatus, Option<i64>)>,
     nodes: Option<BTreeMap<IntentId, Member>>,
+    /// What each FabrikNode says of its node.
+    standings: BTreeMap<String, Option<Standing>>,
     observed: Option<(Observed, Instant)>,
     holds: BTreeSet<Hold>,
 }
@@ -168,6 +177,7 @@ impl Publisher {
             cluster: cluster.to_owned(),
             status: None,
             nodes: None,
+            standings: BTreeMap::new(),
             observed: None,
             holds: BTreeSet::new(),
         }
@@ -225,8 +235,9 @@ impl Publisher {
         let members = &observed.ledger.members;
         let is_there = |member: &Member| observed.systems.contains_key(&member.name);
         if self.nodes.as_ref() == Some(members) && members.values().all(is_there) {
-            return Ok(());
+            return self.tell_standings(members).await;
         }
+        self.standings.clear();
         let api: Api<FabrikNode> = Api::all(self.client.clone());
         let there = api.list_metadata(&ListParams::default()).await?;
         let wanted = |name: &str| members.values().any(|m| m.name.as_str() == name);
@@ -252,6 +263,7 @@ impl Publisher {
                 aim: None,
                 publication: None,
                 order: None,
+                standing: None,
             };
             let node = FabrikNode::new(member.name.as_str(), spec);
             let params = PatchParams::apply(LEADER_MANAGER).force();
@@ -259,6 +271,33 @@ impl Publisher {
                 .await?;
         }
         self.nodes = Some(members.clone());
+        self.tell_standings(members).await
+    }
+
+    /// On each FabrikNode what the status of the cluster says of its node.
+    async fn tell_standings(
+        &mut self,
+        members: &BTreeMap<IntentId, Member>,
+    ) -> Result<(), kube::Error> {
+        let systems = self.status.iter().flat_map(|(status, _)| &status.systems);
+        let of: BTreeMap<&str, Standing> = systems
+            .map(|s| (s.name.as_str(), Standing::from(s)))
+            .collect();
+        let standings = members.values().map(|member| {
+            let name = member.name.as_str();
+            (name.to_owned(), of.get(name).cloned())
+        });
+        let now: BTreeMap<String, Option<Standing>> = standings.collect();
+        let news = now
+            .iter()
+            .filter(|(name, standing)| self.standings.get(*name) != Some(*standing))
+            .map(|(name, standing)| nodes::say_standing(&self.client, name, standing.as_ref()));
+        let mut said = futures::stream::iter(news).buffer_unordered(CONCURRENCY);
+        while let Some(said) = said.next().await {
+            said?;
+        }
+        drop(said);
+        self.standings = now;
         Ok(())
     }
 

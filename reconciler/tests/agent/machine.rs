@@ -282,6 +282,7 @@ impl Machine {
             aim: Some(system.output.to_string()),
             publication: Some(self.publication(sequence, &[system])),
             order: None,
+            standing: None,
         }
     }
 

@@ -22,7 +22,12 @@ pub struct NodeState {
     pub message: String,
     /// What it says it runs.
     pub running: Option<StorePath>,
+    /// What it is to run, where that is something else.
+    pub wants: Option<StorePath>,
 }
+
+/// How much of an agent's own words is told.
+const MAX_SAYS: usize = 300;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
@@ -62,16 +67,18 @@ pub fn states(
         now,
     };
     let members = observed.ledger.members.iter();
-    let with_goal = members.filter(|(_, m)| rollout.goal(m).is_some());
+    let with_goal = members.filter_map(|(id, m)| Some((id, m, rollout.goal(m)?)));
     let mut states: Vec<_> = with_goal
-        .map(|(id, member)| {
+        .map(|(id, member, goal)| {
             let (state, message) = rollout.state(id, member, holds);
+            let running = rollout.running(member);
             let node = NodeState {
                 node: member.name.clone(),
                 pool: member.pool.clone(),
                 state,
-                message,
-                running: rollout.running(member).cloned(),
+                message: rollout.with_words_of_its_agent(member, message),
+                running: running.cloned(),
+                wants: Some(&goal.output).filter(|g| running != Some(g)).cloned(),
             };
             (member.role == Role::Agent, node)
         })
@@ -103,24 +110,56 @@ impl Rollout<'_> {
         let own = holds.iter().find(|h| h.about == about);
         let general = |about: &str| holds.iter().find(|h| h.about == about);
         let agents = general("agents").filter(|_| member.role == Role::Agent);
-        match own.or_else(|| general("rollout")).or(agents) {
-            Some(hold) => (State::held(hold.reason), hold.message.clone()),
+        let paused = || general("everything");
+        match own
+            .or_else(|| general("rollout"))
+            .or(agents)
+            .or_else(paused)
+        {
+            Some(hold) => (State::held(hold.reason), alone(&hold.message).to_owned()),
             None => (State::Waiting, self.waits_behind(member, holds)),
         }
     }
 
-    /// Only the first of a queue is told why it waits.
+    /// Only the first of a queue is told why it waits: the others wait for the same thing. Nothing is said of them that
+    /// changes with each step of another node.
     fn waits_behind(&self, member: &Member, holds: &[Hold]) -> String {
         let members = self.ledger().members.values();
         let mut same_pool = members.filter(|m| m.pool == member.pool && m.name != member.name);
         let first = same_pool.find_map(|m| {
             let about = format!("node {}", m.name);
-            holds.iter().find(|h| h.about == about)
+            holds
+                .iter()
+                .find(|h| h.about == about && h.reason.is_of_a_queue())
         });
-        first.map_or("waits for its turn".to_owned(), |hold| {
-            format!("waits behind {}", hold.about)
-        })
+        let Some(hold) = first else {
+            return "waits for its turn".to_owned();
+        };
+        let why = alone(&hold.message);
+        match why.strip_prefix("waits: ") {
+            Some(why) => format!("waits for its turn: {why}"),
+            None => why.to_owned(),
+        }
     }
+
+    fn with_words_of_its_agent(&self, member: &Member, message: String) -> String {
+        let system = self.observed.systems.get(&member.name);
+        let says = system.and_then(|s| s.says.as_deref()).unwrap_or_default();
+        let says: String = says.chars().take(MAX_SAYS).collect();
+        match (message.as_str(), says.as_str()) {
+            (_, "") => message,
+            (told, says) if told.contains(says) => message,
+            ("", says) => format!("its agent says: {says}"),
+            (told, says) => format!("{told}; its agent says: {says}"),
+        }
+    }
+}
+
+/// What a hold says of the first of a queue, without how many wait behind it.
+fn alone(message: &str) -> &str {
+    let others = |(_, others): &(&str, &str)| others.ends_with(" more wait behind it");
+    let parts = message.rsplit_once("; ").filter(others);
+    parts.map_or(message, |(alone, _)| alone)
 }
 
 impl State {

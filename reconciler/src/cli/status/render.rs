@@ -172,7 +172,12 @@ impl Page {
                 pool.wanted,
                 moving.collect::<String>()
             ));
-            for node in view.nodes.iter().filter(|n| n.pool == *name) {
+            // Those with a system have a line of their own.
+            let told = |node: &&NodeView| {
+                let mut systems = view.cluster.status.systems.iter();
+                systems.all(|s| s.name != node.name)
+            };
+            for node in view.nodes.iter().filter(|n| n.pool == *name).filter(told) {
                 self.node(node);
             }
         }
@@ -185,11 +190,10 @@ impl Page {
             return;
         };
         self.line("");
-        let left = rollout.summary.iter().map(|s| format!("; {s}"));
-        let left: String = left.collect();
         let (done, total) = (rollout.done, rollout.total);
         self.line(format!(
-            "rollout    {done} of {total} nodes are up to date{left}"
+            "rollout    {done} of {total} nodes are up to date{}",
+            outlook(view, rollout)
         ));
         let width = |of: fn(&SystemStatus) -> usize| status.systems.iter().map(of).max();
         let names = width(|n| n.name.len()).unwrap_or_default();
@@ -198,9 +202,11 @@ impl Page {
             let since = ago(node.since, view.at);
             let since = since.strip_suffix(" ago").unwrap_or(&since);
             let runs = node.system.as_deref().unwrap_or("(unknown)");
+            let wants = node.wants.iter().map(|w| format!(", is to run {w}"));
+            let wants: String = wants.collect();
             let (name, state) = (&node.name, &node.state);
             self.line(format!(
-                "node       {name:names$}  {state:states$}  for {since}, runs {runs}"
+                "node       {name:names$}  {state:states$}  for {since}, runs {runs}{wants}"
             ));
             if let Some(message) = &node.message {
                 self.indented(message);
@@ -247,12 +253,6 @@ impl Page {
     }
 }
 
-/// Why the branch's head is not the commit in force, in a few words.
-fn standing(view: &StatusView, head: &CommitId) -> &'static str {
-    let status = &view.cluster.status;
-    if status.admitted_commit.as_ref() == Some(head) {
-        ""
-    } else if status.refused.as_ref().is_some_and(|r| r.commit == *head) {
 /// What is left of a rollout and when it ends, or that it stands still.
 fn outlook(view: &StatusView, rollout: &RolloutStatus) -> String {
     let Some(summary) = &rollout.summary else {
@@ -266,6 +266,12 @@ fn outlook(view: &StatusView, rollout: &RolloutStatus) -> String {
     }
 }
 
+/// Why the branch's head is not the commit in force, in a few words.
+fn standing(view: &StatusView, head: &CommitId) -> &'static str {
+    let status = &view.cluster.status;
+    if status.admitted_commit.as_ref() == Some(head) {
+        ""
+    } else if status.refused.as_ref().is_some_and(|r| r.commit == *head) {
         "  REFUSED, see below"
     } else {
         "  being checked"
@@ -361,13 +367,13 @@ units      0 of 0 ready
         let expected = "\
 !!! PAUSED: nothing is carried out !!!
     by ada@laptop, 2 h 0 min ago: looking into etcd
+    by hand, and the repository does not say so: `paused` in [update] would hold updates
     go on with: fabrik resume
 
 cluster    demo
 in force   aaaaaaaa  being carried out  Add a worker
 branch at  bbbbbbbb  REFUSED, see below
 leader     NONE: no replica of fabrik leads, so nothing happens; the last was heard of 1 min 0 s ago
-    by hand, and the repository does not say so: `paused` in [update] would hold updates
 
 REFUSED bbbbbbbb, 1 min 4 s ago; the commit in force stays
     cluster.toml:3:9: pool workers: `count` is 2000
@@ -396,29 +402,23 @@ units      0 of 1 ready
             json!({
                 "admittedCommit": A, "appliedCommit": A, "headCommit": A, "leader": "server-1",
                 "pools": {"workers": {"wanted": 1, "ready": 1}},
-                "rollout": {"done": 1, "total": 2, "summary": "1 agent of pool workers, about a minute"},
+                "rollout": {"done": 1, "total": 2, "summary": "1 agent of pool workers, about a minute",
+                    "ends": "2026-11-21T03:01:10Z"},
                 "systems": [
                     {"name": "server-1", "pool": "servers", "state": "up to date",
                      "since": "2026-11-21T00:58:00Z", "system": "0123456-nixos"},
                     {"name": "demo-workers-k3x9qd", "pool": "workers", "state": "waiting",
-                     "since": "2026-11-21T02:59:30Z", "message": "waits for the maintenance window"}],
+                     "since": "2026-11-21T02:59:30Z", "wants": "89abcde-nixos", "message": "waits for the maintenance window"}],
             }),
         );
         let page = render(&view);
         let expected = "\
-rollout    1 of 2 nodes are up to date; 1 agent of pool workers, about a minute
+rollout    1 of 2 nodes are up to date; 1 agent of pool workers, about a minute, until 2026-11-21 03:01 UTC
 node       server-1             up to date  for 2 h 2 min, runs 0123456-nixos
-node       demo-workers-k3x9qd  waiting     for 30 s, runs (unknown)
+node       demo-workers-k3x9qd  waiting     for 30 s, runs (unknown), is to run 89abcde-nixos
     waits for the maintenance window
 ";
         assert!(page.contains(expected), "{page}");
-    }
-
-    #[test]
-    fn a_cluster_without_any_commit_says_so() {
-        let page = render(&view(json!({}), json!(null)));
-        assert!(page.contains("in force   no commit yet"), "{page}");
-        assert!(page.contains("pools      none"), "{page}");
     }
 
     #[test]
@@ -444,6 +444,13 @@ PAUSED: nothing is carried out
     and the repository agrees: the rollout: is paused in cluster.toml: etcd
 ";
         assert!(agreed.starts_with(expected), "{agreed}");
+    }
+
+    #[test]
+    fn a_cluster_without_any_commit_says_so() {
+        let page = render(&view(json!({}), json!(null)));
+        assert!(page.contains("in force   no commit yet"), "{page}");
+        assert!(page.contains("pools      none"), "{page}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::NodeError;
-use crate::cluster::resources::FabrikNode;
+use crate::cluster::resources::{FabrikNode, Standing};
 
 /// All `FabrikNode`s of one quorum read, and what in them this version can't read.
 #[derive(Debug, Default)]
@@ -47,11 +47,12 @@ pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> 
             aim: read(object, "/spec/aim", &mut seen.unreadable),
             order: read(object, "/spec/order", &mut seen.unreadable),
             report: read(object, "/status/report", &mut seen.unreadable),
+            says: read(object, "/status/message", &mut seen.unreadable),
             ..NodeSystem::default()
         };
-        let release = object.annotations().get(RELEASE_TICKET_ANNOTATION);
         seen.uids
             .extend(object.uid().map(|uid| (name.clone(), uid)));
+        let release = object.annotations().get(RELEASE_TICKET_ANNOTATION);
         match release.map(|number| number.trim().parse()) {
             None => {}
             Some(Ok(number)) => drop(seen.released.insert(number)),
@@ -90,6 +91,24 @@ pub async fn withdraw(client: &Client, node: &NodeRef) -> Result<(), NodeError> 
         &json!({"order": null}),
     )
     .await
+}
+
+/// Shows on a `FabrikNode` where its node stands. A definition of an older version drops it.
+pub async fn say_standing(
+    client: &Client,
+    node: &str,
+    standing: Option<&Standing>,
+) -> Result<(), kube::Error> {
+    let patch = Patch::Merge(json!({"spec": {"standing": standing}}));
+    let params = PatchParams {
+        field_manager: Some(ORDERS_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    match dynamic(client).patch(node, &params, &patch).await {
+        // Somebody has just deleted it: it is made anew, and told of then.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        said => said.map(drop),
+    }
 }
 
 /// Merges into the spec of the `FabrikNode` that stands for this Node, and for no other of the same name.

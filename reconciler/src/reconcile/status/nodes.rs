@@ -32,6 +32,7 @@ pub fn nodes(
             state: state.state.to_string(),
             message: Some(state.message).filter(|m| !m.is_empty()),
             system: state.running.map(|path| path.short()),
+            wants: state.wants.map(|path| path.short()),
         }
     };
     states.into_iter().map(status).collect()
