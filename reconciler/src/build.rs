@@ -25,7 +25,7 @@ mod trace;
 pub use builder::Builder;
 pub use evaluate::Origin;
 pub use nix::NixError;
-pub use preview::Preview;
+pub use preview::{Preview, Previewed};
 pub use published::Published;
 
 /// The systems that are wanted.

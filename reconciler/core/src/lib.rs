@@ -12,6 +12,7 @@ pub mod arrival;
 pub mod departure;
 pub mod desired;
 pub mod diagnostic;
+pub mod disruption;
 pub mod drain;
 pub mod effect;
 pub mod guard;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Inventory;
+use crate::disruption::Blocker;
 use crate::id::{BootId, IntentId, NodeName, PoolName, ServerId, StorePath, Uid, UnitName};
 use crate::ledger::Ledger;
 use crate::quorum;
@@ -46,6 +47,9 @@ pub struct Observed {
     /// Numbers of the tickets that a person takes away from nodes that are stuck.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub released: BTreeSet<u64>,
+    /// Pods of any node that a PodDisruptionBudget keeps where they are. Looked for now and then, and for people alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blockers: Vec<Blocker>,
     /// Why all effects are paused, if they are.
     pub paused: Option<String>,
 }
@@ -58,13 +62,13 @@ pub struct NodeSystem {
     pub aim: Option<StorePath>,
     pub order: Option<Order>,
     pub report: Option<Report>,
+    /// What its agent says that nothing is decided by: why it can't fetch, for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
     /// Pods of system DaemonSets on it that are not ready, as `namespace/name`.
     pub unready_daemons: Vec<String>,
     /// Since when it has been Ready with nothing missing, as the leader saw it.
     pub well: Option<Well>,
-    /// What its agent says that nothing is decided by: why it can't fetch, for one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub says: Option<String>,
 }
 
 /// A node was seen to be well under one system and one boot: what was seen before says nothing of those after.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::{Desired, ObjectKey};
+use crate::disruption::Blocker;
 use crate::effect::Effect;
 use crate::hold::Hold;
 use crate::id::{CommitId, IntentId, PoolName, UnitName};
@@ -30,6 +31,9 @@ pub struct Plan {
     pub rollout: Option<Forecast>,
     /// What stands in the way as things are now.
     pub holds: Vec<Hold>,
+    /// Pods that would keep a node from being drained, as things are now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blockers: Vec<Blocker>,
 }
 
 /// One effect to come: the verb of an `Effect`, and its target's name.
@@ -110,6 +114,11 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     effects.extend(servers);
 
     let manifests = apply::changes(&desired.units, &observed.units);
+    let mut drained = rollout::to_drain(desired, observed, now);
+    let cordoned = effects.iter().filter(|e| e.verb == "cordon");
+    drained.extend(cordoned.filter_map(|e| e.target.parse().ok()));
+    let blockers = observed.blockers.iter();
+    let blockers = blockers.filter(|b| drained.contains(&b.node));
     let mut holds = step(desired, observed, now).holds;
     holds.extend(guarded_prunes(&manifests, &desired.spec.limits));
     Plan {
@@ -118,6 +127,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         manifests,
         rollout: rollout::forecast(desired, observed, now),
         holds,
+        blockers: blockers.cloned().collect(),
     }
 }
 

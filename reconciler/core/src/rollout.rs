@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-pub use self::forecast::{Forecast, Wave, forecast};
+pub use self::forecast::{Forecast, Wave, forecast, to_drain};
 pub use self::gates::lacks;
 pub use self::grant::{Budget, budgets};
 pub use self::state::{NodeState, State, states};

@@ -11,16 +11,58 @@ use super::NoSystem;
 use super::evaluate::{Described, FLAGS};
 use super::nix::{Nix, NixError, Task};
 
+/// What the agent looks for in closures (`node/look.rs`) is named here as NixOS' options have it.
+const DESCRIBE: &str = r#"
+systems:
+let
+  there = systems ? "POOL";
+  inherit (systems."POOL") config;
+  inherit (config.system) build;
+in
+{
+  known = builtins.attrNames systems;
+  system =
+    if there then
+      {
+        derivation = build.toplevel.drvPath;
+        output = build.toplevel.outPath;
+        kubernetes = config.services.k3s.package.version;
+      }
+    else
+      null;
+  boots =
+    if there && build ? kernel then
+      builtins.toJSON [
+        build.kernel
+        (build.initialRamdisk or null)
+        (config.system.modulesTree or null)
+        (config.boot.kernelParams or null)
+        (config.systemd.package or null)
+      ]
+    else
+      null;
+}
+"#;
+
 /// A work tree, as it is or as it is in a commit.
 pub struct Preview {
     nix: Nix,
     reference: String,
 }
 
+/// A system, and what of it only a reboot brings into force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Previewed {
+    pub system: System,
+    /// Kernel, initrd, modules, parameters and systemd, to be compared. `None` where the flake does not show them.
+    pub boots: Option<String>,
+}
+
 #[derive(serde::Deserialize)]
 struct Answer {
     known: Vec<String>,
     system: Option<Described>,
+    boots: Option<String>,
 }
 
 impl Preview {
@@ -50,15 +92,9 @@ impl Preview {
 
     /// # Errors
     /// There is none, or it does not evaluate.
-    pub async fn system(&self, pool: &PoolName) -> Result<System, BuildError> {
+    pub async fn system(&self, pool: &PoolName) -> Result<Previewed, BuildError> {
         let what = format!("evaluating pool {pool}");
-        let describe = format!(
-            r#"systems: {{ known = builtins.attrNames systems; system = if systems ? "{pool}" then let inherit (systems."{pool}") config; in {{
-                derivation = config.system.build.toplevel.drvPath;
-                output = config.system.build.toplevel.outPath;
-                kubernetes = config.services.k3s.package.version;
-            }} else null; }}"#
-        );
+        let describe = DESCRIBE.replace("POOL", pool.as_str());
         let installable = format!("{}#nixosConfigurations", self.reference);
         let mut args: Vec<std::ffi::OsString> = FLAGS.iter().map(Into::into).collect();
         args.extend([installable, "--apply".to_owned(), describe].map(Into::into));
@@ -78,6 +114,9 @@ impl Preview {
             pool: pool.clone(),
             known: answer.known,
         })?;
-        described.typed(pool)
+        Ok(Previewed {
+            system: described.typed(pool)?,
+            boots: answer.boots,
+        })
     }
 }

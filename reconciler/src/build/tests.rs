@@ -338,14 +338,26 @@ async fn a_plan_s_systems_are_those_that_the_leader_would_build() {
     let work = bed.path("work");
     let preview = |commit| Preview::with(bed.nix(), &work, commit);
     for preview in [preview(Some(&commit)), preview(None)] {
-        let system = preview.unwrap().system(&pool("workers")).await.unwrap();
-        assert_eq!(system, *built);
+        let seen = preview.unwrap().system(&pool("workers")).await.unwrap();
+        assert_eq!((&seen.system, seen.boots), (built, None));
     }
     // As it is now, not as it was committed.
     let newer = r#"system "b" "1.36.4+k3s1" """#;
     std::fs::write(work.join("flake.nix"), Bed::flake(&[("WORKERS", newer)])).unwrap();
     let now = preview(None).unwrap().system(&pool("workers")).await;
-    assert_eq!(now.unwrap().kubernetes.to_string(), "1.36.4+k3s1");
+    assert_eq!(now.unwrap().system.kubernetes.to_string(), "1.36.4+k3s1");
+    let kernel = |kernel: &str| {
+        format!(
+            r#"let s = system "b" "1.36.4+k3s1" ""; in {{ config = s.config // {{ system.build = s.config.system.build // {{ kernel = "{kernel}"; }}; }}; }}"#
+        )
+    };
+    let mut boots = Vec::new();
+    for kernel in [kernel("linux-1"), kernel("linux-2")] {
+        std::fs::write(work.join("flake.nix"), Bed::flake(&[("WORKERS", &kernel)])).unwrap();
+        let seen = preview(None).unwrap().system(&pool("workers")).await;
+        boots.push(seen.unwrap().boots.unwrap());
+    }
+    assert_ne!(boots[0], boots[1]);
     let none = preview(None).unwrap().system(&pool("gpu")).await;
     let none = none.unwrap_err().to_string();
     assert!(none.contains("no nixosConfigurations.gpu"), "{none}");

@@ -54,7 +54,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let document = source::read(options.observed, &options.cluster).await?;
+    let mut document = source::read(options.observed, &options.cluster).await?;
     if let Err(faults) = admissible(&document, commit.as_ref(), &candidate) {
         print_faults(&faults);
         return Ok(ExitCode::FAILURE);
@@ -64,7 +64,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Some(_) => Path::new("."),
         None => Path::new(&options.what),
     };
-    let systems = systems::evaluate(dir, commit.as_ref(), &tree, &candidate.spec).await;
+    let in_force = document.in_force.as_ref();
+    let systems = systems::evaluate(dir, commit.as_ref(), &tree, &candidate.spec, in_force).await;
+    systems.foresee(&mut document.observed);
     let desired = Desired {
         commit: commit.clone().unwrap_or_else(uncommitted),
         spec: candidate.spec.clone(),

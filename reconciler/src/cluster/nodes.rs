@@ -3,12 +3,14 @@
 //! Nothing here decides. Each act bears the UID of the object that was meant, so that another one of the same name is
 //! left alone.
 
+mod budgets;
 mod evict;
 mod execute;
 mod observe;
 mod systems;
 mod volumes;
 
+pub use budgets::observe_blockers;
 pub use evict::{Eviction, delete_pod, evict};
 pub use execute::{cordon, delete, label, uncordon};
 pub use observe::{

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fabrik_core::desired::Desired;
-use fabrik_core::hold::Hold;
+use fabrik_core::disruption::Blocker;
+use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{CommitId, NodeName, PoolName, Uid};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::Object;
@@ -75,6 +76,8 @@ pub struct Leader {
     pub(super) etcd_trouble: Option<String>,
     /// What can't be read of the `FabrikNode`s, as it was said last.
     pub(super) unreadable: Vec<String>,
+    /// Pods that would not be evicted, and when they were looked for.
+    pub(super) blockers: (Option<Instant>, Vec<Blocker>),
     /// Since when the nodes that are being updated are well.
     pub(super) well: BTreeMap<NodeName, Well>,
     /// What the nodes of each pool may run, as it was signed for the commit in force.
@@ -141,6 +144,7 @@ impl Leader {
             etcd: replica.config.etcd.clone().map(Etcd::new),
             etcd_trouble: None,
             unreadable: Vec::new(),
+            blockers: (None, Vec::new()),
             well: BTreeMap::new(),
             publications: BTreeMap::new(),
             building: replica
@@ -445,11 +449,11 @@ impl Leader {
             self.limits.subscribe(),
         );
         let engine = Engine::new(self.replica.clients.applier_once.clone(), grant);
+        let engine = engine.telling(self.events.clone());
         let authority = self.authority.clone();
         let may_act = Arc::new(move || authority.check().map_err(|_| crate::apply::Lost));
         let reports = self.tell.clone();
         self.beside.spawn(async move {
-            let engine = engine.telling(self.events.clone());
             if let Err(lost) = engine.run(to_engine, reports, may_act).await {
                 warn!(%lost, "applying stops");
             }

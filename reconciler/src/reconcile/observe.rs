@@ -90,6 +90,7 @@ pub async fn observe(
         datastore,
         leader: Some(leader.replica.config.node.clone()),
         released: told.released,
+        blockers: leader.blockers.1.clone(),
         paused: leader.wishes.paused.clone(),
     };
     remember_blocked(leader, &mut observed);

@@ -522,6 +522,7 @@ fn empty(now: Timestamp) -> Observed {
         datastore: Datastore::Unread,
         leader: None,
         released: BTreeSet::new(),
+        blockers: Vec::new(),
         paused: None,
     }
 }

@@ -1,12 +1,12 @@
 //! What a rollout has still to do, in which order, and when it will have ended: for people, nothing is decided by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::Rollout;
+use super::{Rollout, grant};
 use crate::desired::Desired;
 use crate::id::{NodeName, PoolName};
 use crate::ledger::Member;
@@ -28,6 +28,9 @@ pub struct Forecast {
     pub ends: Timestamp,
     /// As seen from the moment of the forecast.
     pub left_secs: u64,
+    /// When it may begin, where the maintenance windows are closed until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins: Option<Timestamp>,
 }
 
 /// The nodes of one pool that do not run what they should.
@@ -67,16 +70,14 @@ pub fn forecast(desired: &Desired, observed: &Observed, now: Timestamp) -> Optio
     let of = |role: Role| waves.iter().filter(move |w| w.role == role);
     let servers: u64 = of(Role::Server).map(|w| w.takes_secs).sum();
     let agents = of(Role::Agent).map(|w| w.takes_secs).max().unwrap_or(0);
-    let begins = match opening(
-        &desired.spec.update.windows,
-        desired.spec.update.try_deadline,
-        now,
-    ) {
-        Opening::Closed { opens: Some(at) } => at,
-        _ => now,
+    let settings = &desired.spec.update;
+    let begins = match opening(&settings.windows, settings.try_deadline, now) {
+        Opening::Closed { opens } => opens,
+        _ => None,
     };
     let takes = i64::try_from(servers.saturating_add(agents)).unwrap_or(i64::MAX);
     let ends = begins
+        .unwrap_or(now)
         .saturating_add(SignedDuration::from_secs(takes))
         .ok()?;
     let left = ends.duration_since(now).as_secs();
@@ -84,7 +85,28 @@ pub fn forecast(desired: &Desired, observed: &Observed, now: Timestamp) -> Optio
         waves,
         ends,
         left_secs: u64::try_from(left).unwrap_or(0),
+        begins,
     })
+}
+
+/// Nodes that will be drained for a rollout, as far as they have said what it takes; who has not may be.
+pub fn to_drain(desired: &Desired, observed: &Observed, now: Timestamp) -> BTreeSet<NodeName> {
+    let rollout = Rollout {
+        desired,
+        observed,
+        now,
+    };
+    let stays = |member: &Member| {
+        let runs = grant::rung(&rollout, member).map(|r| r.runs.minor);
+        let same_minor = runs == rollout.goal(member).map(|g| g.kubernetes.minor);
+        let needs = rollout.needs(member);
+        same_minor && needs.is_some_and(|needs| needs < Needs::Drain)
+    };
+    let waves = forecast(desired, observed, now).map_or_else(Vec::new, |f| f.waves);
+    let names: BTreeSet<NodeName> = waves.into_iter().flat_map(|w| w.nodes).collect();
+    let members = observed.ledger.members.values();
+    let drained = members.filter(|m| names.contains(&m.name) && !stays(m));
+    drained.map(|m| m.name.clone()).collect()
 }
 
 impl Rollout<'_> {
@@ -195,9 +217,18 @@ impl fmt::Display for Forecast {
             }
             f.write_str(", ")?;
         }
-        match self.left_secs.div_ceil(60) {
-            0 | 1 => f.write_str("about a minute"),
-            minutes => write!(f, "about {minutes} minutes"),
+        let takes = match self.begins {
+            Some(begins) => u64::try_from(self.ends.duration_since(begins).as_secs()).unwrap_or(0),
+            None => self.left_secs,
+        };
+        match takes.div_ceil(60) {
+            0 | 1 => f.write_str("about a minute")?,
+            minutes if minutes > 120 => write!(f, "about {} hours", minutes.div_ceil(60))?,
+            minutes => write!(f, "about {minutes} minutes")?,
+        }
+        match self.begins {
+            Some(at) => write!(f, " once the window opens at {at:.0}"),
+            None => Ok(()),
         }
     }
 }

@@ -98,6 +98,7 @@ impl Model {
             datastore: Datastore::Other,
             leader: None,
             released: BTreeSet::new(),
+            blockers: Vec::new(),
             paused: None,
         };
         let desired = Desired {

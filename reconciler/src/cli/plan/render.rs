@@ -10,6 +10,9 @@ use jiff::Timestamp;
 use crate::cli::status::render::ago;
 use crate::report::observed::Truncation;
 
+/// How many pods that block are named; `--output json` has them all.
+const MAX_BLOCKERS: usize = 20;
+
 /// What a plan was made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -51,6 +54,19 @@ pub fn render_plan(plan: &Plan, facts: &Facts) -> String {
             &mut page,
             format!("The nodes take their systems: {rollout}."),
         );
+    }
+    if !plan.blockers.is_empty() {
+        line(
+            &mut page,
+            "Keeps nodes from being drained, as things are now:",
+        );
+        for blocker in plan.blockers.iter().take(MAX_BLOCKERS) {
+            line(&mut page, format!("  {blocker}"));
+        }
+        let more = plan.blockers.len().saturating_sub(MAX_BLOCKERS);
+        if more > 0 {
+            line(&mut page, format!("  and {more} more pods"));
+        }
     }
     if !plan.holds.is_empty() {
         line(&mut page, "Waiting, as things are now:");
@@ -219,6 +235,21 @@ Waiting, as things are now:
 Planned on the cluster as it was 12 s ago, with aaaaaaaa in force.
 ";
         assert_eq!(render_plan(&plan, &facts(Vec::new())), expected);
+    }
+
+    #[test]
+    fn pods_that_will_block_a_drain_are_named_beforehand() {
+        let mut plan = plan(json!([]), json!([]), json!([]));
+        let blocker = |number: usize| {
+            let blocker = json!({"node": "w-1", "namespace": "web", "pod": format!("shop-{number}"),
+                "budget": "shop", "why": "it needs 5 healthy pods and has 5"});
+            serde_json::from_value(blocker).unwrap()
+        };
+        plan.blockers = (0..22).map(blocker).collect();
+        let page = render_plan(&plan, &facts(Vec::new()));
+        let named = "  pod web/shop-0 blocks node w-1 because of PodDisruptionBudget web/shop: it needs 5 healthy pods and has 5\n";
+        assert!(page.contains(named), "{page}");
+        assert!(page.contains("  and 2 more pods\n"), "{page}");
     }
 
     #[test]

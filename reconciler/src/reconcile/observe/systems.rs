@@ -1,6 +1,7 @@
 //! What a pass sees of the nodes' systems and of etcd, and what the leader remembers of it from pass to pass.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use fabrik_core::id::{IntentId, PoolName};
 use fabrik_core::ledger::Member;
@@ -10,11 +11,13 @@ use fabrik_core::spec::Update as Settings;
 use fabrik_core::system::SignedPublication;
 use tracing::warn;
 
-use crate::cluster::nodes::{NodesSeen, SystemsSeen};
+use crate::cluster::nodes::{self, NodesSeen, SystemsSeen};
 use crate::reconcile::leader::Leader;
 
 /// k3s sets it on servers whose etcd is its own.
 const ETCD_LABEL: &str = "node-role.kubernetes.io/etcd";
+/// How often it is looked for pods that would not be evicted.
+const BLOCKERS_PERIOD: Duration = Duration::from_secs(15);
 
 /// etcd, as far as it can be read. Where it is not known to be something else, nothing read is no leave to go on.
 pub async fn datastore(leader: &mut Leader, seen: &NodesSeen) -> Datastore {
@@ -77,6 +80,17 @@ pub fn tell_unreadable(leader: &mut Leader, seen: &SystemsSeen) {
         );
     }
     leader.unreadable.clone_from(&seen.unreadable);
+}
+
+/// Which pods would not be evicted, now and then: nothing is decided by it, so what can't be read is not told.
+pub async fn look_for_blockers(leader: &mut Leader) {
+    let (at, _) = &leader.blockers;
+    if at.is_some_and(|at| at.elapsed() < BLOCKERS_PERIOD) {
+        return;
+    }
+    let blockers = nodes::observe_blockers(&leader.replica.clients.leader).await;
+    let blockers = blockers.inspect_err(|error| warn!(%error, "no plan names pods that block"));
+    leader.blockers = (Some(Instant::now()), blockers.unwrap_or_default());
 }
 
 /// Since when each node that is being updated is well: a leader that comes after counts from anew.
