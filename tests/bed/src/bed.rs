@@ -311,6 +311,12 @@ impl Bed {
     /// Writes, commits and pushes the default cluster repository with `count` workers; returns the
     /// commit.
     pub fn default_repo(&self, count: u32) -> Result<String> {
+        self.write_default_repo(count)?;
+        self.git().commit_and_push(&format!("Have {count} workers"))
+    }
+
+    /// Writes it. Commits nothing.
+    pub fn write_default_repo(&self, count: u32) -> Result<()> {
         let founding = self.founding()?;
         let wanted = DefaultRepository {
             cluster: &self.options.cluster,
@@ -325,12 +331,17 @@ impl Bed {
             let spec = self.git().read("cluster.toml")?;
             self.git().write("cluster.toml", spec + PATIENCE)?;
         }
-        self.git().commit_and_push(&format!("Have {count} workers"))
+        Ok(())
     }
 
     /// Changes the system of a pool in the work tree. Commits nothing.
     pub fn change_system(&self, pool: &str, change: &SystemChange) -> Result<()> {
         system::change(self.git(), pool, change)
+    }
+
+    /// Gives another pool the system that workers have, in the work tree. Commits nothing.
+    pub fn add_system(&self, pool: &str) -> Result<()> {
+        system::add_pool(self.git(), pool)
     }
 
     /// Asks for another Kubernetes ("1.36.3") everywhere in the work tree. Commits nothing.

@@ -119,6 +119,15 @@ pub fn change(worktree: &Worktree, pool: &str, change: &SystemChange) -> Result<
     worktree.write(SETTINGS, serde_json::to_string_pretty(&pools)?)
 }
 
+/// Gives another pool the system that workers have. Commits nothing.
+pub fn add_pool(worktree: &Worktree, pool: &str) -> Result<()> {
+    let mut pools: BTreeMap<String, Settings> = serde_json::from_str(&worktree.read(SETTINGS)?)?;
+    let workers = pools.get(WORKERS).cloned();
+    let workers = workers.with_context(|| format!("{SETTINGS} has no pool {WORKERS}"))?;
+    pools.insert(pool.to_owned(), workers);
+    worktree.write(SETTINGS, serde_json::to_string_pretty(&pools)?)
+}
+
 fn flake(kubernetes_version: &str) -> Result<Vec<(String, String)>> {
     let settings = Settings::new(kubernetes_version);
     let pools = BTreeMap::from([(SERVERS, settings.clone()), (WORKERS, settings)]);
@@ -172,10 +181,12 @@ impl Image {
         Ok(image)
     }
 
-    /// The system that a new machine of this pool comes with.
+    /// The system that a new machine of this pool comes with: that of workers, where it has no other.
     pub fn system(&self, pool: &str) -> Result<&str> {
-        let system = self.systems.get(pool).map(String::as_str);
-        system.with_context(|| format!("the image has no system for pool {pool}"))
+        let system = self.systems.get(pool).or(self.systems.get(WORKERS));
+        system
+            .map(String::as_str)
+            .context("the image has no systems")
     }
 
     fn nix(&self, arguments: &[&str]) -> Result<String> {

@@ -6,10 +6,22 @@
     let
       pools = builtins.fromJSON (builtins.readFile ./systems.json);
 
+      boot =
+        { kernel, ... }:
+        let
+          file = name: text: builtins.toFile name (text + "\n");
+        in
+        {
+          kernel = file "linux-${kernel}" "kernel ${kernel}";
+          initialRamdisk = file "initrd-linux-${kernel}" "initrd of ${kernel}";
+          modules = file "linux-${kernel}-modules" "modules of ${kernel}";
+          systemd = file "systemd-258" "systemd 258";
+        };
+
       toplevel =
         pool: settings:
         let
-          file = name: text: builtins.toFile name (text + "\n");
+          boots = boot settings;
         in
         if !settings.evaluates then
           throw "the option `services.web.enable' does not exist: pool ${pool} asks for it"
@@ -22,10 +34,8 @@
             args = [ ./nixos/toplevel.sh ];
             PATH = "/bin";
             switch = ./nixos/switch-to-configuration.sh;
-            kernel = file "linux-${settings.kernel}" "kernel ${settings.kernel}";
-            initrd = file "initrd-linux-${settings.kernel}" "initrd of ${settings.kernel}";
-            modules = file "linux-${settings.kernel}-modules" "modules of ${settings.kernel}";
-            systemd = file "systemd-258" "systemd 258";
+            inherit (boots) kernel modules systemd;
+            initrd = boots.initialRamdisk;
             # Files that make the machine misbehave, by their names: sick, panics, hangs.
             inherit (settings) faults;
             builds = if settings.builds then "yes" else "no";
@@ -33,10 +43,15 @@
 
       nixos = pool: settings: {
         config.services.k3s.package.version = settings.k3s;
-        config.system.build.toplevel = toplevel pool settings;
+        config.system.build = {
+          inherit (boot settings) kernel initialRamdisk;
+          toplevel = toplevel pool settings;
+        };
       };
     in
     {
       nixosConfigurations = builtins.mapAttrs nixos pools;
+      # As another commit's system with the k3s of old: the first of two steps.
+      fabrik.first.servers = { version, ... }: nixos "servers" (pools.servers // { k3s = version; });
     };
 }

@@ -3,17 +3,19 @@
 //! logs at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use fabrik_bed::parts::Parts;
 use fabrik_bed::{Bed, Machine, State, SystemChange, system};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::Api;
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use tokio::task::JoinHandle;
 
-use crate::World;
+use crate::{Ran, World};
 
 /// For a rollout over a few nodes, on a machine that has other things to do.
 pub const ROLLED_OUT: Duration = Duration::from_secs(420);
@@ -155,6 +157,33 @@ pub async fn all_run(
         Ok(Some(()))
     })
     .await
+}
+
+/// `fabrik plan` with a Nix at hand that has a store of its own.
+pub fn plan_with_nix(bed: &Bed, what: &str) -> Result<String> {
+    let mut command = bed.fabrik_cmd(&["plan", what])?;
+    let nix = Parts::nix()?;
+    let folders = nix.parent().map(Path::to_owned).into_iter();
+    let path = command.get_envs().find(|(name, _)| *name == "PATH");
+    let path = path
+        .and_then(|(_, path)| path)
+        .unwrap_or_default()
+        .to_owned();
+    let path = std::env::join_paths(folders.chain(std::env::split_paths(&path)))?;
+    let home = bed.dir().join("home");
+    command
+        .env("PATH", path)
+        .env("HOME", &home)
+        .env("NIX_REMOTE", home.join("store"))
+        .env("NIX_CONF_DIR", bed.dir().join("image/root/etc/nix"));
+    Ran::of(command)?.ok()
+}
+
+/// Whether a system of a machine has this kernel.
+pub fn has_kernel(machine: &Machine, system: &str, kernel: &str) -> Result<bool> {
+    let root = machine.root().context("a machine without a disk")?;
+    let link = std::fs::read_link(root.path(system).join("kernel"))?;
+    Ok(link.to_string_lossy().ends_with(&format!("linux-{kernel}")))
 }
 
 /// A file of a system, as its machine has it.

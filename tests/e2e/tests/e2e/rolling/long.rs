@@ -1,11 +1,13 @@
 //! Some minutes each: `make rolling` plays them.
 
+mod two_steps;
+
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use fabrik_bed::parts::{FORMER_KUBERNETES_VERSION, KUBERNETES_VERSION};
 use fabrik_bed::{Bed, Options, SystemChange, system};
-use fabrik_e2e::rolling::{ROLLED_OUT, Watcher, all_run, file_of, push_system};
+use fabrik_e2e::rolling::{ROLLED_OUT, Watcher, all_run, file_of, has_kernel, push_system};
 use fabrik_e2e::{SOON, World, config_map};
 
 use super::world;
@@ -21,13 +23,7 @@ async fn a_kernel_drains_and_reboots_node_by_node() -> Result<()> {
         "Have another kernel",
     )?;
     all_run(bed, "every machine has the kernel", |machine, system| {
-        let kernel = machine
-            .root()
-            .context("a disk")?
-            .path(system)
-            .join("kernel");
-        let kernel = std::fs::read_link(kernel)?;
-        Ok(kernel.to_string_lossy().ends_with("linux-6.12.2"))
+        has_kernel(machine, system, "6.12.2")
     })
     .await?;
     nobody_is_cordoned(&world).await?;
@@ -97,16 +93,7 @@ async fn a_system_that_does_not_boot_is_tried_by_one_node_and_a_fix_goes_on() ->
     all_run(
         bed,
         "every machine has the mended kernel",
-        |machine, system| {
-            let kernel = machine
-                .root()
-                .context("a disk")?
-                .path(system)
-                .join("kernel");
-            Ok(std::fs::read_link(kernel)?
-                .to_string_lossy()
-                .ends_with("linux-6.13.0"))
-        },
+        |machine, system| has_kernel(machine, system, "6.13.0"),
     )
     .await?;
     nobody_is_cordoned(&world).await?;

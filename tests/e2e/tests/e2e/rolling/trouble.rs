@@ -1,8 +1,8 @@
 //! Rollouts that meet trouble, some minutes each: `make rolling` plays them.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use fabrik_bed::{Machine, Options, SystemChange, system};
-use fabrik_e2e::rolling::{ROLLED_OUT, Watcher, all_run, push_system};
+use fabrik_e2e::rolling::{ROLLED_OUT, Watcher, all_run, has_kernel, push_system};
 use fabrik_e2e::{World, ledger, set_count};
 
 use super::world;
@@ -27,7 +27,7 @@ async fn an_update_a_shrink_and_a_person_s_drain_share_one_budget() -> Result<()
         let servers = (0..3).map(|server| bed.server_machine(server));
         let mut done = true;
         for machine in servers {
-            done &= has_kernel(machine, &machine.system()?.path)?;
+            done &= has_new_kernel(machine, &machine.system()?.path)?;
         }
         Ok(done.then_some(()))
     })
@@ -40,7 +40,7 @@ async fn an_update_a_shrink_and_a_person_s_drain_share_one_budget() -> Result<()
         Ok((workers.len() == 3).then_some(()))
     })
     .await?;
-    all_run(bed, "every machine has the kernel", has_kernel).await?;
+    all_run(bed, "every machine has the kernel", has_new_kernel).await?;
     watcher.verdict(&world, 1).await?;
     world.bed.shutdown().await;
     Ok(())
@@ -108,10 +108,6 @@ fn nobody_waits(world: &World) -> Result<()> {
     Ok(())
 }
 
-fn has_kernel(machine: &Machine, system: &str) -> Result<bool> {
-    let root = machine.root().context("a machine without a disk")?;
-    let kernel = std::fs::read_link(root.path(system).join("kernel"))?;
-    Ok(kernel
-        .to_string_lossy()
-        .ends_with(&format!("linux-{KERNEL}")))
+fn has_new_kernel(machine: &Machine, system: &str) -> Result<bool> {
+    has_kernel(machine, system, KERNEL)
 }
