@@ -1,6 +1,8 @@
 //! Nodes follow the commit: three servers and four workers with systems that real Nix builds.
 
 mod long;
+mod seen;
+mod stop;
 mod trouble;
 
 use anyhow::{Result, ensure};
@@ -28,6 +30,23 @@ async fn world(options: Options) -> Result<World> {
         Ok((shop["status"]["readyReplicas"] == 6).then_some(()))
     })
     .await?;
+    Ok(world)
+}
+
+/// One server that may go down, and two workers that have joined: cheap, and what people see is the same. `more` goes to the
+/// end of `cluster.toml`.
+async fn small_world(more: &str) -> Result<World> {
+    let world = World::start(Options {
+        servers: 1,
+        systems: true,
+        ..Options::default()
+    })
+    .await?;
+    let (bed, git) = (&world.bed, world.bed.git());
+    bed.write_default_repo(2)?;
+    let spec = git.read("cluster.toml")?;
+    let allowed = "[update]\nallow-control-plane-downtime = true\n";
+    git.write("cluster.toml", spec.replace("[update]\n", allowed) + more)?;
     Ok(world)
 }
 
