@@ -62,8 +62,6 @@ in
         Nice = 10;
         CPUWeight = 20;
         IOWeight = 20;
-        # systemd asks for it before it starts a transient unit. Nothing else is done with it: see the system calls below.
-        CapabilityBoundingSet = [ "CAP_SYS_ADMIN" ];
         SystemCallFilter = [
           "@system-service"
           "~@privileged @mount @reboot"

@@ -133,9 +133,6 @@ in
         StateDirectoryMode = "0700";
         # etcd lives beside it, and what is pushed is read here.
         MemoryMax = "1536M";
-        # systemd asks for it before it starts the scope of an evaluation. Nothing else is done with it: see the system
-        # calls below.
-        CapabilityBoundingSet = [ "CAP_SYS_ADMIN" ];
         ProcSubset = "pid";
         # Tokens are renewed beside each other's old ones.
         ReadWritePaths = lib.unique ([ cfg.settings.state-dir ] ++ map dirOf [
