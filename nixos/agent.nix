@@ -34,7 +34,11 @@ in
       wantedBy = [ "multi-user.target" ];
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
-      unitConfig.ConditionPathExists = cfg.configFile;
+      unitConfig = {
+        ConditionPathExists = cfg.configFile;
+        # One that is not started any more leaves a try without an end.
+        StartLimitIntervalSec = 0;
+      };
       # What it runs itself, and what its transient units run. They get its PATH.
       path = [
         config.nix.package
