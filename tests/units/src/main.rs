@@ -24,7 +24,6 @@ async fn main() -> Result<()> {
     let (ask, requests) = watch::channel(None);
     let (tell, mut builds) = watch::channel(Builds::default());
     tokio::spawn(async move { builder.run(requests, tell).await });
-    let mut changes = repository.changes();
     loop {
         let commit = repository.fetch().await?;
         repository.pin(&commit)?;
@@ -54,6 +53,6 @@ async fn main() -> Result<()> {
         let written = config.state_dir.join("answer");
         fs::write(&written, answer)?;
         fs::rename(&written, config.state_dir.join(format!("{commit}.json")))?;
-        changes.next().await;
+        tokio::time::sleep(repository.config().poll).await;
     }
 }

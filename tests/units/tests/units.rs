@@ -133,7 +133,12 @@ fn an_evaluation_is_bounded_by_a_scope_and_ends_alone() {
     let exec = service["serviceConfig"]["ExecStart"].as_str().unwrap();
     let (_, settings) = exec.split_once("/stub/fabrik.toml?").unwrap();
     let mut config: Value = serde_json::from_str(settings).unwrap();
-    config["repository"]["url"] = json!("/etc/fabrik/repository");
+    config["repository"] = json!({
+        "url": "ssh://root@127.0.0.1:2222/etc/fabrik/repository",
+        "deploy-key-file": "/etc/fabrik/deploy.key",
+        "known-hosts-file": "/etc/fabrik/known_hosts",
+        "poll": "1s",
+    });
     config["nix"] = json!({
         "program-dir": modules::PROGRAMS,
         "signing-key-file": "/etc/fabrik/signing.key",
@@ -148,6 +153,7 @@ fn an_evaluation_is_bounded_by_a_scope_and_ends_alone() {
     let hungry = commit(etc.path(), hungry);
     let exec = "/opt/evaluator /etc/fabrik/fabrik.toml";
     let mut room = Room::boot(FABRIK, &modules::unit(&service, exec), etc.path());
+    serve_git(&mut room, etc.path());
 
     room.systemctl(&["start", FABRIK]);
     room.wait("scope with a limit", |r| limits(r).contains(&(256 << 20)));
@@ -250,6 +256,22 @@ fn limits(room: &Room) -> Vec<u64> {
         }
     }
     limits
+}
+
+/// Serves what is in the room's /etc/fabrik, which `etc` is, by SSH to who has the deploy key.
+fn serve_git(room: &mut Room, etc: &Path) {
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
+    run(keygen.arg(etc.join("host.key")));
+    let key = fs::read_to_string(etc.join("host.key.pub")).unwrap();
+    fs::write(etc.join("known_hosts"), format!("[127.0.0.1]:2222 {key}")).unwrap();
+    // An account without a password is no locked one; sshd wants one of its own, too.
+    room.run(&["usermod", "--password", "*", "root"]);
+    room.run(&["useradd", "--system", "--home-dir", "/run/sshd", "sshd"]);
+    let sshd = "systemd-run --quiet --unit=sshd --property=RuntimeDirectory=sshd /usr/sbin/sshd -De -f /dev/null \
+        -p 2222 -h /etc/fabrik/host.key -o AuthorizedKeysFile=/etc/fabrik/deploy.key.pub";
+    room.run(&sshd.split_whitespace().collect::<Vec<_>>());
+    room.wait("sshd", |r| r.log("sshd").contains("Server listening"));
 }
 
 /// What came of a commit.

@@ -49,7 +49,7 @@ pub fn unit(service: &Value, exec: &str) -> String {
     }
     text.push_str("[Service]\n");
     assert!(service["path"].is_array(), "{service}");
-    writeln!(text, "Environment=\"PATH={PROGRAMS}:/usr/bin:/usr/sbin\"").unwrap();
+    writeln!(text, "Environment=\"PATH={PATH}\"").unwrap();
     for (name, value) in service["environment"].as_object().unwrap() {
         writeln!(text, "Environment=\"{name}={}\"", value.as_str().unwrap()).unwrap();
     }

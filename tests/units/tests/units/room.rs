@@ -145,7 +145,7 @@ impl Room {
         self.init = init.parse().unwrap();
         let comm = fs::read_to_string(format!("/proc/{init}/comm")).unwrap_or_default();
         let mut command = self.command(&["systemctl", "is-system-running"]);
-        let state = || command.output().unwrap().stdout;
+        let mut state = || command.output().unwrap().stdout;
         comm == "systemd\n" && matches!(&state()[..], b"running\n" | b"degraded\n")
     }
 
