@@ -2,8 +2,6 @@
 
 #[path = "rollout/machine.rs"]
 mod machine;
-#[path = "rollout/ways.rs"]
-mod ways;
 #[path = "rollout/world.rs"]
 mod world;
 

@@ -3,7 +3,7 @@
 use fabrik_core::rollout::ways::{GRANTED, leads};
 use fabrik_core::rollout::{Rollout, stage};
 
-use crate::world::World;
+use super::World;
 
 impl World {
     /// Where each ticket is now, after where it was at the last look.

@@ -1,5 +1,8 @@
 //! Servers and agents with machines that obey orders as `fabrik agent` does, and break as they are told to.
 
+#[path = "ways.rs"]
+mod ways;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
