@@ -325,3 +325,33 @@ fn what_the_user_lets_go_by_force_keeps_no_node_that_is_to_leave() {
     model.desired.spec.update.force[0].namespace = "other".to_owned();
     assert_eq!(verbs(&model.step()), ["uncordon"]);
 }
+
+#[test]
+fn a_machine_that_leaves_runs_until_its_volumes_are_detached() {
+    let mut model = Model::with_members(2);
+    model.pool().count = 1;
+    let cordon = model.step();
+    let [Effect::Cordon { node, .. }] = cordon.effects.as_slice() else {
+        panic!("{cordon:?}")
+    };
+    let node = node.name.clone();
+    model.act(&cordon.effects[0]);
+    model.tick();
+    let volume = "pvc-1 (claim shop/data)".to_owned();
+    model.observed.attached.insert(node.clone(), vec![volume]);
+
+    let step = model.step();
+    assert_eq!(step.effects, []);
+    let held = held(&step, HoldReason::DrainBlocked);
+    assert_eq!(held.len(), 1, "{step:?}");
+    assert!(
+        held[0].message.contains("pvc-1 (claim shop/data)"),
+        "{held:?}"
+    );
+    // Nobody unmounts there, and off is off.
+    model.observed.nodes.get_mut(&node).unwrap().ready = false;
+    assert_eq!(model.step().effects[0].verb(), "power-off");
+    model.observed.nodes.get_mut(&node).unwrap().ready = true;
+    model.observed.attached.clear();
+    assert_eq!(model.step().effects[0].verb(), "power-off");
+}
