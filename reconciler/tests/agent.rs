@@ -341,6 +341,29 @@ async fn nothing_is_fetched_that_is_not_signed_by_the_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_publication_is_told_and_not_obeyed() {
+    let mut machine = Machine::new().await;
+    let (old, new) = (
+        machine.leader.build("old", "6.12", ""),
+        machine.leader.build("new", "6.12", ""),
+    );
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.show(machine.spec(2, &new));
+    machine
+        .until(|s| s.state.as_deref() == Some("Staged"))
+        .await;
+    machine.show(machine.spec(1, &old));
+    let told = machine.until(|s| s.message.is_some()).await;
+    let said = told.message.unwrap();
+    assert!(said.contains("this node has seen number 2"), "{said}");
+    let staged = told.report.unwrap().staged.unwrap();
+    assert_eq!(staged.system, new.output);
+    machine.show(machine.spec(2, &new));
+    machine.until(|s| s.message.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_front_has_the_nodes_certificate_and_the_one_that_it_has_now() {
     let machine = Machine::new().await;
     fs::create_dir_all(machine.leader.cache()).unwrap();

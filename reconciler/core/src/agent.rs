@@ -9,7 +9,7 @@ mod journal;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub use self::journal::{Journal, JournalError, Try};
+pub use self::journal::{Journal, JournalError, Objection, Try};
 use crate::id::{BootId, StorePath};
 use crate::system::{Action, Activity, Needs, Order, Phase, Publication, Report, Staged};
 
@@ -101,9 +101,8 @@ pub enum Command {
 /// The next thing to do.
 pub fn next(journal: &Journal, facts: &Facts, wish: &Wish) -> Do {
     if let Some(publication) = &wish.publication {
-        let newer = publication.sequence > journal.sequence;
-        let ours = journal.pool.as_ref().is_none_or(|p| *p == publication.pool);
-        if ours && (newer || journal.pool.is_none()) && publication.sequence >= journal.sequence {
+        let newer = publication.sequence > journal.sequence || journal.pool.is_none();
+        if newer && journal.objection(publication).is_none() {
             return Do::Write(journal.accept(publication));
         }
     }
@@ -136,6 +135,7 @@ pub fn to_fetch<'a>(journal: &'a Journal, wish: &'a Wish) -> Option<&'a StorePat
 /// What the node says of itself.
 pub fn report(journal: &Journal, facts: &Facts) -> Report {
     Report {
+        schema: Report::SCHEMA,
         boot: facts.boot.clone(),
         running: facts.running.clone(),
         default: facts.default.clone().ok(),

@@ -408,14 +408,20 @@ fn a_publication_that_is_old_or_another_pool_s_counts_for_nothing() {
     let mut machine = Machine::new(Needs::Switch);
     machine.publish(7, WORKERS, NEW);
     machine.settle();
-    for (sequence, pool) in [(6, WORKERS), (8, SERVERS)] {
+    for (sequence, pool, told) in [
+        (6, WORKERS, "has number 6, and this node has seen number 7"),
+        (8, SERVERS, "is for the pool servers"),
+    ] {
         machine.publish(sequence, pool, OTHER);
         machine.settle();
         assert_eq!(machine.journal.sequence, 7);
         assert_eq!(machine.to_fetch(), None);
+        let said = machine.objection().unwrap().to_string();
+        assert!(said.starts_with(told), "{said}");
     }
     machine.publish(8, WORKERS, OTHER);
     machine.settle();
+    assert_eq!(machine.objection(), None);
     assert_eq!(machine.to_fetch(), Some(path(OTHER)));
 }
 

@@ -199,9 +199,13 @@ impl Agent {
     fn report(&self, journal: &Journal, facts: &Facts) {
         let current = journal.current.as_ref();
         let problem = || {
-            let publication = self.checked.as_ref().and_then(|(_, c)| c.as_ref().err());
-            let publication = publication.map(|why| format!("the publication {why}"));
+            let checked = self.checked.as_ref().map(|(_, checked)| checked);
+            let publication = checked.and_then(|checked| match checked {
+                Ok(genuine) => journal.objection(genuine).map(|why| why.to_string()),
+                Err(why) => Some(why.to_string()),
+            });
             publication
+                .map(|why| format!("the publication {why}"))
                 .or_else(|| self.channels.progress.borrow().problem.clone())
                 .or_else(|| self.unusable.clone())
                 .or_else(|| facts.default.clone().err())

@@ -87,6 +87,18 @@ pub enum JournalError {
     UnknownSchema { found: u32 },
 }
 
+/// Why a publication is not obeyed although the cluster's key has signed it. The words complete "the publication …".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Objection {
+    #[error(
+        "has number {found}, and this node has seen number {seen}: an older one is not obeyed. Either somebody plays it \
+         again, or the ledger is an older one: push a commit, which gets a higher number"
+    )]
+    Older { found: u64, seen: u64 },
+    #[error("is for the pool {found}, and this node belongs to {ours}")]
+    OtherPool { found: PoolName, ours: PoolName },
+}
+
 impl Default for Journal {
     fn default() -> Self {
         Self {
@@ -122,13 +134,27 @@ impl Journal {
         pool.is_some_and(|pool| pool.as_str() == SERVERS_POOL)
     }
 
-    /// What it may run by `publication`: nothing where that is older than one it has seen, or another pool's.
+    /// What it may run by `publication`: nothing where that is not to be obeyed.
     pub fn allowed<'a>(&self, publication: Option<&'a Publication>) -> Vec<&'a StorePath> {
-        let ours = |p: &&Publication| {
-            p.sequence >= self.sequence && self.pool.as_ref().is_none_or(|pool| *pool == p.pool)
-        };
+        let ours = |p: &&Publication| self.objection(p).is_none();
         let systems = publication.filter(ours).map(|p| p.systems.iter());
         systems.into_iter().flatten().map(|s| &s.output).collect()
+    }
+
+    /// Why a genuine publication is not obeyed, if it is not.
+    pub fn objection(&self, publication: &Publication) -> Option<Objection> {
+        let Publication { sequence, pool, .. } = publication;
+        match &self.pool {
+            Some(ours) if ours != pool => Some(Objection::OtherPool {
+                found: pool.clone(),
+                ours: ours.clone(),
+            }),
+            _ if *sequence < self.sequence => Some(Objection::Older {
+                found: *sequence,
+                seen: self.sequence,
+            }),
+            _ => None,
+        }
     }
 
     pub(super) fn accept(&self, publication: &Publication) -> Self {

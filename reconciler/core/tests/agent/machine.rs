@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use fabrik_core::agent::{Command, Do, Facts, Journal, Outcome, Wish, next, report, to_fetch};
+use fabrik_core::agent::{
+    Command, Do, Facts, Journal, Objection, Outcome, Wish, next, report, to_fetch,
+};
 use fabrik_core::id::{BootId, StorePath};
 use fabrik_core::names::SERVERS_POOL;
 use fabrik_core::system::{Action, Needs, Order, Phase, Publication, Report, Staged, System};
@@ -181,6 +183,10 @@ impl Machine {
 
     pub fn to_fetch(&self) -> Option<StorePath> {
         to_fetch(&self.journal, &self.wish).cloned()
+    }
+
+    pub fn objection(&self) -> Option<Objection> {
+        self.journal.objection(self.wish.publication.as_ref()?)
     }
 
     /// Goes on until there is nothing to do but to wait for a word or a deadline.
