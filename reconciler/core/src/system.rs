@@ -82,6 +82,9 @@ pub enum Needs {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
+    /// The version of its layout. The first fabrik that reported did not say it.
+    #[serde(default = "first_layout")]
+    pub schema: u32,
     pub boot: BootId,
     /// `/run/current-system`.
     pub running: StorePath,
@@ -96,7 +99,42 @@ pub struct Report {
     pub activity: Option<Activity>,
 }
 
+fn first_layout() -> u32 {
+    1
+}
+
+/// Why what a node says of itself can't be read. The words complete "its report …".
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    #[error("can't be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error(
+        "has the layout {found}, and this fabrik knows up to {}: update this server's",
+        Report::SCHEMA
+    )]
+    NewerLayout { found: u32 },
+}
+
 impl Report {
+    /// The version of its layout.
+    pub const SCHEMA: u32 = 1;
+
+    /// # Errors
+    /// It is of a layout to come, or no report.
+    pub fn read(value: &serde_json::Value) -> Result<Self, ReportError> {
+        #[derive(Deserialize)]
+        struct Layout {
+            #[serde(default = "first_layout")]
+            schema: u32,
+        }
+        // First: the rest may have changed with it.
+        let Layout { schema: found } = Layout::deserialize(value)?;
+        if found > Self::SCHEMA {
+            return Err(ReportError::NewerLayout { found });
+        }
+        Ok(Self::deserialize(value)?)
+    }
+
     /// Whether an ordinary boot would start `system`.
     pub fn boots(&self, system: &StorePath) -> bool {
         self.default.as_ref() == Some(system)

@@ -3,6 +3,7 @@
 use fabrik_core::ledger::{Ledger, SCHEMA};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};
+use serde_json::Value;
 
 use super::error::status_code;
 use super::resources::{FabrikLedger, FabrikLedgerSpec, LEDGER_NAME};
@@ -49,6 +50,8 @@ pub enum LedgerError {
     },
 }
 
+type Fields = serde_json::Map<String, Value>;
+
 /// Give it a client that does not repeat requests: a repeated write would meet its own first try as a conflict.
 #[derive(Clone)]
 pub struct LedgerStore {
@@ -92,7 +95,7 @@ impl LedgerStore {
         if found > epoch {
             return Err(LedgerError::Outdated { found, ours: epoch });
         }
-        object.spec = encode(ledger)?;
+        object.spec = replacement(&object.spec, ledger)?;
         object
             .annotations_mut()
             .insert(EPOCH_ANNOTATION.to_owned(), epoch.to_string());
@@ -133,14 +136,11 @@ fn epoch_of(object: &FabrikLedger) -> i64 {
 }
 
 fn decode(spec: &FabrikLedgerSpec) -> Result<Ledger, LedgerError> {
-    let schema = spec
-        .content
-        .get("schema")
-        .and_then(serde_json::Value::as_u64);
+    let schema = spec.content.get("schema").and_then(Value::as_u64);
     if let Some(found) = schema.filter(|&found| found > u64::from(SCHEMA)) {
         return Err(LedgerError::Newer { found });
     }
-    serde_json::from_value(serde_json::Value::Object(spec.content.clone())).map_err(|error| {
+    serde_json::from_value(Value::Object(spec.content.clone())).map_err(|error| {
         LedgerError::Malformed {
             problem: error.to_string(),
         }
@@ -156,15 +156,78 @@ fn encode(ledger: &Ledger) -> Result<FabrikLedgerSpec, LedgerError> {
         return Err(LedgerError::TooLarge { bytes });
     }
     match serde_json::to_value(ledger) {
-        Ok(serde_json::Value::Object(content)) => Ok(FabrikLedgerSpec { content }),
+        Ok(Value::Object(content)) => Ok(FabrikLedgerSpec { content }),
         Ok(_) => Err(malformed("it is no object".to_owned())),
         Err(error) => Err(malformed(error.to_string())),
     }
 }
 
+/// `ledger` in the place of `before`, with what a newer fabrik of the same layout has added to `before` and this one does
+/// not know: it leads again, and goes by it.
+fn replacement(
+    before: &FabrikLedgerSpec,
+    ledger: &Ledger,
+) -> Result<FabrikLedgerSpec, LedgerError> {
+    let known = encode(&decode(before)?)?;
+    let mut spec = encode(ledger)?;
+    keep_unknown(&before.content, &known.content, &mut spec.content);
+    Ok(spec)
+}
+
+/// Adds to `now` what is in `before` and not in `known`, which is all that this fabrik reads of `before`.
+fn keep_unknown(before: &Fields, known: &Fields, now: &mut Fields) {
+    for (key, value) in before {
+        match (value, known.get(key), now.get_mut(key)) {
+            (_, None, None) => drop(now.insert(key.clone(), value.clone())),
+            (Value::Object(value), Some(Value::Object(known)), Some(Value::Object(now))) => {
+                keep_unknown(value, known, now);
+            }
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn what_a_newer_fabrik_has_added_stays_where_it_belongs() {
+        let member = |name: &str| json!({"pool": "workers", "name": name, "server": 1, "uid": "u", "later": name});
+        let mut spec = encode(&ledger()).unwrap();
+        let members = json!({"abc234": member("w-1"), "abc235": member("w-2")});
+        spec.content.insert("members".to_owned(), members);
+        spec.content.insert("later".to_owned(), json!({"a": [1]}));
+        let mut ledger = decode(&spec).unwrap();
+        ledger.members.pop_last();
+        ledger.next_intent = 7;
+        let written = Value::Object(replacement(&spec, &ledger).unwrap().content);
+        assert_eq!(written["later"], json!({"a": [1]}));
+        assert_eq!(written["nextIntent"], 7);
+        let member = &written["members"]["abc234"];
+        assert_eq!(
+            (&member["later"], &member["role"]),
+            (&json!("w-1"), &json!("agent"))
+        );
+        assert_eq!(written["members"].as_object().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_known_and_gone_does_not_come_back() {
+        let mut ledger = ledger();
+        ledger.admitted = serde_json::from_value(json!({
+            "commit": "2f3a".repeat(10), "at": "2026-11-21T22:00:00Z", "kubernetes": "1.36.3+k3s1",
+        }))
+        .unwrap();
+        let before = encode(&ledger).unwrap();
+        ledger.admitted.as_mut().unwrap().kubernetes = None;
+        assert_eq!(
+            replacement(&before, &ledger).unwrap(),
+            encode(&ledger).unwrap()
+        );
+    }
 
     fn ledger() -> Ledger {
         Ledger::new("abcdefgh01234567".parse().unwrap())
@@ -178,8 +241,7 @@ mod tests {
     #[test]
     fn a_newer_schema_is_refused_although_it_would_read() {
         let mut spec = encode(&ledger()).unwrap();
-        spec.content
-            .insert("schema".to_owned(), serde_json::json!(SCHEMA + 1));
+        spec.content.insert("schema".to_owned(), json!(SCHEMA + 1));
         assert!(matches!(
             decode(&spec),
             Err(LedgerError::Newer { found: 2 })

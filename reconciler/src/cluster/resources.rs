@@ -302,7 +302,7 @@ pub struct FabrikNodeStatus {
     /// What the node runs and does.
     #[serde(
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "if_it_reads"
+        deserialize_with = "report_if_it_reads"
     )]
     #[schemars(with = "Option<ReportSchema>")]
     pub report: Option<Report>,
@@ -338,6 +338,15 @@ where
 {
     let value = Option::<serde_json::Value>::deserialize(deserializer)?;
     Ok(value.and_then(|value| serde_json::from_value(value).ok()))
+}
+
+/// The same, by the number of its layout.
+fn report_if_it_reads<'de, D>(deserializer: D) -> Result<Option<Report>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.and_then(|value| Report::read(&value).ok()))
 }
 
 /// What can't be observed and must survive a crash. Its layout is `fabrik_core::ledger`, under a schema version of its

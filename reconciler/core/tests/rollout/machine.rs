@@ -112,6 +112,7 @@ impl Machine {
             system,
         });
         Report {
+            schema: Report::SCHEMA,
             boot: boot_id(self.boot),
             running,
             default: Some(path(&self.default)),

@@ -6,7 +6,7 @@ use fabrik_core::effect::NodeRef;
 use fabrik_core::id::{NodeName, StorePath};
 use fabrik_core::names::{ORDERS_MANAGER, RELEASE_TICKET_ANNOTATION};
 use fabrik_core::observed::NodeSystem;
-use fabrik_core::system::{Order, SignedPublication};
+use fabrik_core::system::{Order, Report, SignedPublication};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -46,7 +46,7 @@ pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> 
         let system = NodeSystem {
             aim: read(object, "/spec/aim", &mut seen.unreadable),
             order: read(object, "/spec/order", &mut seen.unreadable),
-            report: read(object, "/status/report", &mut seen.unreadable),
+            report: report(object, &mut seen.unreadable),
             says: read(object, "/status/message", &mut seen.unreadable),
             ..NodeSystem::default()
         };
@@ -175,6 +175,13 @@ fn read<T: DeserializeOwned>(
     }
 }
 
+fn report(object: &DynamicObject, unreadable: &mut Vec<String>) -> Option<Report> {
+    let value = object.data.pointer("/status/report");
+    let report = value.filter(|v| !v.is_null()).map(Report::read)?;
+    let told = |error| format!("{}: its report {error}", object.name_any());
+    report.map_err(|e| unreadable.push(told(e))).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,11 +197,7 @@ mod tests {
         };
         let report = |value: Value| {
             let mut unreadable = Vec::new();
-            let report = read::<fabrik_core::system::Report>(
-                &object(value),
-                "/status/report",
-                &mut unreadable,
-            );
+            let report = report(&object(value), &mut unreadable);
             (report, unreadable)
         };
         let whole = json!({
@@ -203,12 +206,18 @@ mod tests {
             "default": "/nix/store/00000000000000000000000000000000-a",
             "later": 1,
         });
-        assert!(matches!(report(whole), (Some(_), u) if u.is_empty()));
+        assert!(matches!(report(whole.clone()), (Some(_), u) if u.is_empty()));
+        let mut newer = whole;
+        newer["schema"] = json!(Report::SCHEMA + 1);
+        let (none, unreadable) = report(newer);
+        assert_eq!(none, None, "although it would read");
+        let told = "n-1: its report has the layout 2, and this fabrik knows up to 1";
+        assert!(unreadable[0].starts_with(told), "{unreadable:?}");
         assert_eq!(report(Value::Null), (None, Vec::new()));
         let (none, unreadable) = report(json!({"boot": "x"}));
         assert_eq!(none, None);
         assert!(
-            unreadable[0].starts_with("n-1/status/report: "),
+            unreadable[0].starts_with("n-1: its report can't be read: "),
             "{unreadable:?}"
         );
         let aim: Option<StorePath> = read(&object(Value::Null), "/spec/aim", &mut Vec::new());
