@@ -229,6 +229,13 @@ impl Fabrik {
         drop(self.disable());
     }
 
+    /// SIGKILL, of which its service manager does not know yet: it starts it again when it looks ([`Fabrik::boot`]),
+    /// and when the server boots. False: it does not run.
+    pub fn crash(&self) -> bool {
+        let process = self.lock().process.take();
+        process.is_some_and(|process| process.is_running())
+    }
+
     pub fn is_running(&self) -> bool {
         self.lock()
             .process
@@ -250,8 +257,8 @@ impl Fabrik {
         self.dirs.logs.join(format!("{}.log", self.service()))
     }
 
-    /// The server boots.
-    pub(crate) fn boot(&self) -> Result<()> {
+    /// What is enabled is started: the server boots, or its service manager has seen that it does not run.
+    pub fn boot(&self) -> Result<()> {
         if self.lock().enabled {
             self.start()
         } else {

@@ -115,6 +115,8 @@ struct Inner {
     whims: Mutex<BTreeSet<Whim>>,
     /// How many times it booted, panics included.
     boots: watch::Sender<u32>,
+    /// Whether its network lets it reach API servers.
+    network: watch::Sender<bool>,
     /// What an agent is told about its cluster. A machine without this runs none.
     cluster: watch::Sender<Option<agent::Cluster>>,
     agent: Mutex<Option<Process>>,
@@ -144,6 +146,7 @@ impl Machine {
             life: Mutex::default(),
             whims: Mutex::default(),
             boots: watch::Sender::default(),
+            network: watch::Sender::new(true),
             cluster: watch::Sender::default(),
             agent: Mutex::default(),
         };
@@ -287,6 +290,20 @@ impl Machine {
     pub fn kill_agent(&self) -> Result<bool> {
         let agent = lock(&self.inner.agent);
         agent.as_ref().map_or(Ok(false), Process::crash)
+    }
+
+    /// Nothing passes any more between what runs on this node (kubelet, agent, KWOK) and API servers, until
+    /// [`Machine::reconnect`]. A server's own control plane and its `fabrik run` are no part of that.
+    pub fn cut_off(&self) {
+        self.inner.network.send_replace(false);
+    }
+
+    pub fn reconnect(&self) {
+        self.inner.network.send_replace(true);
+    }
+
+    pub fn is_cut_off(&self) -> bool {
+        !*self.inner.network.borrow()
     }
 
     pub fn agent_runs(&self) -> bool {

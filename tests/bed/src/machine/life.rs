@@ -14,7 +14,7 @@ use super::root::Boot;
 use super::{Inner, Role, Root, State, System, UserData, Whim, lock};
 use crate::agent;
 use crate::balancer::Balancer;
-use crate::control_plane::Trust;
+use crate::control_plane::{API_PORT, Trust};
 use crate::join::{self, JoinError};
 use crate::kubeconfig::{self, Endpoint};
 use crate::kubelet;
@@ -22,6 +22,8 @@ use crate::pki::{Certified, Subject};
 use crate::server::Server;
 use crate::system::{SERVERS, WORKERS};
 
+/// As on k3s' agents.
+const BALANCER_PORT: u16 = 6444;
 /// From the end of one boot to the beginning of the next.
 const REBOOT: Duration = Duration::from_secs(2);
 /// With `panic=` a machine does not stand still; here it waits shorter than a real one.
@@ -166,13 +168,7 @@ impl Inner {
             node_name: user_data.node_name.clone(),
         };
         let joined = self.join(&request).await?;
-        // The port of the balancer that k3s runs on its agents.
-        let local = SocketAddr::from((self.address, 6444));
-        let _balancer = Balancer::start(local, joined.api_servers).await?;
-        let endpoint = Endpoint {
-            url: format!("https://{local}"),
-            through_balancer: true,
-        };
+        let (_balancer, endpoint) = self.balance(joined.api_servers).await?;
         let mut settings =
             self.kubelet_settings(boot_id, &endpoint, &joined.ca_pem, &joined.kubelet)?;
         settings.node_name = user_data.node_name;
@@ -205,13 +201,26 @@ impl Inner {
         let identity = trust
             .cluster
             .issue(&Subject::client(&user, Some("system:nodes")))?;
-        let endpoint = server.control_plane.endpoint();
+        let own = SocketAddr::from((self.address, API_PORT));
+        let (_balancer, endpoint) = self.balance(vec![own]).await?;
         let ca_pem = trust.cluster.certificate_pem();
         let mut settings = self.kubelet_settings(boot_id, &endpoint, ca_pem, &identity)?;
         settings.kubelet_version = format!("v{}+k3s1", server.control_plane.version());
         let node = self.run_node(settings, root);
         let (running, ()) = tokio::join!(node, server.label_node());
         running
+    }
+
+    /// The balancer that k3s runs on its nodes, by which all that runs there reaches API servers.
+    async fn balance(&self, api_servers: Vec<SocketAddr>) -> Result<(Balancer, Endpoint)> {
+        let local = SocketAddr::from((self.address, BALANCER_PORT));
+        let passage = self.network.subscribe();
+        let balancer = Balancer::through(local, api_servers, passage).await?;
+        let endpoint = Endpoint {
+            url: format!("https://{local}"),
+            through_balancer: true,
+        };
+        Ok((balancer, endpoint))
     }
 
     /// The kubelet and the agent, and what the machine's system asks of them.
