@@ -16,6 +16,7 @@ help:
 	@echo 'make check   format, clippy, unit tests: under a minute when warm'
 	@echo 'make test    everything: real git, API server, etcd and sops'
 	@echo 'make rolling whole rollouts through seven nodes, watched from outside: half an hour'
+	@echo 'make chaos   the leader killed, the agent killed, a node cut off, at each step of a rollout: a quarter of an hour'
 	@echo 'make sim     100,000 simulated rollouts against all that can go wrong (SEED=n plays one and tells it)'
 	@echo 'make boot    real boot loaders in QEMU go back from systems that fail: some minutes'
 	@echo 'make bench   the numbers of docs/performance.md'
@@ -45,7 +46,7 @@ test: packages components $(FABRIK_SOPS) format lint deny nix
 # Stories mostly wait, for a machine to boot or a Lease to end: the others fill the gaps. No page has an example to test.
 .PHONY: stories others
 stories:
-	$(CARGO) test --workspace --test e2e -- --skip rolling::long:: --skip rolling::trouble::
+	$(CARGO) test --workspace --test e2e -- --skip rolling::long:: --skip rolling::trouble:: --skip chaos::long::
 
 others:
 	$(CARGO) test --workspace --exclude fabrik-e2e --lib --bins --tests --no-fail-fast
@@ -56,6 +57,13 @@ rolling: packages $(FABRIK_SOPS)
 	$(CARGO) test --workspace --no-run
 	$(BUILT)/bed parts
 	$(CARGO) test --workspace --test e2e -- rolling::
+
+# Plays rollouts until each of three faults was put in at each step of a node's way, and prints how often each was.
+.PHONY: chaos
+chaos: packages $(FABRIK_SOPS)
+	$(CARGO) test --workspace --no-run
+	$(BUILT)/bed parts
+	$(CARGO) test --workspace --test e2e -- chaos:: --nocapture
 
 # Meant to take twenty minutes on two cores. Never played to its end yet: docs/simulation.md, "Numbers".
 .PHONY: sim

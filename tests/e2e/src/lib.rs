@@ -2,11 +2,14 @@
 //!
 //! A test believes the API server, the emulator and git. What fabrik says is compared with them.
 
+pub mod chaos;
 pub mod faults;
 pub mod latency;
+pub mod random;
 pub mod rolling;
 pub mod search;
 pub mod watch;
+pub mod way;
 
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fabrik_bed::parts::Parts;
@@ -20,6 +20,8 @@ use crate::{Ran, World};
 /// For a rollout over a few nodes, on a machine that has other things to do.
 pub const ROLLED_OUT: Duration = Duration::from_secs(420);
 const LOOK: Duration = Duration::from_millis(150);
+/// How long a node that reaches an API server again may take until its Node is Ready.
+const READY_AGAIN: Duration = Duration::from_secs(10);
 /// An answer that takes longer is no answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -136,7 +138,17 @@ pub async fn all_run(
     what: &str,
     holds: impl Fn(&Machine, &str) -> Result<bool>,
 ) -> Result<()> {
-    bed.wait_until(what, ROLLED_OUT, async || {
+    all_run_within(ROLLED_OUT, bed, what, holds).await
+}
+
+/// The same, with time for what is done to them on the way.
+pub async fn all_run_within(
+    limit: Duration,
+    bed: &Bed,
+    what: &str,
+    holds: impl Fn(&Machine, &str) -> Result<bool>,
+) -> Result<()> {
+    bed.wait_until(what, limit, async || {
         let mut missing = BTreeMap::new();
         for machine in bed.machines() {
             let root = machine.root().context("a machine without a disk")?;
@@ -202,8 +214,14 @@ async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<See
     let pods: Api<Pod> = Api::namespaced(client, "default");
     // A worker whose Node was deleted has left the cluster; that its machine is off is as it should be.
     let mut known = BTreeSet::new();
+    // A Node that is not Ready because the test has cut its machine off is not down by a rollout's doing.
+    let mut excused: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK).await;
+        let cut_off = machines.iter().filter(|machine| machine.is_cut_off());
+        let until = Instant::now() + READY_AGAIN;
+        excused.extend(cut_off.map(|machine| (machine.name().to_owned(), until)));
+        excused.retain(|_, until| Instant::now() < *until);
         let off = |machine: &&Machine| !matches!(machine.state(), State::Running { .. });
         let mut down: BTreeSet<String> = machines
             .iter()
@@ -227,7 +245,7 @@ async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<See
                     cordoned.insert(name.clone());
                     down.insert(name.clone());
                 }
-                if !is_ready(&node) {
+                if !is_ready(&node) && !excused.contains_key(&name) {
                     down.insert(name);
                 }
             }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use fabrik_bed::{Bed, Options};
 use fabrik_e2e::faults::{self, AuditTail};
 use fabrik_e2e::latency::{Lookout, SlowAnswers};
+use fabrik_e2e::random::Random;
 use fabrik_e2e::resize;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
@@ -31,8 +32,7 @@ const MAX_LEDGER_KILLS: usize = 14;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_killed_at_each_effect_leaves_exactly_what_is_wanted() -> Result<()> {
-    let seed = std::env::var("FABRIK_E2E_SEED").map_or(Ok(20), |text| text.parse())?;
-    println!("seed {seed}");
+    let random = Random::seeded(20)?;
     let options = Options {
         fabrik: true,
         webhooks: true,
@@ -49,7 +49,7 @@ async fn a_leader_killed_at_each_effect_leaves_exactly_what_is_wanted() -> Resul
     raise_limits(&bed)?;
     settled(&bed, 2, None).await?;
 
-    let mut killer = Killer::new(&bed, lookout, seed)?;
+    let mut killer = Killer::new(&bed, lookout, random)?;
     killer.order_faults().await?;
     resize(&bed, 2, 4)?;
     settled(&bed, 4, Some(&mut killer)).await?;
@@ -126,7 +126,7 @@ struct Killer<'a> {
     lookout: Lookout,
     audit: AuditTail,
     last_request: u64,
-    random: u64,
+    random: Random,
     /// The effects that were under way at a kill.
     kills: Vec<Effect>,
 }
@@ -135,14 +135,14 @@ struct Killer<'a> {
 type Effect = (String, String);
 
 impl<'a> Killer<'a> {
-    fn new(bed: &'a Bed, lookout: Lookout, seed: u64) -> Result<Self> {
+    fn new(bed: &'a Bed, lookout: Lookout, random: Random) -> Result<Self> {
         let audit = AuditTail::new(bed, 0)?;
         Ok(Self {
             bed,
             lookout,
             audit,
             last_request: 0,
-            random: seed,
+            random,
             kills: Vec::new(),
         })
     }
@@ -156,7 +156,7 @@ impl<'a> Killer<'a> {
             ("DELETE", "^/v1/servers/"),
         ] {
             for _ in 0..3 {
-                let fault = if self.coin() {
+                let fault = if self.random.coin() {
                     json!({"method": method, "path": path, "kind": "reply_lost"})
                 } else {
                     json!({"method": method, "path": path, "kind": "delay", "delay_ms": REPLY_HELD.as_millis()})
@@ -165,15 +165,6 @@ impl<'a> Killer<'a> {
             }
         }
         Ok(())
-    }
-
-    fn coin(&mut self) -> bool {
-        // Knuth's MMIX generator; its high bits are good enough for a coin.
-        self.random = self
-            .random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        self.random >> 63 == 1
     }
 
     /// Looks, and lets the answers pass to what it did not kill at.

@@ -1,5 +1,6 @@
 //! One program, so that the stories play beside one another: each mostly waits, for a machine to boot or a Lease to end.
 
+mod chaos;
 mod crash;
 mod hetzner_faults;
 mod leader;
