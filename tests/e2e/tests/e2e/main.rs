@@ -2,6 +2,7 @@
 
 mod chaos;
 mod crash;
+mod forgery;
 mod hetzner_faults;
 mod leader;
 mod manifests;
