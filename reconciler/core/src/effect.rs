@@ -182,6 +182,23 @@ impl Effect {
         }
     }
 
+    /// Whether no server and no Node comes or goes by it.
+    pub fn leaves_servers_alone(&self) -> bool {
+        matches!(
+            self,
+            Self::LabelNode { .. }
+                | Self::Cordon { .. }
+                | Self::Uncordon { .. }
+                | Self::Evict { .. }
+                | Self::ForcePod { .. }
+                | Self::Aim { .. }
+                | Self::Order { .. }
+                | Self::Withdraw { .. }
+                | Self::MoveEtcdLeader { .. }
+                | Self::SnapshotEtcd { .. }
+        )
+    }
+
     /// What it is done to, as a person calls it.
     pub fn target(&self) -> String {
         match self {

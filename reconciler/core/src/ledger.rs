@@ -260,6 +260,11 @@ impl Ledger {
         coming.chain(self.members.values().map(|m| m.server))
     }
 
+    /// Whether servers are on their way in or out.
+    pub fn changes_servers(&self) -> bool {
+        !self.intents.is_empty() || self.tickets.values().any(|t| t.leave().is_some())
+    }
+
     /// Does what `change` says. A change that no longer fits (its subject is gone) changes nothing.
     #[allow(
         clippy::too_many_lines,

@@ -280,6 +280,24 @@ fn strangers(observed: &Observed) -> Step {
 }
 
 impl Step {
+    /// Whether a server comes or goes by it, or a node is begun with: then what is at Hetzner must be known to the moment.
+    /// What was begun with nodes goes on without.
+    pub fn begins_or_ends(&self) -> bool {
+        let goes_on = |change: &Change| {
+            matches!(
+                change,
+                Change::Ordered { .. }
+                    | Change::Unordered { .. }
+                    | Change::TryAgain { .. }
+                    | Change::StartedMinor { .. }
+                    | Change::Deny { .. }
+                    | Change::EndUpdate { .. }
+                    | Change::ForgetDenials { .. }
+            )
+        };
+        !self.effects.iter().all(Effect::leaves_servers_alone) || !self.changes.iter().all(goes_on)
+    }
+
     pub fn change(change: Change) -> Self {
         Self {
             changes: vec![change],

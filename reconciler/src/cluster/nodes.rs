@@ -36,3 +36,17 @@ pub enum NodeError {
     #[error("{object} is not the one that was meant: {reason}; nothing was done to it")]
     Changed { object: String, reason: String },
 }
+
+/// How often an object is read and judged before its change is given up.
+const ATTEMPTS: u32 = 3;
+
+/// Does it again where the object has changed between reading and writing, for which a kubelet's heartbeat is enough.
+async fn again(act: impl AsyncFn() -> Result<(), NodeError>) -> Result<(), NodeError> {
+    for _ in 1..ATTEMPTS {
+        match act().await {
+            Err(NodeError::Changed { .. }) => {}
+            done => return done,
+        }
+    }
+    act().await
+}

@@ -1,5 +1,6 @@
 //! Carries effects out: each once, after a look at the authority, some at a time. What fails is told and rests.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -64,12 +65,16 @@ impl<'a> Executor<'a> {
             }
         }
         let this = &*self;
-        let results: Vec<(&Effect, Done)> = futures::stream::iter(due)
-            .map(|effect| async move { (effect, this.one(effect).await) })
+        let results: Vec<Vec<(&Effect, Done)>> = futures::stream::iter(lanes(due))
+            .map(|lane| async move {
+                let lane = futures::stream::iter(lane);
+                let done = lane.then(async |effect| (effect, this.one(effect).await));
+                done.collect::<Vec<_>>().await
+            })
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
-        for (effect, done) in results {
+        for (effect, done) in results.into_iter().flatten() {
             holds.extend(self.note(effect, done).await);
         }
         holds
@@ -332,6 +337,21 @@ impl<'a> Executor<'a> {
     }
 }
 
+/// What may be carried out at the same time. Evictions under one budget meet as conflicts in the API server, which lets
+/// each wait for half a second (its `EvictionsRetry`): those of a namespace go one after the other.
+fn lanes(effects: Vec<&Effect>) -> Vec<Vec<&Effect>> {
+    let mut lanes = Vec::new();
+    let mut evictions = BTreeMap::<&str, Vec<&Effect>>::new();
+    for effect in effects {
+        match effect {
+            Effect::Evict { namespace, .. } => evictions.entry(namespace).or_default().push(effect),
+            _ => lanes.push(vec![effect]),
+        }
+    }
+    lanes.extend(evictions.into_values());
+    lanes
+}
+
 fn key(effect: &Effect) -> String {
     format!("{} {}", effect.verb(), effect.target())
 }
@@ -350,5 +370,34 @@ fn reason(error: &HetznerError) -> HoldReason {
         HetznerError::NameTaken { .. } => HoldReason::NameTaken,
         HetznerError::RateLimited { .. } => HoldReason::Throttled,
         _ => HoldReason::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evictions_in_one_namespace_go_one_after_the_other_and_all_else_side_by_side() {
+        let evict = |namespace: &str, pod: &str| Effect::Evict {
+            node: "w-1".parse().unwrap(),
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            uid: pod.parse().unwrap(),
+        };
+        let revoke = |intent: &str| Effect::RevokeToken {
+            intent: intent.parse().unwrap(),
+        };
+        let effects = [
+            evict("shop", "a"),
+            revoke("abc234"),
+            evict("shop", "b"),
+            evict("web", "c"),
+            revoke("abc235"),
+        ];
+        let lanes = lanes(effects.iter().collect());
+        let lengths: Vec<usize> = lanes.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1, 1, 2, 1]);
+        assert_eq!(lanes[2], [&effects[0], &effects[2]]);
     }
 }

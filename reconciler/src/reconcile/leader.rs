@@ -26,7 +26,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 use super::builds::Building;
 use super::execute::Executor;
 use super::ledger::{self, Held};
-use super::observe::{self, Seen};
+use super::observe::{self, Recent, Seen};
 use super::pace::{self, Backoff};
 use super::publish::Pass;
 use super::status::{self, Refusal};
@@ -70,6 +70,8 @@ pub struct Leader {
     /// Evictions that were refused, and when to ask again.
     pub(super) blocked: BTreeMap<Uid, (String, Instant)>,
     pub(super) backoff: Backoff,
+    /// The last look at Hetzner, while it counts.
+    pub(super) hetzner: Option<Recent>,
     /// The control plane's etcd, where the configuration says how to ask it.
     pub(super) etcd: Option<Etcd>,
     /// What was said last about it, if it can't be read.
@@ -141,6 +143,7 @@ impl Leader {
             wishes: Wishes::default(),
             blocked: BTreeMap::new(),
             backoff: Backoff::default(),
+            hetzner: None,
             etcd: replica.config.etcd.clone().map(Etcd::new),
             etcd_trouble: None,
             unreadable: Vec::new(),
@@ -196,21 +199,20 @@ impl Leader {
                 .reconciled(Outcome::of(&result), began.elapsed());
             let in_force = self.in_force.as_ref();
             let left = in_force.and_then(|f| f.hetzner.remaining_share());
-            let pause = match result {
-                Ok(busy) => pace::until_next_pass(busy, left),
+            let asks_hetzner = !self.hetzner.as_ref().is_some_and(Recent::counts);
+            let (pause, least) = match result {
+                Ok(busy) => pace::until_next_pass(busy, asks_hetzner, left),
                 Err(problem) => {
                     warn!(%problem, "this pass was given up; nothing that it did not see is believed");
-                    Duration::from_secs(3)
+                    (Duration::from_secs(3), pace::busy(left))
                 }
             };
-            wake = self
-                .wait_at_least(pace::until_next_pass(true, left), began, pause, next_poll)
-                .await;
+            wake = self.wait_at_least(least, began, pause, next_poll).await;
         }
     }
 
-    /// Waits for a reason to look again. News that come faster than Hetzner may be asked (a pod that crashes again and
-    /// again) wait together; what people wish is heard at once.
+    /// Waits for a reason to look again. News that come faster than passes may be (a pod that crashes again and again)
+    /// wait together; what people wish is heard at once.
     async fn wait_at_least(
         &mut self,
         least: Duration,
@@ -249,6 +251,7 @@ impl Leader {
     /// A person asks: what failed or was refused is looked at again now.
     fn asked(&mut self) {
         self.backoff.clear();
+        self.hetzner = None;
         self.look_again = true;
         if let Some(building) = &self.building {
             building.try_again();
@@ -288,6 +291,7 @@ impl Leader {
         let Seen {
             mut observed,
             blind,
+            hetzner_is_old,
         } = match self.look(in_force.as_deref()).await {
             Ok(seen) => seen,
             Err(problem) => {
@@ -308,8 +312,15 @@ impl Leader {
         };
         let desired = self.with_systems(&in_force, &observed).await;
         let next = self
-            .record_until_settled(step, &desired, &mut observed)
+            .record_until_settled(step, &desired, &mut observed, hetzner_is_old)
             .await?;
+        let Some(next) = next else {
+            self.hetzner = None;
+            return Box::pin(self.pass()).await;
+        };
+        if next.begins_or_ends() || observed.ledger.changes_servers() {
+            self.hetzner = None;
+        }
         let failures = Executor::new(self, &in_force)
             .carry_out(&next.effects)
             .await;
@@ -332,8 +343,9 @@ impl Leader {
     ) -> Result<(), String> {
         let desired = self.with_systems(in_force, observed).await;
         let next = self
-            .record_until_settled(rollout::finish, &desired, observed)
-            .await?;
+            .record_until_settled(rollout::finish, &desired, observed, false)
+            .await?
+            .unwrap_or_default();
         let failures = Executor::new(self, in_force).carry_out(&next.effects).await;
         let blind = Hold {
             about: "everything".to_owned(),
@@ -371,18 +383,23 @@ impl Leader {
         Ok(())
     }
 
-    /// Steps and writes down, until a step wants nothing more written: then its effects may be carried out.
+    /// Steps and writes down, until a step wants nothing more written: then its effects may be carried out. `None` where
+    /// the last look at Hetzner does not do for it.
     async fn record_until_settled(
         &mut self,
         step: Decide,
         desired: &Desired,
         observed: &mut Observed,
-    ) -> Result<Step, String> {
+        hetzner_is_old: bool,
+    ) -> Result<Option<Step>, String> {
         for _ in 0..MAX_ROUNDS {
             let now = Timestamp::now();
             let next = step(desired, observed, now);
+            if hetzner_is_old && next.begins_or_ends() {
+                return Ok(None);
+            }
             if next.changes.is_empty() {
-                return Ok(next);
+                return Ok(Some(next));
             }
             observed.ledger = self
                 .ledger

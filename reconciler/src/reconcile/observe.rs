@@ -1,5 +1,6 @@
 //! One pass of looking: Hetzner and Kubernetes at the same time, put together for the core.
 
+mod recent;
 mod systems;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,10 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use tracing::warn;
 
+pub use self::recent::Recent;
+use self::recent::Subject;
 use super::leader::{InForce, Leader};
+use super::pace;
 use crate::cluster::nodes::{self, Claim, NodesSeen, PodsSeen, SystemsSeen, VolumesSeen};
 use crate::hetzner;
 
@@ -22,6 +26,8 @@ pub struct Seen {
     pub observed: Observed,
     /// Why Hetzner could not be read, if it could not: `observed` shows nothing of it then.
     pub blind: Option<String>,
+    /// Hetzner is shown as an earlier pass saw it, and may be asked again by now.
+    pub hetzner_is_old: bool,
 }
 
 /// Everything, or the reason why this pass sees too little to act on. Before the first commit there is no token for
@@ -31,10 +37,18 @@ pub async fn observe(
     in_force: Option<&InForce>,
     ledger: Ledger,
 ) -> Result<Seen, String> {
-    let at = Timestamp::now();
+    let (at, began) = (Timestamp::now(), Instant::now());
+    let subject = in_force.map(|f| Subject::new(f, &ledger, &leader.wishes));
+    let recent = leader.hetzner.take();
+    let recent = recent.filter(|recent| recent.counts_for(subject.as_ref()));
     let client = &leader.replica.clients.leader;
     let (hetzner, seen, volumes, tokens, mut pods, told, heard, ready_pods) = tokio::join!(
-        observe_hetzner(leader, in_force, &ledger),
+        async {
+            match &recent {
+                Some(recent) => Ok(recent.seen.clone()),
+                None => observe_hetzner(leader, in_force, &ledger).await,
+            }
+        },
         async { nodes::observe_nodes(client).await.map_err(text) },
         async { nodes::observe_volumes(client).await.map_err(text) },
         async { leader.tokens.observe().await.map_err(text) },
@@ -46,8 +60,20 @@ pub async fn observe(
     let (mut seen, volumes, tokens, mut told) = (seen?, volumes?, tokens?, told?);
     let emptied = emptied(&ledger, &seen, &told, &pods);
     let attached = attached_to(client, &emptied, &volumes, &mut pods).await;
+    let left = in_force.and_then(|f| f.hetzner.remaining_share());
+    let hetzner_is_old = recent
+        .as_ref()
+        .is_some_and(|recent| recent.at.elapsed() >= pace::busy(left));
     let (hetzner, blind) = match hetzner {
-        Ok(hetzner) => (hetzner, None),
+        Ok(seen) => {
+            let now = |subject| Recent {
+                at: began,
+                subject,
+                seen: seen.clone(),
+            };
+            leader.hetzner = recent.or_else(|| subject.map(now));
+            (seen, None)
+        }
         Err(problem) => (Hetzner::default(), Some(problem)),
     };
     let datastore = systems::datastore(leader, &seen).await;
@@ -97,7 +123,11 @@ pub async fn observe(
     if let Some(in_force) = in_force {
         systems::remember_well(leader, &in_force.desired.spec.update, &mut observed);
     }
-    Ok(Seen { observed, blind })
+    Ok(Seen {
+        observed,
+        blind,
+        hetzner_is_old,
+    })
 }
 
 async fn observe_hetzner(

@@ -11,16 +11,34 @@ const BUSY: Duration = Duration::from_millis(750);
 const BUSY_SPARING: Duration = Duration::from_secs(4);
 /// The same with less than a quarter left.
 const BUSY_STARVED: Duration = Duration::from_secs(10);
+/// From pass to pass where news come and Hetzner need not be asked.
+const NEWS: Duration = Duration::from_millis(200);
+/// How long a look at Hetzner counts where nothing comes, goes or is begun with.
+pub const HETZNER_COUNTS: Duration = Duration::from_secs(10);
 /// A pass while nothing is under way: drift at Hetzner is seen this late.
 const IDLE: Duration = Duration::from_secs(60);
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
-/// How long to wait before the next pass. `remaining` is the share of Hetzner's rate limit that is left, 0 to 1.
-pub fn until_next_pass(busy: bool, remaining: Option<f64>) -> Duration {
+/// How long to wait before the next pass where nothing happens, and how long it is from the beginning of a pass to that
+/// of the next one in any case. `remaining` is the share of Hetzner's rate limit that is left, 0 to 1.
+pub fn until_next_pass(
+    busy: bool,
+    asks_hetzner: bool,
+    remaining: Option<f64>,
+) -> (Duration, Duration) {
+    let least = self::busy(remaining);
+    match (busy, asks_hetzner) {
+        (false, _) => (IDLE, least),
+        (true, true) => (least, least),
+        (true, false) => (BUSY, NEWS),
+    }
+}
+
+/// How often Hetzner may be asked.
+pub fn busy(remaining: Option<f64>) -> Duration {
     match remaining {
-        _ if !busy => IDLE,
         Some(share) if share < 0.25 => BUSY_STARVED,
         Some(share) if share < 0.5 => BUSY_SPARING,
         _ => BUSY,
@@ -77,9 +95,17 @@ mod tests {
 
     #[test]
     fn passes_are_rarer_the_less_of_the_rate_limit_is_left() {
-        let rarer = [Some(1.0), Some(0.4), Some(0.1)].map(|share| until_next_pass(true, share));
+        let pause = |busy, left| until_next_pass(busy, true, Some(left)).0;
+        let rarer = [1.0, 0.4, 0.1].map(|left| pause(true, left));
         assert!(rarer.is_sorted());
-        assert!(until_next_pass(false, Some(1.0)) > rarer[2]);
+        assert!(pause(false, 1.0) > rarer[2]);
+    }
+
+    #[test]
+    fn passes_that_do_not_ask_hetzner_are_as_frequent_as_ever_where_its_rate_limit_is_used_up() {
+        let least = |asks, left| until_next_pass(true, asks, Some(left)).1;
+        assert_eq!(least(false, 0.1), least(false, 1.0));
+        assert!(least(false, 0.1) < least(true, 1.0));
     }
 
     #[test]

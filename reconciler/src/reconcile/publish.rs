@@ -238,6 +238,7 @@ impl Publisher {
             return self.tell_standings(members).await;
         }
         self.standings.clear();
+        let before = self.nodes.take().unwrap_or_default();
         let api: Api<FabrikNode> = Api::all(self.client.clone());
         let there = api.list_metadata(&ListParams::default()).await?;
         let wanted = |name: &str| members.values().any(|m| m.name.as_str() == name);
@@ -254,7 +255,10 @@ impl Publisher {
                 _ => {}
             }
         }
-        for (intent, member) in members {
+        let told = |(id, member): &(&IntentId, &Member)| {
+            before.get(*id) == Some(*member) && is_there(member)
+        };
+        for (intent, member) in members.iter().filter(|m| !told(m)) {
             let spec = FabrikNodeSpec {
                 pool: member.pool.to_string(),
                 server_id: member.server.0,

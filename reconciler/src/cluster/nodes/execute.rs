@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::NodeError;
+use super::{NodeError, again};
 
 /// Cordons, and writes `mark` over the mark that the decision was made by. What another has cordoned or marked since is
 /// left as it is (S6).
@@ -19,28 +19,31 @@ pub async fn cordon(
     mark: &str,
     over: Option<&str>,
 ) -> Result<(), NodeError> {
-    let live = get(client, "cordon", node).await?;
-    match before_cordon(&live, mark, over) {
-        Before::Done => return Ok(()),
-        Before::Another(reason) => {
-            return Err(NodeError::Changed {
+    again(async || {
+        let live = get(client, "cordon", node).await?;
+        match before_cordon(&live, mark, over) {
+            Before::Done => Ok(()),
+            Before::Another(reason) => Err(NodeError::Changed {
                 object: object(node),
                 reason: reason.to_owned(),
-            });
+            }),
+            Before::Go => set(client, "cordon", node, &live, json!(mark), json!(true)).await,
         }
-        Before::Go => {}
-    }
-    set(client, "cordon", node, &live, json!(mark), json!(true)).await
+    })
+    .await
 }
 
 /// Takes back the cordon that bears `mark`. Where the mark is another one or none, that was done already: this request is
 /// late, and what is there now is somebody else's or the next ticket's (S6, S7).
 pub async fn uncordon(client: &Client, node: &NodeRef, mark: &str) -> Result<(), NodeError> {
-    let live = get(client, "uncordon", node).await?;
-    if mark_of(&live) != Some(mark) {
-        return Ok(());
-    }
-    set(client, "uncordon", node, &live, json!(null), json!(null)).await
+    again(async || {
+        let live = get(client, "uncordon", node).await?;
+        if mark_of(&live) != Some(mark) {
+            return Ok(());
+        }
+        set(client, "uncordon", node, &live, json!(null), json!(null)).await
+    })
+    .await
 }
 
 /// Makes `labels` the leader's labels of the Node: what is no longer among them goes, others' labels stay.

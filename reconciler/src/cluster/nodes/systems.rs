@@ -12,7 +12,7 @@ use kube::{Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::NodeError;
+use super::{NodeError, again};
 use crate::cluster::resources::{FabrikNode, Standing};
 
 /// All `FabrikNode`s of one quorum read, and what in them this version can't read.
@@ -74,23 +74,19 @@ pub async fn aim(
     publication: &SignedPublication,
 ) -> Result<(), NodeError> {
     let spec = json!({"aim": system, "publication": publication});
-    tell(client, node, "aim", &spec).await
+    again(async || tell(client, node, "aim", &spec).await).await
 }
 
 /// Tells a node what to do now.
 pub async fn order(client: &Client, node: &NodeRef, order: &Order) -> Result<(), NodeError> {
-    tell(client, node, "order", &json!({"order": order})).await
+    let spec = json!({"order": order});
+    again(async || tell(client, node, "order", &spec).await).await
 }
 
 /// Takes back what a node was told to do.
 pub async fn withdraw(client: &Client, node: &NodeRef) -> Result<(), NodeError> {
-    tell(
-        client,
-        node,
-        "withdraw the order of",
-        &json!({"order": null}),
-    )
-    .await
+    let spec = json!({"order": null});
+    again(async || tell(client, node, "withdraw the order of", &spec).await).await
 }
 
 /// Shows on a `FabrikNode` where its node stands. A definition of an older version drops it.
