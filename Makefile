@@ -92,6 +92,7 @@ bench:
 	$(CARGO) build --workspace
 	$(BUILT)/bed parts
 	FABRIK_BIN=$(abspath $(BUILT))/../release/fabrik $(BUILT)/bed bench
+	FABRIK_BIN=$(abspath $(BUILT))/../release/fabrik $(BUILT)/bed rollout
 
 .PHONY: format lint deny nix packages components
 format:

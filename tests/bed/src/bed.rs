@@ -25,6 +25,7 @@ use crate::machine::Machine;
 use crate::parts::{KUBERNETES_VERSION, Parts};
 use crate::pki::{self, Subject};
 use crate::repository::{self, DefaultRepository};
+use crate::scripted::Script;
 use crate::server::Server;
 use crate::slot::Slot;
 use crate::system::{self, SystemChange};
@@ -47,6 +48,8 @@ pub struct Options {
     pub fabrik: bool,
     /// The machines have NixOS systems, stores and `fabrik agent`; the default repository has a flake.
     pub systems: bool,
+    /// With `systems`: workers are scripted stand-ins, without stores, pods and processes.
+    pub script: Option<Script>,
     /// Name of the cluster.
     pub cluster: String,
     pub transport: Transport,
@@ -70,6 +73,7 @@ impl Default for Options {
             servers: 1,
             fabrik: false,
             systems: false,
+            script: None,
             cluster: "demo".to_owned(),
             transport: Transport::Http,
             poll: Duration::from_secs(1),

@@ -1,6 +1,8 @@
 //! `bed bench`: how fast and how big fabrik is, measured on a bed with real parts. Measures, and judges nothing.
 
-use std::path::Path;
+mod process;
+pub mod rollout;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -34,7 +36,7 @@ pub async fn run() -> Result<()> {
     let starts = starts(&bed).await?;
     eprintln!("Measuring memory …");
     tokio::time::sleep(IDLE).await;
-    let memory = resident_kib(bed.fabrik(0).pid().context("fabrik runs")?)?;
+    let memory = process::kib(bed.fabrik(0).pid().context("fabrik runs")?, "VmRSS")?;
     let size = std::fs::metadata(binary()?)?.len();
 
     println!("| what | figure |\n|---|---|");
@@ -167,19 +169,6 @@ async fn first_write(bed: &Bed, since: u64) -> Result<Option<Timestamp>> {
     write
         .map(|e| Ok(e["time"].as_str().context("an entry has a time")?.parse()?))
         .transpose()
-}
-
-fn resident_kib(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
-    let line = status
-        .lines()
-        .find(|l| l.starts_with("VmRSS:"))
-        .context("a process has a size")?;
-    Ok(line
-        .split_whitespace()
-        .nth(1)
-        .context("VmRSS has a figure")?
-        .parse()?)
 }
 
 fn spread(taken: &[Duration]) -> String {

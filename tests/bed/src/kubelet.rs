@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -53,7 +53,8 @@ pub struct Settings {
     /// With the node's own certificate in it.
     pub kubeconfig: String,
     pub kwok_kubeconfig: String,
-    pub kwok: PathBuf,
+    /// Nobody plays pods where there is none.
+    pub kwok: Option<PathBuf>,
     /// Folder of this machine alone.
     pub dir: PathBuf,
     pub dirs: Dirs,
@@ -67,7 +68,8 @@ pub async fn run(
 ) -> Result<()> {
     let client = crate::kubeconfig::client(&settings.kubeconfig).await?;
     let node = register(&settings, &client, &health).await?;
-    let _pods = start_pods(&settings)?;
+    let kwok = settings.kwok.as_deref();
+    let _pods = kwok.map(|kwok| start_pods(kwok, &settings)).transpose()?;
     write_status(&settings, &client, &health).await;
     registered();
     let mut next_lease = Instant::now();
@@ -291,7 +293,7 @@ fn lease(name: &str, node: &Node) -> Lease {
 }
 
 /// KWOK for the pods of this node only. It sees its Node and never writes it.
-fn start_pods(settings: &Settings) -> Result<Process> {
+fn start_pods(kwok: &Path, settings: &Settings) -> Result<Process> {
     let stages = settings.dir.join("stages.yaml");
     std::fs::write(&stages, KWOK_STAGES)?;
     let kubeconfig = settings.dir.join("kwok.kubeconfig");
@@ -299,7 +301,7 @@ fn start_pods(settings: &Settings) -> Result<Process> {
     let [_, _, third, fourth] = settings.address.octets();
     let pods = format!("10.{}.{fourth}.0/24", 64 + third % 64);
     let name = format!("kwok-{}", settings.node_name);
-    Process::start(Spec::new(&name, &settings.kwok, &settings.dirs).args([
+    Process::start(Spec::new(&name, kwok, &settings.dirs).args([
         format!("--kubeconfig={}", kubeconfig.display()),
         format!("--config={}", stages.display()),
         format!("--manage-single-node={}", settings.node_name),

@@ -26,6 +26,7 @@ pub mod parts;
 pub mod pki;
 pub mod process;
 pub mod repository;
+pub mod scripted;
 pub mod server;
 mod slot;
 pub mod supervisor;

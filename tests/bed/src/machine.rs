@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub(crate) use self::root::uuid;
 pub use self::root::{Root, System};
 use crate::agent;
 use crate::control_plane::Trust;
@@ -24,6 +25,7 @@ use crate::kubelet::Health;
 use crate::parts::Parts;
 use crate::pki::Certified;
 use crate::process::{Dirs, Process};
+use crate::scripted::Script;
 use crate::server::Server;
 use crate::system::Image;
 
@@ -55,6 +57,8 @@ pub struct Surroundings {
     pub cluster: String,
     /// What disks are made from, in a bed whose machines have systems.
     pub image: Option<Image>,
+    /// Workers are scripted stand-ins in the place of machines with disks.
+    pub script: Option<Script>,
 }
 
 /// The user data of a worker.

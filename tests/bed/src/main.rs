@@ -23,6 +23,8 @@ enum Verb {
     Parts,
     /// Measure fabrik on a bed: pushes, starts, memory
     Bench,
+    /// Measure fabrik while a new kernel goes through many scripted workers
+    Rollout(Rollout),
     /// Play the main story: pushes change the size of a cluster
     Demo(Demo),
     /// Bring a bed up, and take it down again at Ctrl-C
@@ -34,6 +36,14 @@ struct Demo {
     /// Leave everything running afterwards, until Ctrl-C, and say how to look around
     #[arg(long)]
     keep: bool,
+}
+
+#[derive(clap::Args)]
+struct Rollout {
+    #[arg(long, default_value_t = 100)]
+    workers: u32,
+    #[arg(long, default_value_t = 10)]
+    max_unavailable: u32,
 }
 
 #[derive(clap::Args)]
@@ -78,6 +88,13 @@ async fn carry_out(verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Bench => fabrik_bed::bench::run().await,
+        Verb::Rollout(rollout) => {
+            let Rollout {
+                workers,
+                max_unavailable,
+            } = rollout;
+            fabrik_bed::bench::rollout::run(workers, max_unavailable).await
+        }
         Verb::Demo(demo) => play(&demo).await,
         Verb::Up(up) => run(up).await,
     }

@@ -77,6 +77,7 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
         kwok_identity: trust.cluster.issue(&Subject::client(KWOK_USER, None))?,
         cluster: options.cluster.clone(),
         image: image(&options, &slot).await?,
+        script: options.script,
     });
     let (servers, server_machines) =
         create_servers(&options, &slot, services, &surroundings, &trust).await?;

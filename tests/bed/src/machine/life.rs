@@ -19,6 +19,7 @@ use crate::join::{self, JoinError};
 use crate::kubeconfig::{self, Endpoint};
 use crate::kubelet;
 use crate::pki::{Certified, Subject};
+use crate::scripted::{Agent, Disk, Script, pods};
 use crate::server::Server;
 use crate::system::{SERVERS, WORKERS};
 
@@ -111,7 +112,8 @@ impl Inner {
 
     /// The disk, made from the image if it is not there. None in a bed without systems.
     async fn disk(&self, empty: bool) -> Result<Option<Root>> {
-        let Some(image) = &self.surroundings.image else {
+        let image = self.surroundings.image.as_ref();
+        let Some(image) = image.filter(|_| self.script().is_none()) else {
             return Ok(None);
         };
         let dir = self.root_dir();
@@ -226,7 +228,10 @@ impl Inner {
     /// The kubelet and the agent, and what the machine's system asks of them.
     async fn run_node(&self, mut settings: kubelet::Settings, root: Option<&Root>) -> Result<()> {
         let Some(root) = root else {
-            return self.run_kubelet(settings).await;
+            return match self.script() {
+                Some(script) => self.run_scripted(settings, script).await,
+                None => self.run_kubelet(settings).await,
+            };
         };
         let kubeconfig = settings.kubeconfig.clone();
         let kubelets = async {
@@ -249,6 +254,31 @@ impl Inner {
         tokio::select! {
             ended = kubelets => ended,
             failed = self.run_agent(root, &kubeconfig) => failed.map(|never| match never {}),
+        }
+    }
+
+    fn script(&self) -> Option<Script> {
+        let script = self.surroundings.script;
+        script.filter(|_| matches!(self.role, Role::Agent))
+    }
+
+    /// Boot after boot, for as long as there is power.
+    async fn run_scripted(&self, mut settings: kubelet::Settings, script: Script) -> Result<()> {
+        let image = self.surroundings.image.as_ref();
+        let image = image.context("a script is for a bed with systems")?;
+        let mut disk = Disk::new(image.system(WORKERS)?)?;
+        settings.kwok = None;
+        loop {
+            disk.boot_id().clone_into(&mut settings.boot_id);
+            let client = kubeconfig::client(&settings.kubeconfig).await?;
+            let agent = Agent::new(client.clone(), &self.name, script);
+            tokio::select! {
+                () = pods::play(&client, &self.name, script.stop) => {}
+                ended = self.run_kubelet(settings.clone()) => return ended,
+                rebooted = agent.until_reboot(&mut disk) => rebooted?,
+            }
+            self.state.send_replace(State::Booting);
+            sleep(script.down).await;
         }
     }
 
@@ -343,7 +373,7 @@ impl Inner {
             boot_id,
             kubeconfig: kubeconfig::text(endpoint, ca_pem, identity),
             kwok_kubeconfig: kubeconfig::text(endpoint, ca_pem, &surroundings.kwok_identity),
-            kwok: surroundings.parts.kwok.clone(),
+            kwok: Some(surroundings.parts.kwok.clone()),
             dir,
             dirs: surroundings.dirs.clone(),
         })

@@ -273,7 +273,7 @@ fn efi_value(bytes: &[u8]) -> Option<String> {
 }
 
 /// A boot id has the form of a UUID.
-fn uuid() -> Result<String> {
+pub(crate) fn uuid() -> Result<String> {
     let hex = join::random_hex(16)?;
     let parts = [
         &hex[..8],

@@ -1,6 +1,7 @@
 //! Nodes follow the commit: three servers and four workers with systems that real Nix builds.
 
 mod long;
+mod many;
 mod seen;
 mod stop;
 mod trouble;
