@@ -106,17 +106,14 @@ impl Events {
             note: shorten(note),
         };
         let now = Timestamp::now();
-        let written = match self.again(&words, now) {
-            Some((name, count)) => {
-                let series = json!({"count": count, "lastObservedTime": MicroTime(now)});
-                let patch = Patch::Merge(json!({"series": series}));
-                api.patch(&name, &PatchParams::default(), &patch).await
-            }
-            None => {
-                let event = self.event(subject, weight, action, &words, now);
-                let created = api.create(&PostParams::default(), &event).await;
-                created.inspect(|event| self.remember(words, event, now))
-            }
+        let written = if let Some((name, count)) = self.again(&words, now) {
+            let series = json!({"count": count, "lastObservedTime": MicroTime(now)});
+            let patch = Patch::Merge(json!({"series": series}));
+            api.patch(&name, &PatchParams::default(), &patch).await
+        } else {
+            let event = self.event(subject, weight, action, &words, now);
+            let created = api.create(&PostParams::default(), &event).await;
+            created.inspect(|event| self.remember(words, event, now))
         };
         if let Err(error) = written {
             warn!(%error, reason, "an Event was not written");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use fabrik_bed::Options;
 use fabrik_bed::emulator::TOKEN;
-use fabrik_e2e::{SOON, World, config_map};
+use fabrik_e2e::{SOON, World, config_map, words};
 
 /// Goal: put back within a second or two.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -68,7 +68,16 @@ async fn put_back(world: &World) -> Result<()> {
         let took = since.elapsed();
         ensure!(took < AT_ONCE, "{by_hand:?} was put back after {took:?}");
     }
-    Ok(())
+    let told = async || {
+        let described = words(&world.bed.kubectl(&["describe", "configmap", "kept"])?);
+        let file = "as manifests/shop/kept.yaml";
+        let told = format!("ConfigMap/default/kept was deleted and is made anew, {file}");
+        ensure!(described.contains(&told), "{described}");
+        let events = world.bed.kubectl(&["get", "events"])?;
+        let told = "ConfigMap/default/kept was changed by kubectl-patch and is put back";
+        Ok(events.contains(told).then_some(()))
+    };
+    world.bed.wait_until("it is told", SOON, told).await
 }
 
 /// Neither new manifests nor a pause wait for Hetzner.
