@@ -94,7 +94,7 @@ pub fn step(
     let overdue = late.is_positive() && !forced;
     if matches!(stage, Departure::Cordon | Departure::Drain(_)) && (wanted_again || overdue) {
         let rest_until = (!wanted_again).then(|| now + SignedDuration::from_secs(REST_SECS));
-        return take_back(id, ticket, rest_until, observed);
+        return take_back(id, rest_until);
     }
     if let Err(hold) = guard::keeps_local_data(&ticket.node, observed, pool)
         && let Some(step) = keep_local_data(id, ticket, &stage, hold, observed)
@@ -198,7 +198,7 @@ fn keep_local_data(
     let server_is_there = observed.hetzner.servers.contains_key(&ticket.server);
     match stage {
         Departure::Cordon | Departure::Drain(_) | Departure::PowerOff if node_is_there => {
-            Some(take_back(id, ticket, None, observed))
+            Some(take_back(id, None))
         }
         Departure::PowerOff | Departure::DeleteNode | Departure::DeleteServer
             if server_is_there =>
@@ -209,21 +209,11 @@ fn keep_local_data(
     }
 }
 
-/// Uncordons, if the cordon is ours (S6), and then gives the ticket back. Our mark goes also where somebody uncordoned
-/// the node: left there, it would make the next cordon of theirs ours.
-fn take_back(
-    id: &IntentId,
-    ticket: &Ticket,
-    rest_until: Option<Timestamp>,
-    observed: &Observed,
-) -> Step {
-    let mut step = Step::default();
-    match uncordon(id, ticket, observed) {
-        Some(uncordon) => step.effects.push(uncordon),
-        None => step.changes.push(Change::Release {
-            id: id.clone(),
-            rest_until,
-        }),
-    }
-    step
+/// Gives the ticket back with its cordon, which is taken back when the ticket is no more. In the other order the node could
+/// be wanted to go again while a request to uncordon is on its way, and would lose its pods uncordoned (S7).
+fn take_back(id: &IntentId, rest_until: Option<Timestamp>) -> Step {
+    Step::change(Change::Release {
+        id: id.clone(),
+        rest_until,
+    })
 }

@@ -78,6 +78,7 @@ pub fn finish(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
             step.extend(update::step(&rollout, id, ticket, update, &mut number));
         }
     }
+    step.effects.extend(rollout.stale_cordons(&BTreeSet::new()));
     let by_hand = observed.paused.as_ref().map(|reason| Hold {
         about: "everything".to_owned(),
         reason: HoldReason::Paused,
@@ -186,7 +187,8 @@ impl<'a> Rollout<'a> {
             })
     }
 
-    /// Cordons of ours whose ticket is no more: a request of a leader that was long gone may land that late (L2).
+    /// Cordons of ours whose ticket is no more: it was taken back before its node was told to try or was off, or a request
+    /// of a leader that was long gone has landed that late (L2).
     fn stale_cordons<'b>(
         &'b self,
         granted: &'b BTreeSet<IntentId>,

@@ -74,7 +74,10 @@ fn leader_last(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), H
     let member = candidate.member;
     let settings = &rollout.desired.spec.update;
     let leads = Some(&member.name) == observed.leader.as_ref();
-    if !leads || !candidate.available || settings.canary.as_ref() == Some(&member.name) {
+    let goes_first = !candidate.available
+        || settings.canary.as_ref() == Some(&member.name)
+        || tries_once_more(rollout, candidate);
+    if !leads || goes_first {
         return Ok(());
     }
     let is_well = |s: &Member| {
@@ -106,7 +109,8 @@ fn leader_last(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), H
 
 fn canary_first(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
     let member = candidate.member;
-    let Some(canary) = &rollout.desired.spec.update.canary else {
+    let canary = rollout.desired.spec.update.canary.as_ref();
+    let Some(canary) = canary.filter(|_| !tries_once_more(rollout, candidate)) else {
         return Ok(());
     };
     let waits = rollout
@@ -151,6 +155,12 @@ fn is_between_steps(rollout: &Rollout<'_>, canary: &Member, candidate: &Candidat
     first.is_some_and(|first| {
         rollout.running(canary) == Some(&first.output) && candidate.goal.output != first.output
     })
+}
+
+/// Whether it has tried its goal already, and went back only because nobody spoke: all others wait for it, the canary too.
+pub fn tries_once_more(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> bool {
+    let lapses = rollout.ledger().lapses.get(&candidate.goal.output);
+    lapses.is_some_and(|l| l.node == candidate.member.name)
 }
 
 /// Who went back only because nobody spoke tries the system again before others do.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Candidate;
+use super::rules::tries_once_more;
 use crate::id::{NodeName, ServerId};
 use crate::rollout::Rollout;
 
@@ -37,14 +38,15 @@ impl<'r, 'a> Busy<'r, 'a> {
         }
     }
 
-    /// Takes out who is next: the canary that the user named, then the sick, then where the fewest are being disturbed;
-    /// last etcd's leader, and after it the server whose fabrik leads.
+    /// Takes out who is next: who tries its goal once more, the canary that the user named, then the sick, then where the
+    /// fewest are being disturbed; last etcd's leader, and after it the server whose fabrik leads.
     pub fn next<'c>(&self, candidates: &mut Vec<Candidate<'c>>) -> Option<Candidate<'c>> {
         let canary = self.rollout.desired.spec.update.canary.as_ref();
         let leads = self.etcd_leader();
         let first = candidates.iter().enumerate().min_by_key(|(_, c)| {
             let member = c.member;
             (
+                !tries_once_more(self.rollout, c),
                 Some(&member.name) != canary,
                 c.available,
                 Some(&member.name) == self.rollout.observed.leader.as_ref(),

@@ -44,10 +44,12 @@ pub(in crate::rollout) fn step(
             deny(ticket, update, "it was lost while it tried".to_owned())
         }
         Stage::Lost => leave(rollout, id, ticket, Ending::Lost),
-        Stage::Withdrawn => leave(rollout, id, ticket, Ending::Withdrawn),
+        // At once, with its cordon: what is against it may be over in the next pass, and a node that is then cordoned again
+        // under the same mark would lose that to a request to uncordon that is late (S7).
+        Stage::Withdrawn => end(id, Ending::Withdrawn),
         Stage::OutOfTime(why) => {
             let rest_until = rollout.now + SignedDuration::from_secs(REST_SECS);
-            leave(rollout, id, ticket, Ending::Postponed { rest_until, why })
+            end(id, Ending::Postponed { rest_until, why })
         }
         Stage::Cordon => act(departure::cordon(id, ticket, rollout.observed)),
         Stage::Drain(left, policy) => left.drain(ticket, policy),
