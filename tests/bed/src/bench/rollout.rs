@@ -295,7 +295,7 @@ impl Nodes {
                 let until_first = until_first.context("none was ever down")?;
                 return Ok(Rollout {
                     until_first,
-                    took: began.elapsed() - until_first,
+                    took: began.elapsed().saturating_sub(until_first),
                     most_down,
                 });
             }

@@ -229,7 +229,7 @@ impl Inner {
     async fn run_node(&self, mut settings: kubelet::Settings, root: Option<&Root>) -> Result<()> {
         let Some(root) = root else {
             return match self.script() {
-                Some(script) => self.run_scripted(settings, script).await,
+                Some(script) => Box::pin(self.run_scripted(settings, script)).await,
                 None => self.run_kubelet(settings).await,
             };
         };
