@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use fabrik_bed::pki::{Authority, Subject};
 use fabrik_bed::{Bed, Machine, Options, SystemChange, system};
 use fabrik_e2e::rolling::{ROLLED_OUT, file_of};
@@ -277,8 +277,10 @@ fn written<T>(answer: Result<T, kube::Error>) -> Result<()> {
 
 /// By who has these words.
 fn refused<T: Debug>(answer: Result<T, kube::Error>, words: &str) -> Result<()> {
-    let is = matches!(&answer, Err(kube::Error::Api(status))
-        if status.code == 403 && status.message.contains(words));
-    ensure!(is, "not refused with {words}: {answer:?}");
-    Ok(())
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains(words) => {
+            Ok(())
+        }
+        other => bail!("not refused with {words}: {other:?}"),
+    }
 }
