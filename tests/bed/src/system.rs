@@ -59,6 +59,9 @@ pub enum SystemChange {
 /// What `systems.json` says of a pool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Settings {
+    /// Another pool's, where it is to have the very same system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     platform: String,
     package: String,
     kernel: String,
@@ -71,6 +74,7 @@ struct Settings {
 impl Settings {
     fn new(kubernetes_version: &str) -> Self {
         Self {
+            name: None,
             platform: format!("{}-linux", std::env::consts::ARCH),
             package: "1".to_owned(),
             kernel: "6.12.1".to_owned(),
@@ -123,8 +127,9 @@ pub fn change(worktree: &Worktree, pool: &str, change: &SystemChange) -> Result<
 pub fn add_pool(worktree: &Worktree, pool: &str) -> Result<()> {
     let mut pools: BTreeMap<String, Settings> = serde_json::from_str(&worktree.read(SETTINGS)?)?;
     let workers = pools.get(WORKERS).cloned();
-    let workers = workers.with_context(|| format!("{SETTINGS} has no pool {WORKERS}"))?;
-    pools.insert(pool.to_owned(), workers);
+    let mut settings = workers.with_context(|| format!("{SETTINGS} has no pool {WORKERS}"))?;
+    settings.name = Some(WORKERS.to_owned());
+    pools.insert(pool.to_owned(), settings);
     worktree.write(SETTINGS, serde_json::to_string_pretty(&pools)?)
 }
 

@@ -27,7 +27,7 @@
           throw "the option `services.web.enable' does not exist: pool ${pool} asks for it"
         else
           derivation {
-            name = "nixos-system-${pool}-25.11";
+            name = "nixos-system-${settings.name or pool}-25.11";
             inherit (settings) platform package k3s;
             system = settings.platform;
             builder = "/bin/sh";

@@ -3,7 +3,6 @@
 mod long;
 mod many;
 mod seen;
-mod stop;
 mod trouble;
 
 use anyhow::{Result, ensure};

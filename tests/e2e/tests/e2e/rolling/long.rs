@@ -1,5 +1,6 @@
 //! Some minutes each: `make rolling` plays them.
 
+mod stop;
 mod two_steps;
 
 use std::collections::BTreeSet;

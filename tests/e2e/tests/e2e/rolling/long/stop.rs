@@ -11,7 +11,7 @@ use fabrik_e2e::{SOON, World, ledger, list, page_url};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::small_world;
+use super::super::small_world;
 
 const KERNEL: &str = "6.12.2";
 /// For what must not happen: several rounds of the leader.
