@@ -36,7 +36,7 @@ pub fn prepare(machine: &Machine, old: &System, new: &System) -> Result<Generati
     }
     machine.check_filesystem(loader)?;
     let fallback = generation_of(machine, old)?;
-    machine.check_space(loader, new)?;
+    machine.copy_kernel(loader, new)?;
 
     machine.nix_env(&["--set", &new.to_string()])?;
     let prepared = finish_preparing(machine, loader, old, new, fallback);
@@ -86,7 +86,6 @@ pub fn make_default(machine: &Machine, system: &System) -> Result<(), BootError>
     let loader = machine.loader()?;
     clear_once(machine, loader)?;
     machine.nixos_rebuild_boot(system)?;
-    machine.sync()?;
     machine.menu(loader)?.boots_next(system)
 }
 
@@ -141,7 +140,6 @@ fn finish_preparing(
     // what is the default. `--set` of the newest generation's own path makes no other generation later.
     machine.nix_env(&["--switch-generation", &fallback.to_string()])?;
     machine.install_loader(old)?;
-    machine.sync()?;
     machine.menu(loader)?.ready(old, new, generation)?;
     Ok(generation)
 }
@@ -161,7 +159,6 @@ fn remove(machine: &Machine, loader: Loader, old: &System, new: &System) -> Resu
         machine.nix_env(&arguments)?;
     }
     machine.install_loader(old)?;
-    machine.sync()?;
     let menu = machine.menu(loader)?;
     menu.boots_next(old)?;
     match menu.entries.into_iter().find(|entry| entry.system == *new) {

@@ -13,12 +13,19 @@ pub enum BootError {
          NixOS installs them"
     )]
     UnknownLoader { found: String },
-    /// GRUB would not be able to take the one-shot back, and would boot the new system for ever.
+    /// GRUB would not survive a power cut there, or boot the new system for ever.
     #[error(
-        "GRUB can't take a one-shot entry back on {mount} ({found}): put /boot on a plain ext4 or FAT partition, mounted \
-         without data=journal"
+        "{mount} is on {found}, and GRUB can be relied on only where /boot is a plain FAT partition: it reads no journal, so \
+         a power cut may leave it without a menu, and takes a one-shot entry back by overwriting a file in place. Put /boot \
+         on a FAT partition (the EFI system partition will do, on BIOS as well)"
     )]
-    GrubCannotWrite { mount: String, found: String },
+    GrubCannotRely { mount: String, found: String },
+    /// Two names may share a file after a power cut, until the file system is checked.
+    #[error(
+        "{mount} is FAT and is never checked at boot: a power cut may leave two names for one file there, which only \
+         fsck.fat parts. Remove fileSystems.\"{mount}\".noCheck"
+    )]
+    NeverChecked { mount: String },
     /// The loader's menu can't be read as NixOS writes it.
     #[error("{path}: {reason}")]
     UnreadableMenu { path: PathBuf, reason: String },

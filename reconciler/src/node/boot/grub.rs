@@ -8,6 +8,8 @@ use super::{BootError, Entry, Generation, Menu, System};
 use std::path::Path;
 
 const ONCE: &str = "next_entry";
+const ENVIRONMENT_BYTES: usize = 1024;
+const ENVIRONMENT: &[u8] = b"# GRUB Environment Block\n";
 const GENERATIONS: &str = " - All configurations";
 const GENERATION: &str = " - Configuration ";
 const ADVICE: &str = "boot.loader.grub.default must be a number (0), and no extraConfig may set it";
@@ -29,6 +31,11 @@ pub fn menu(path: &Path, cfg: &str, grubenv: Option<&str>) -> Result<Menu, BootE
         entries: items.iter().filter_map(Item::entry).collect(),
         once: grubenv.and_then(once),
     })
+}
+
+/// A whole `grubenv`, as GRUB's tools make it.
+pub fn is_environment(grubenv: &[u8]) -> bool {
+    grubenv.len() == ENVIRONMENT_BYTES && grubenv.starts_with(ENVIRONMENT)
 }
 
 /// The entry that `grubenv` names for the next boot.

@@ -1,19 +1,19 @@
 //! The machine that boots: its files, read below a root, and its tools, run by absolute path and as lists of arguments.
 
+mod copies;
 mod filesystem;
+mod install;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use self::filesystem::Mount;
 use super::loader::Traces;
 use super::profile::Generations;
 use super::systemd_boot::{self, Variables};
-use super::{BootError, Loader, Menu, System, grub, space};
+use super::{BootError, Loader, Menu, System, grub};
 
 /// The profile of the machine's NixOS systems.
 pub(super) const PROFILE: &str = "/nix/var/nix/profiles/system";
@@ -24,8 +24,7 @@ const BOOTED: &str = "/run/booted-system";
 /// With one of them set, switch-to-configuration writes the loader itself anew, and takes loader.conf away meanwhile.
 const INSTALL_VARIABLES: [&str; 2] = ["NIXOS_INSTALL_BOOTLOADER", "NIXOS_INSTALL_GRUB"];
 const MOUNTS: &str = "/proc/self/mountinfo";
-/// A second name of GRUB's menu as it was before the last installation.
-const FORMER_MENU: &str = "grub.cfg.former";
+const FSTAB: &str = "/etc/fstab";
 const MAX_LINKS: usize = 16;
 /// So much of what a tool says in its error is shown.
 const MAX_STDERR_CHARS: usize = 2000;
@@ -132,50 +131,20 @@ impl Machine {
     /// The system that this machine is booted into.
     pub(super) fn booted(&self) -> Result<System, BootError> {
         let link = self.path(BOOTED);
-        let target = fs::read_link(&link).map_err(|source| BootError::Io { path: link, source })?;
+        let target = fs::read_link(&link).map_err(failed_at(&link))?;
         System::parse(&target.to_string_lossy())
     }
 
-    /// GRUB must be able to take its one-shot back; systemd-boot has the firmware for that.
+    /// The boot partitions are such that no power cut leaves them without a menu.
     pub(super) fn check_filesystem(&self, loader: Loader) -> Result<(), BootError> {
-        if !loader.is_grub() {
-            return Ok(());
-        }
         let mounts = read_text(&self.path(MOUNTS))?;
-        filesystem::grub_can_write(&mounts, &self.layout.boot)
-    }
-
-    /// The kernel and the initrd of `new` fit beside what is there, as far as they are not there already.
-    pub(super) fn check_space(&self, loader: Loader, new: &System) -> Result<(), BootError> {
-        let boot = self.path(&self.layout.boot);
-        let kernels = match loader {
-            Loader::SystemdBoot => boot.join("EFI/nixos"),
-            Loader::GrubBios | Loader::GrubUefi => boot.join("kernels"),
-        };
-        let mut missing = Vec::new();
-        for file in ["kernel", "initrd"] {
-            let source = self.resolve(&Path::new(new.as_str()).join(file))?;
-            let copy = kernels.join(copy_name(loader, &source));
-            let on_disk = self.path(&source);
-            let size = fs::metadata(&on_disk)
-                .map_err(|source| BootError::Io {
-                    path: on_disk,
-                    source,
-                })?
-                .len();
-            if !copy.exists() {
-                missing.push(size);
-            }
+        if loader.is_grub() {
+            filesystem::grub_can_rely_on(&mounts, &self.layout.boot)?;
         }
-        if loader.is_grub() && device(&boot)? == device(&self.path(STORE))? {
-            missing.clear(); // GRUB reads them from the store.
-        }
-        let df = run(&self.tools.df, &[OsStr::new("-Pk"), boot.as_os_str()])?;
-        let free = space::free_bytes(&df).ok_or_else(|| BootError::Tool {
-            command: format!("{} -Pk {}", self.tools.df.display(), boot.display()),
-            reason: format!("this is no table of file systems: {df}"),
-        })?;
-        space::check(&self.layout.boot, free, &missing)
+        let fstab = self.path(FSTAB);
+        let fstab = optional(&fstab, read_text(&fstab))?.unwrap_or_default();
+        filesystem::is_checked(&fstab, &mounts, &self.layout.boot)?;
+        filesystem::is_checked(&fstab, &mounts, &self.layout.esp)
     }
 
     pub(super) fn nix_env(&self, arguments: &[&str]) -> Result<(), BootError> {
@@ -183,57 +152,6 @@ impl Machine {
         let mut all = vec![OsStr::new("--profile"), profile.as_os_str()];
         all.extend(arguments.iter().map(OsStr::new));
         run(&self.tools.nix_env, &all).map(drop)
-    }
-
-    /// `system` becomes the newest generation of the profile, and writes the loader's entries with itself as the default.
-    pub(super) fn nixos_rebuild_boot(&self, system: &System) -> Result<(), BootError> {
-        let arguments = ["boot", "--store-path", system.as_str()].map(OsStr::new);
-        self.while_readable(|| run(&self.tools.nixos_rebuild, &arguments).map(drop))
-    }
-
-    /// `system` writes the loader's entries, with itself as the default.
-    pub(super) fn install_loader(&self, system: &System) -> Result<(), BootError> {
-        let program = self
-            .path(system.as_str())
-            .join("bin/switch-to-configuration");
-        self.while_readable(|| run(&program, &[OsStr::new("boot")]).map(drop))
-    }
-
-    /// NixOS puts a new menu in the old one's place by a rename, which is several writes to the disk, in no order. A loader
-    /// that comes between two of them must find either menu: the old one's blocks may not be given back before the new
-    /// one is named. FAT does that in order when it writes through; elsewhere a second name keeps the old file alive.
-    fn while_readable(
-        &self,
-        install: impl FnOnce() -> Result<(), BootError>,
-    ) -> Result<(), BootError> {
-        let mounts = read_text(&self.path(MOUNTS))?;
-        let on_fat =
-            Mount::of(&mounts, &self.layout.boot).is_some_and(|mount| mount.kind == "vfat");
-        if !on_fat {
-            self.keep_former_menu()?;
-            return install();
-        }
-        self.remount("remount,sync")?;
-        let installed = install();
-        let as_before = self.remount("remount,async");
-        installed.and(as_before)
-    }
-
-    fn remount(&self, options: &str) -> Result<(), BootError> {
-        let boot = self.path(&self.layout.boot);
-        let arguments = [OsStr::new("-o"), OsStr::new(options), boot.as_os_str()];
-        run(&self.tools.mount, &arguments).map(drop)
-    }
-
-    fn keep_former_menu(&self) -> Result<(), BootError> {
-        let menu = self.grub_cfg();
-        let former = menu.with_file_name(FORMER_MENU);
-        let failed = |source| BootError::Io {
-            path: former.clone(),
-            source,
-        };
-        optional(&former, fs::remove_file(&former).map_err(failed))?;
-        fs::hard_link(&menu, &former).map_err(failed)
     }
 
     /// Sets the entry of the next boot, or takes it back, and brings that to the disk.
@@ -248,6 +166,7 @@ impl Machine {
                 run(&self.tools.bootctl, &arguments).map(drop)
             }
             (_, Some(entry)) => {
+                self.remove_broken_grubenv()?;
                 let boot = format!(
                     "--boot-directory={}",
                     self.path(&self.layout.boot).display()
@@ -259,6 +178,7 @@ impl Machine {
                 self.sync()
             }
             (_, None) => {
+                self.remove_broken_grubenv()?;
                 let arguments = [
                     grubenv.as_os_str(),
                     OsStr::new("unset"),
@@ -267,6 +187,17 @@ impl Machine {
                 run(&self.tools.grub_editenv, &arguments)?;
                 self.sync()
             }
+        }
+    }
+
+    /// GRUB's tools write `grubenv` anew where it is not there, and fail where a power cut has left half of it.
+    fn remove_broken_grubenv(&self) -> Result<(), BootError> {
+        let path = self.grubenv();
+        match optional(&path, fs::read(&path).map_err(failed_at(&path)))? {
+            Some(bytes) if !grub::is_environment(&bytes) => {
+                fs::remove_file(&path).map_err(failed_at(&path))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -306,10 +237,7 @@ impl Machine {
         let path = self
             .path(EFI_VARIABLES)
             .join(systemd_boot::variable_file(name));
-        let bytes = fs::read(&path).map_err(|source| BootError::Io {
-            path: path.clone(),
-            source,
-        });
+        let bytes = fs::read(&path).map_err(failed_at(&path));
         Ok(optional(&path, bytes)?
             .as_deref()
             .and_then(systemd_boot::variable_text))
@@ -335,53 +263,33 @@ impl Machine {
     }
 }
 
-/// The name that NixOS gives to the copy of a store file: install-grub.pl joins its parts, systemd-boot-builder.py adds
-/// ".efi".
-fn copy_name(loader: Loader, source: &Path) -> String {
-    let joined = source
-        .strip_prefix(STORE)
-        .unwrap_or(source)
-        .to_string_lossy()
-        .replace('/', "-");
-    match loader {
-        Loader::SystemdBoot => format!("{joined}.efi"),
-        Loader::GrubBios | Loader::GrubUefi => joined,
-    }
-}
-
-fn device(path: &Path) -> Result<u64, BootError> {
-    let metadata = fs::metadata(path).map_err(|source| BootError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(metadata.dev())
-}
-
 fn read_text(path: &Path) -> Result<String, BootError> {
-    let bytes = fs::read(path).map_err(|source| BootError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = fs::read(path).map_err(failed_at(path))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, BootError> {
-    let failed = |source| BootError::Io {
-        path: folder.to_owned(),
-        source,
-    };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        names.push(
-            entry
-                .map_err(failed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned(),
-        );
-    }
+    let mut names = names_in_place(folder)?;
     names.sort_unstable();
     Ok(names)
+}
+
+/// In the order in which the file system has them.
+fn names_in_place(folder: &Path) -> Result<Vec<String>, BootError> {
+    fs::read_dir(folder)
+        .map_err(failed_at(folder))?
+        .map(|entry| {
+            let name = entry.map_err(failed_at(folder))?.file_name();
+            Ok(name.to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+fn failed_at(path: &Path) -> impl FnOnce(std::io::Error) -> BootError {
+    |source| BootError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// What need not be there.

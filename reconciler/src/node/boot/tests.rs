@@ -194,6 +194,44 @@ fn kept_it_is_the_default_and_no_one_shot_is_left() {
 }
 
 #[test]
+fn the_copies_of_a_kernel_that_a_power_cut_has_spoilt_are_made_anew() {
+    let world = World::new();
+    let copies = world.root().join("boot/EFI/nixos");
+    fs::create_dir_all(&copies).unwrap();
+    let (kernel, initrd) = ("bbb-new-kernel.efi", "bbb-new-initrd.efi");
+    for spoilt in ["", "ker", "kernal"] {
+        fs::write(copies.join(kernel), spoilt).unwrap();
+        fs::write(copies.join(initrd), "initrd and secrets").unwrap();
+        prepare(&world.machine, &world.old, &world.new).unwrap();
+        let read = |name| fs::read_to_string(copies.join(name)).unwrap();
+        assert_eq!(read(kernel), "kernel");
+        assert_eq!(read(initrd), "initrd and secrets");
+    }
+}
+
+#[test]
+fn what_an_installation_that_was_cut_off_has_left_is_gone_after_the_next() {
+    let world = World::new();
+    let left = ["loader/loader.tmp", "loader/entries/nixos-generation-2.tmp"];
+    for file in left {
+        fs::write(world.root().join("boot").join(file), "half").unwrap();
+    }
+    prepare(&world.machine, &world.old, &world.new).unwrap();
+    let names = |folder: &str| {
+        let folder = world.root().join("boot/loader").join(folder);
+        let names = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(""), ["entries", "loader.conf"]);
+    assert_eq!(
+        names("entries"),
+        ["nixos-generation-1.conf", "nixos-generation-2.conf"]
+    );
+}
+
+#[test]
 fn fat_writes_through_while_the_loader_is_installed_and_no_longer() {
     let world = World::new();
     let mounted = world.root().join("mounted");

@@ -164,3 +164,12 @@ fn grubenv_names_the_next_boot() {
     assert_eq!(of("next_entry="), None);
     assert_eq!(of("prev_next_entry=a"), None);
 }
+
+#[test]
+fn half_of_grubenv_is_none() {
+    let whole = format!("{:#<1024}", "# GRUB Environment Block\nnext_entry=a\n");
+    assert!(is_environment(whole.as_bytes()));
+    assert!(!is_environment(&whole.as_bytes()[..512]));
+    assert!(!is_environment(&[0; 1024]));
+    assert!(!is_environment(&[]));
+}
