@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use crate::Setup;
+use crate::fat::MENUS;
 use crate::parts::{Parts, run};
-use crate::systems::{Trees, boot_uuid};
+use crate::systems::{BOOT_UUID, ROOT_UUID, Trees};
 
 const MIB: u64 = 1024 * 1024;
 const SECTOR_BYTES: u64 = 512;
@@ -19,8 +20,9 @@ const BIOS_PARTITION_MIB: u64 = 1;
 const BOOT_MIB: u64 = 80;
 const ROOT_MIB: u64 = 160;
 /// What the image of GRUB needs to find a menu and boot a kernel; all of it is in the image.
-const GRUB_MODULES: [&str; 13] = [
+const GRUB_MODULES: [&str; 14] = [
     "part_gpt",
+    "fat",
     "normal",
     "configfile",
     "linux",
@@ -41,6 +43,9 @@ const BOOT_IMG_SECTOR: usize = 0x5c;
 const CORE_IMG_BLOCKS: usize = 0x1f4;
 /// boot.img is code up to the partition table.
 const BOOT_CODE_BYTES: usize = 440;
+
+/// A name that takes as much room in a folder as any temporary one.
+const GONE: &str = "a-name-that-was-there-before.tmp";
 
 /// A partition of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,13 +87,9 @@ pub fn build(parts: &Parts, setup: Setup, trees: &Trees, folder: &Path) -> Resul
 
     install_loader(parts, setup, trees, &disk, folder)?;
     let image = folder.join("boot.image");
-    if setup.is_uefi() {
-        fat(parts, setup, &trees.boot, &image)?;
-    } else {
-        ext4(parts, setup, &trees.boot, &image, BOOT_MIB)?;
-    }
+    fat(parts, &trees.boot, &image)?;
     copy_into(&image, &disk, boot.start_bytes)?;
-    ext4(parts, setup, &trees.root, &image, ROOT_MIB)?;
+    ext4(parts, &trees.root, &image)?;
     copy_into(&image, &disk, root_start)?;
     fs::remove_file(image)?;
     Ok(disk)
@@ -132,17 +133,11 @@ fn install_loader(
         }
         Setup::GrubUefi => {
             fs::create_dir_all(&efi)?;
-            grub_image(parts, "x86_64-efi", "/grub", &["fat"], &image)
+            grub_image(parts, "x86_64-efi", "/grub", &[], &image)
         }
         Setup::GrubBios => {
             let core = folder.join("core.img");
-            grub_image(
-                parts,
-                "i386-pc",
-                "(hd0,gpt2)/grub",
-                &["biosdisk", "ext2"],
-                &core,
-            )?;
+            grub_image(parts, "i386-pc", "(hd0,gpt2)/grub", &["biosdisk"], &core)?;
             embed(parts, disk, &core)
         }
     }
@@ -186,33 +181,48 @@ fn embed(parts: &Parts, disk: &Path, core: &Path) -> Result<()> {
     Ok(())
 }
 
-fn ext4(parts: &Parts, setup: Setup, tree: &Path, image: &Path, size_mib: u64) -> Result<()> {
-    File::create(image)?.set_len(size_mib * MIB)?;
-    let uuid = if size_mib == BOOT_MIB {
-        boot_uuid(setup)
-    } else {
-        "66666666-2222-3333-4444-555555555555"
-    };
+fn ext4(parts: &Parts, tree: &Path, image: &Path) -> Result<()> {
+    File::create(image)?.set_len(ROOT_MIB * MIB)?;
     run(parts
         .program("mke2fs")?
-        .args(["-q", "-t", "ext4", "-U", uuid, "-E", "root_owner=0:0", "-d"])
+        .args(["-q", "-t", "ext4", "-U", ROOT_UUID])
+        .args(["-E", "root_owner=0:0", "-d"])
         .arg(tree)
         .arg(image))
 }
 
-fn fat(parts: &Parts, setup: Setup, tree: &Path, image: &Path) -> Result<()> {
+/// With clusters of a sector each, so that a menu takes several, and with free room before the menus, as a temporary name
+/// leaves it on a disk that NixOS was installed on.
+fn fat(parts: &Parts, tree: &Path, image: &Path) -> Result<()> {
     File::create(image)?.set_len(BOOT_MIB * MIB)?;
-    let id = boot_uuid(setup).replace('-', "");
+    let id = BOOT_UUID.replace('-', "");
     run(parts
         .program("mkfs.fat")?
-        .args(["-F", "32", "-i", &id])
+        .args(["-F", "32", "-s", "1", "-i", &id])
         .arg(image))?;
-    let mut mcopy = parts.program("mcopy")?;
-    mcopy.args(["-s", "-i"]).arg(image);
+    let mtool = |name: &str| -> Result<Command> {
+        let mut command = parts.program(name)?;
+        command.arg("-i").arg(image);
+        Ok(command)
+    };
+    let is_there = |folder: &&&str| tree.join(folder).is_dir();
+    let menus: Vec<&str> = MENUS.iter().filter(is_there).copied().collect();
+    let gone = tree.with_extension("gone");
+    fs::write(&gone, "")?;
+    for folder in &menus {
+        run(mtool("mmd")?.arg(format!("::{folder}")))?;
+        run(mtool("mcopy")?.arg(&gone).arg(format!("::{folder}/{GONE}")))?;
+    }
+    let mut mcopy = mtool("mcopy")?;
+    mcopy.arg("-s");
     for entry in fs::read_dir(tree)? {
         mcopy.arg(entry?.path());
     }
-    run(mcopy.arg("::"))
+    run(mcopy.arg("::"))?;
+    for folder in &menus {
+        run(mtool("mdel")?.arg(format!("::{folder}/{GONE}")))?;
+    }
+    Ok(())
 }
 
 fn copy_into(image: &Path, disk: &Path, start_bytes: u64) -> Result<()> {
@@ -226,73 +236,4 @@ fn copy_into(image: &Path, disk: &Path, start_bytes: u64) -> Result<()> {
 /// A copy that shares the holes.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("cp").arg("--sparse=always").arg(from).arg(to))
-}
-
-/// All that decides what a loader boots, read as loaders read: without the journal of the file system. The files that are
-/// booted are told by their names and sizes.
-pub fn what_the_loader_finds(parts: &Parts, setup: Setup, disk: &Path) -> Result<Vec<u8>> {
-    let (files, folder): (&[&str], _) = match setup {
-        Setup::GrubBios | Setup::GrubUefi => (&["grub/grub.cfg", "grub/grubenv"], "kernels"),
-        Setup::SystemdBoot => (
-            &[
-                "loader/loader.conf",
-                "loader/entries/nixos-generation-1.conf",
-                "loader/entries/nixos-generation-2.conf",
-            ],
-            "EFI/nixos",
-        ),
-    };
-    let start = boot_partition(setup).start_bytes;
-    let mut found = Vec::new();
-    let mut read = |command: &mut Command| -> Result<()> {
-        // What is not there, or can't be read, is nothing.
-        let output = command
-            .env("MTOOLS_SKIP_CHECK", "1")
-            .output()
-            .with_context(|| format!("{command:?}"))?;
-        found.extend(output.stdout);
-        found.push(0);
-        Ok(())
-    };
-    if setup.is_uefi() {
-        let image = format!("{}@@{start}", disk.display());
-        for file in files {
-            read(
-                parts
-                    .program("mtype")?
-                    .args(["-i", &image, &format!("::{file}")]),
-            )?;
-        }
-        read(
-            parts
-                .program("mdir")?
-                .args(["-a", "-i", &image, &format!("::{folder}")]),
-        )?;
-    } else {
-        let image = format!("{}?offset={start}", disk.display());
-        for file in files {
-            read(
-                parts
-                    .program("debugfs")?
-                    .args(["-R", &format!("cat /{file}"), &image]),
-            )?;
-        }
-        read(
-            parts
-                .program("debugfs")?
-                .args(["-R", &format!("ls -p /{folder}"), &image]),
-        )?;
-    }
-    // A copy in the making is nothing to the loader.
-    Ok(without_lines(&found, "tmp"))
-}
-
-fn without_lines(text: &[u8], word: &str) -> Vec<u8> {
-    let lines = text.split_inclusive(|byte| *byte == b'\n');
-    let kept = lines.filter(|line| {
-        let line = String::from_utf8_lossy(line).to_lowercase();
-        // The sums at the end of mdir's table count such copies too.
-        !line.contains(word) && !line.contains(" bytes")
-    });
-    kept.flatten().copied().collect()
 }

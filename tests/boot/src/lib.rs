@@ -6,6 +6,7 @@
 
 pub mod cuts;
 pub mod disk;
+mod fat;
 mod initrd;
 pub mod parts;
 pub mod systems;

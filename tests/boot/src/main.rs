@@ -50,7 +50,7 @@ fn verified(machine: &Machine, new: &System) -> Result<u8> {
         return Ok(POWER_OFF);
     }
     boot::keep(machine, new)?;
-    println!("KEPT");
+    pause_after("KEPT")?;
     Ok(REBOOT)
 }
 
@@ -63,20 +63,27 @@ fn next(machine: &Machine, old: &System, tried: &[System]) -> Result<u8> {
             .context("the journal names a system of no job")?;
         boot::abandon(machine, old, failed)?;
         fs::remove_file(JOURNAL)?;
-        println!("ABANDONED");
+        pause_after("ABANDONED")?;
     }
     let Some(new) = left.next() else {
         println!("DONE");
         return Ok(POWER_OFF);
     };
     boot::prepare(machine, old, new)?;
-    println!("PREPARED");
+    pause_after("PREPARED")?;
     let mut journal = File::create(JOURNAL)?;
     journal.write_all(new.as_str().as_bytes())?;
     journal.sync_all()?;
     boot::boot_once(machine, old, new)?;
-    println!("ONCE");
+    pause_after("ONCE")?;
     Ok(REBOOT)
+}
+
+/// Until a line comes from the console: whoever watches sees what is on the disk by now, and nothing else.
+fn pause_after(word: &str) -> Result<()> {
+    println!("{word}");
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
 }
 
 fn machine() -> Machine {

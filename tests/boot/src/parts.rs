@@ -1,7 +1,7 @@
 //! Where the programs, firmware and modules are: in `target/parts/boot`, got from Debian's packages once, or installed.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
@@ -101,9 +101,14 @@ pub fn run(command: &mut Command) -> Result<()> {
     output(command).map(drop)
 }
 
+/// Runs to its end.
+pub fn output_of(command: &mut Command) -> Result<Output> {
+    command.output().with_context(|| format!("{command:?}"))
+}
+
 /// Runs to success; gives standard output.
 pub fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let output = output_of(command)?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         bail!("{command:?}: {}: {stderr}", output.status);

@@ -53,14 +53,9 @@ pub struct Trees {
     pub boot: PathBuf,
 }
 
-/// The UUID of the boot partition, as GRUB and the file system's maker write it.
-pub fn boot_uuid(setup: Setup) -> &'static str {
-    if setup.is_uefi() {
-        "1234-ABCD"
-    } else {
-        "11111111-2222-3333-4444-555555555555"
-    }
-}
+/// The boot partition's, as GRUB writes it.
+pub const BOOT_UUID: &str = "1234-ABCD";
+pub const ROOT_UUID: &str = "66666666-2222-3333-4444-555555555555";
 
 /// Builds the trees below `folder`. `machine` is the program of this package.
 pub fn build(
@@ -97,15 +92,10 @@ pub fn build(
     symlink(path(OLD), profiles.join("system-1-link"))?;
     symlink("system-1-link", profiles.join("system"))?;
 
-    fs::write(root.join("etc/boot-uuid"), boot_uuid(setup))?;
-    fs::write(
-        root.join("etc/boot-type"),
-        if setup.is_uefi() { "vfat" } else { "ext4" },
-    )?;
-    fs::write(
-        root.join("etc/boot-partition"),
-        if setup.is_uefi() { "1" } else { "2" },
-    )?;
+    fs::write(root.join("etc/boot-uuid"), BOOT_UUID)?;
+    let boot = if setup.is_uefi() { 1 } else { 2 };
+    let fstab = format!("/dev/vda{boot} /boot vfat defaults 0 2\n");
+    fs::write(root.join("etc/fstab"), fstab)?;
     // Not the tree's own busybox: a file that another thread's child still holds open for writing can't be run.
     let applets = folder.join("applets");
     fs::create_dir(&applets)?;
@@ -135,7 +125,7 @@ fn programs(parts: &Parts, setup: Setup, machine: &Path, root: &Path) -> Result<
     symlink("../bin", root.join("usr/bin"))?;
     symlink("../bin", root.join("usr/sbin"))?;
     let mut dynamic = vec![machine.to_owned()];
-    for name in ["grub-editenv", "grub-probe", "bootctl"] {
+    for name in ["grub-editenv", "grub-probe", "bootctl", "fsck.vfat"] {
         dynamic.push(parts.program_file(name)?);
     }
     for program in &dynamic {

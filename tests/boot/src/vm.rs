@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,7 +14,9 @@ use crate::parts::Parts;
 use crate::{Setup, systems};
 
 /// A machine that says nothing new for so long hangs. Emulated, on a machine that does much else.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(600);
+/// After these words the program on the machine waits for a line from the console.
+const PAUSES: [&str; 4] = ["PREPARED", "ONCE", "KEPT", "ABANDONED"];
 const JOB_BYTES: u64 = 4096;
 
 /// A machine that is off: its disk, its firmware's variables, and the job for the program on it.
@@ -47,6 +49,9 @@ pub struct Vm {
     child: Child,
     monitor: PathBuf,
     lines: Receiver<String>,
+    keyboard: ChildStdin,
+    /// The machine waits, and writes nothing meanwhile.
+    pauses: bool,
     seen: Vec<String>,
 }
 
@@ -117,11 +122,12 @@ impl Vm {
             ));
         }
         let mut child = qemu
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("{qemu:?}"))?;
         let console = child.stdout.take().context("QEMU has no output")?;
+        let keyboard = child.stdin.take().context("QEMU has no input")?;
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
@@ -135,34 +141,45 @@ impl Vm {
             child,
             monitor,
             lines,
+            keyboard,
+            pauses: false,
             seen: Vec::new(),
         })
     }
 
-    /// Waits for the next line that has one of the words, and gives the word.
+    /// Waits for the next line that has one of the words, and gives the word. Where the machine pauses then, it goes on when
+    /// something else is waited for.
     pub fn wait_for<'a>(&mut self, words: &[&'a str]) -> Result<&'a str> {
-        let end = Instant::now() + DEADLINE;
         loop {
-            match self
-                .lines
-                .recv_timeout(end.saturating_duration_since(Instant::now()))
-            {
-                Ok(line) => {
-                    let found = words.iter().find(|word| line.contains(**word));
-                    let failed = line.contains("FAILED");
-                    self.seen.push(line);
-                    match found {
-                        Some(word) => return Ok(word),
-                        None if failed => bail!("waited for {words:?}:\n{}", self.transcript()),
-                        None => {}
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("waited {DEADLINE:?} for {words:?}:\n{}", self.transcript())
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("powered off before {words:?}:\n{}", self.transcript())
-                }
+            let Some(line) = self
+                .next_line()
+                .with_context(|| format!("waited for {words:?}"))?
+            else {
+                bail!("powered off before {words:?}:\n{}", self.transcript());
+            };
+            if let Some(word) = words.iter().find(|word| line.contains(**word)) {
+                return Ok(word);
+            }
+            if line.contains("FAILED") {
+                bail!("waited for {words:?}:\n{}", self.transcript());
+            }
+        }
+    }
+
+    /// Nothing when the machine is off.
+    fn next_line(&mut self) -> Result<Option<String>> {
+        if std::mem::take(&mut self.pauses) {
+            self.keyboard.write_all(b"\n")?;
+        }
+        match self.lines.recv_timeout(DEADLINE) {
+            Ok(line) => {
+                self.pauses = PAUSES.contains(&line.as_str());
+                self.seen.push(line.clone());
+                Ok(Some(line))
+            }
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("nothing new for {DEADLINE:?}:\n{}", self.transcript())
             }
         }
     }
@@ -177,19 +194,8 @@ impl Vm {
 
     /// Waits until the machine is off.
     pub fn wait_for_power_off(&mut self) -> Result<()> {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            match self
-                .lines
-                .recv_timeout(end.saturating_duration_since(Instant::now()))
-            {
-                Ok(line) => self.seen.push(line),
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("does not power off:\n{}", self.transcript())
-                }
-            }
-        }
+        while self.next_line()?.is_some() {}
+        Ok(())
     }
 
     /// The reset button, as Hetzner's API presses it.
