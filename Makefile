@@ -19,6 +19,7 @@ help:
 	@echo 'make chaos   the leader killed, the agent killed, a node cut off, at each step of a rollout: a quarter of an hour'
 	@echo 'make sim     100,000 simulated rollouts against all that can go wrong (SEED=n plays one and tells it)'
 	@echo 'make boot    real boot loaders in QEMU go back from systems that fail: some minutes'
+	@echo 'make power-cuts  the same loaders, with the power cut at each write'
 	@echo 'make bench   the numbers of docs/performance.md'
 
 .PHONY: demo
@@ -80,7 +81,7 @@ endif
 boot:
 	$(CARGO) test -p fabrik-boot --test boot
 
-# Fails: docs/boot.md, "What can't be promised".
+# The disk as a power cut may leave it, between any two writes of a try.
 .PHONY: power-cuts
 power-cuts:
 	$(CARGO) test -p fabrik-boot --test power_cuts
