@@ -73,6 +73,7 @@ ifdef SEED
 	$(CARGO) run -q -p fabrik-sim --profile sim -- seed $(SEED)
 else
 	$(CARGO) run -p fabrik-sim --profile sim -- run
+	$(CARGO) run -q -p fabrik-sim --profile sim -- exhaustive
 	$(CARGO) run -q -p fabrik-sim --profile sim -- mutants
 endif
 

@@ -12,6 +12,8 @@ use jiff::Timestamp;
 
 #[derive(Debug, Clone, Default)]
 pub struct Coverage {
+    /// Nobody looks at it.
+    pub is_off: bool,
     pub stages: BTreeMap<&'static str, u64>,
     pub transitions: BTreeMap<(&'static str, &'static str), u64>,
     pub holds: BTreeMap<HoldReason, u64>,
@@ -48,7 +50,7 @@ pub const STAGES: [&str; 23] = [
 ];
 
 /// Refusals that a rollout can meet.
-pub const HOLDS: [HoldReason; 13] = [
+pub const HOLDS: [HoldReason; 16] = [
     HoldReason::Paused,
     HoldReason::Budget,
     HoldReason::Quorum,
@@ -62,11 +64,16 @@ pub const HOLDS: [HoldReason; 13] = [
     HoldReason::Stuck,
     HoldReason::DrainBlocked,
     HoldReason::Resting,
+    HoldReason::NotReporting,
+    HoldReason::Postponed,
+    HoldReason::VersionSkew,
 ];
 
 impl Coverage {
     pub fn fault(&mut self, name: &'static str) {
-        *self.faults.entry(name).or_default() += 1;
+        if !self.is_off {
+            *self.faults.entry(name).or_default() += 1;
+        }
     }
 
     pub fn add(&mut self, other: &Self) {
@@ -95,6 +102,9 @@ fn sum<K: Ord + Copy>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
 }
 
 pub fn holds(cover: &mut Coverage, step: &Step) {
+    if cover.is_off {
+        return;
+    }
     for hold in &step.holds {
         *cover.holds.entry(hold.reason).or_default() += 1;
     }
@@ -102,6 +112,9 @@ pub fn holds(cover: &mut Coverage, step: &Step) {
 
 /// Where each ticket stands, and where it stood before.
 pub fn stages(cover: &mut Coverage, desired: &Desired, view: &Observed, now: Timestamp) {
+    if cover.is_off {
+        return;
+    }
     let rollout = Rollout {
         desired,
         observed: view,

@@ -1,17 +1,16 @@
 //! A machine with its boot loader and its disk, and the product's own agent on it.
 
-use std::hash::{Hash, Hasher};
+mod command;
 
 use fabrik_core::agent::{self, Command, Do, Facts, Journal, Outcome, Wish};
 use fabrik_core::id::{BootId, IntentId, NodeName, ServerId};
 use fabrik_core::observed::Role;
-use fabrik_core::system::{Phase, Report, Staged};
+use fabrik_core::system::{Report, Staged};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::exhaustive::relative;
+pub use self::command::Begun;
 use crate::systems::{Fate, Sys, Systems};
 
-const SWITCH_SECS: i64 = 15;
 const BOOT_SECS: i64 = 40;
 const FETCH_SECS: i64 = 20;
 
@@ -45,16 +44,17 @@ pub struct Machine {
     /// As the agent heard it last; it forgets it when it dies.
     pub wish: Wish,
     pub power: Power,
-    pub boot: u32,
+    pub(crate) boots: u32,
+    pub boot: BootId,
     pub running: Sys,
     pub default: Sys,
     pub booted: Sys,
-    once: Option<Sys>,
-    staged: Option<Sys>,
-    fetching: Option<(Sys, Timestamp)>,
+    pub(crate) once: Option<Sys>,
+    pub(crate) staged: Option<Sys>,
+    pub(crate) fetching: Option<(Sys, Timestamp)>,
     /// In a unit of its own, which outlives the agent that began it.
-    command: Option<Begun>,
-    last: Option<Outcome>,
+    pub(crate) command: Option<Begun>,
+    pub(crate) last: Option<Outcome>,
     pub skew: SignedDuration,
     pub mishap: Option<Mishap>,
     /// The agent dies after so many more things that it does, and with it the machine if `power_cut`.
@@ -68,17 +68,8 @@ pub struct Machine {
     pub data_minor: u32,
     /// It has something new to report.
     pub dirty: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Begun {
-    command: Command,
-    ticket: u64,
-    phase: Phase,
-    attempt: u32,
-    ends: Timestamp,
-    /// Its agent is still there.
-    watched: bool,
+    /// At how many places of its last step it could have died.
+    pub places_to_die: u32,
 }
 
 /// A command that a machine began, for the checker.
@@ -106,7 +97,8 @@ impl Machine {
             journal: Journal::default(),
             wish: Wish::default(),
             power: Power::On,
-            boot: 1,
+            boots: 1,
+            boot: boot_id(1),
             running: runs,
             default: runs,
             booted: runs,
@@ -125,6 +117,7 @@ impl Machine {
             disk_full_until: long_ago,
             data_minor: systems.minor(runs),
             dirty: true,
+            places_to_die: 0,
         }
     }
 
@@ -149,6 +142,12 @@ impl Machine {
             .as_ref()
             .is_none_or(agent::Try::is_over);
         over && self.is_on() && self.command.is_none()
+    }
+
+    /// It runs one system and would boot another, to which it can go back: its agent asks a person to reboot it.
+    pub fn is_half_way(&self, systems: &Systems) -> bool {
+        let may = self.role == Role::Agent || self.data_minor <= systems.minor(self.default);
+        self.running != self.default && may
     }
 
     pub fn clock(&self, now: Timestamp) -> Timestamp {
@@ -213,11 +212,13 @@ impl Machine {
     /// What it does in one step of time.
     pub fn go_on(&mut self, systems: &Systems, now: Timestamp) -> Vec<Did> {
         let mut did = Vec::new();
+        self.places_to_die = 0;
         if let Power::Booting { until, into } = self.power
             && now >= until
         {
             self.power = Power::On;
-            self.boot += 1;
+            self.boots += 1;
+            self.boot = boot_id(self.boots);
             self.booted = into;
             self.start(into, systems);
         }
@@ -260,6 +261,7 @@ impl Machine {
 
     /// Whether it dies here, as the schedule has it.
     fn dies(&mut self, systems: &Systems, now: Timestamp) -> bool {
+        self.places_to_die += 1;
         let Some(left) = self.dies_in else {
             return false;
         };
@@ -274,85 +276,6 @@ impl Machine {
             self.agent_dies(now + SignedDuration::from_secs(20));
         }
         true
-    }
-
-    /// A unit of the same name that runs on is waited for, and not begun twice.
-    fn begin(&mut self, command: Command, now: Timestamp) -> Option<Did> {
-        let current = self.journal.current.as_ref()?;
-        if let Some(begun) = &mut self.command
-            && begun.command == command
-        {
-            begun.watched = true;
-            begun.attempt = current.attempts;
-            return None;
-        }
-        let secs = match command {
-            Command::Switch { .. } | Command::SwitchBack { .. } => SWITCH_SECS,
-            _ => 5,
-        };
-        self.command = Some(Begun {
-            command: command.clone(),
-            ticket: current.ticket,
-            phase: current.phase,
-            attempt: current.attempts,
-            ends: now + SignedDuration::from_secs(secs),
-            watched: true,
-        });
-        Some(Did {
-            command,
-            ticket: current.ticket,
-        })
-    }
-
-    fn end_command(&mut self, systems: &Systems, now: Timestamp) {
-        let Some(begun) = self.command.take_if(|c| now >= c.ends) else {
-            return;
-        };
-        self.dirty = true;
-        let full = now < self.disk_full_until;
-        let mut result = Ok(());
-        match &begun.command {
-            Command::Switch { to, .. } => {
-                let to = systems.find(to);
-                match systems.fate(to) {
-                    Fate::Panics => result = Err("a unit failed".to_owned()),
-                    Fate::Hangs => {
-                        self.forget();
-                        self.power = Power::Hung;
-                        return;
-                    }
-                    Fate::Well | Fate::Sick => self.start(to, systems),
-                }
-            }
-            Command::BootOnce { .. } | Command::MakeDefault { .. } if full => {
-                result = Err("no space left on device".to_owned());
-            }
-            Command::BootOnce { to, .. } => {
-                self.once = Some(systems.find(to));
-                self.reboot(systems, now);
-                return;
-            }
-            Command::MakeDefault { system, .. } => self.default = systems.find(system),
-            Command::SwitchBack { to } => self.start(systems.find(to), systems),
-            Command::RebootBack { .. } => {
-                self.once = None;
-                self.reboot(systems, now);
-                return;
-            }
-            Command::TidyUp { keep, .. } => {
-                self.once = None;
-                self.default = systems.find(keep);
-            }
-        }
-        if begun.watched {
-            self.last = Some(Outcome {
-                ticket: begun.ticket,
-                phase: begun.phase,
-                attempt: begun.attempt,
-                result,
-                nothing_ran: false,
-            });
-        }
     }
 
     fn fetch(&mut self, systems: &Systems, now: Timestamp) {
@@ -378,7 +301,7 @@ impl Machine {
     fn facts(&self, systems: &Systems, now: Timestamp) -> Facts {
         Facts {
             now: self.clock(now),
-            boot: self.boot_id(),
+            boot: self.boot.clone(),
             running: systems.path(self.running).clone(),
             default: Ok(systems.path(self.default).clone()),
             booted: systems.path(self.booted).clone(),
@@ -390,58 +313,12 @@ impl Machine {
         }
     }
 
-    fn boot_id(&self) -> BootId {
-        let text = format!("00000000-0000-4000-8000-{:012}", self.boot);
-        text.parse().expect("it is a boot id")
-    }
-
-    /// All that decides on what it does next.
-    pub fn fingerprint(&self, now: Timestamp, into: &mut impl Hasher) {
-        match self.power {
-            Power::Booting { until, into: sys } => (1, relative(until, now), sys).hash(into),
-            Power::On => 2.hash(into),
-            Power::Hung => 3.hash(into),
-            Power::Off => 4.hash(into),
-        }
-        (
-            self.running,
-            self.default,
-            self.booted,
-            self.once,
-            self.staged,
-        )
-            .hash(into);
-        let fetching = self.fetching.map(|(sys, ends)| (sys, relative(ends, now)));
-        (fetching, self.dies_in, self.power_cut, self.dirty).hash(into);
-        relative(self.agent_dead_until, now).max(0).hash(into);
-        let begun = self.command.as_ref();
-        begun
-            .map(|c| (relative(c.ends, now), c.watched, c.attempt, c.phase as u8))
-            .hash(into);
-        let last = self.last.as_ref();
-        last.map(|l| (l.phase as u8, l.attempt, l.result.is_ok()))
-            .hash(into);
-        if let Some(current) = &self.journal.current {
-            let number = i64::try_from(current.ticket).unwrap_or(i64::MAX);
-            (number - now.as_second()).max(-900).hash(into);
-            (
-                current.phase as u8,
-                current.attempts,
-                current.keep,
-                current.unheard,
-            )
-                .hash(into);
-            relative(current.since, now).max(-60).hash(into);
-            relative(current.deadline, now).max(0).hash(into);
-            (current.boot == self.boot_id(), current.started_minor).hash(into);
-        }
-        let order = self.wish.order.as_ref();
-        order
-            .map(|o| (o.action as u8, o.ticket > self.journal.ticket))
-            .hash(into);
-    }
-
     pub fn report(&self, systems: &Systems, now: Timestamp) -> Report {
         agent::report(&self.journal, &self.facts(systems, now))
     }
+}
+
+fn boot_id(number: u32) -> BootId {
+    let text = format!("00000000-0000-4000-8000-{number:012}");
+    text.parse().expect("it is a boot id")
 }

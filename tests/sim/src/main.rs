@@ -1,8 +1,8 @@
-//! `fabrik-sim run`, `seed` and `mutants`: plays schedules and says what broke.
+//! `fabrik-sim run`, `seed`, `exhaustive` and `mutants`: plays schedules and says what broke.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
@@ -11,7 +11,6 @@ use fabrik_sim::exhaustive::{self, Left};
 use fabrik_sim::mutant::{self, MUTANTS};
 use fabrik_sim::people;
 use fabrik_sim::schedule::{Failure, Schedule};
-use fabrik_sim::systems::Fate;
 use fabrik_sim::ways;
 
 #[derive(Parser)]
@@ -35,14 +34,25 @@ enum Verb {
     /// One schedule, shrunk where it fails, with all that happens.
     Seed { seed: u64 },
     /// Takes rules away, one at a time, and finds a seed that notices.
-    Mutants,
-    /// Each placement of a few events in one rollout of a small cluster.
+    Mutants {
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+    },
+    /// All that a few events can make of one rollout of a small cluster.
     Exhaustive {
         #[arg(long, default_value_t = 2)]
         crashes: u8,
+        /// Without the human act.
+        #[arg(long)]
+        no_human: bool,
+        /// Without the leader's pause.
+        #[arg(long)]
+        no_pause: bool,
         /// Give up after so many states.
-        #[arg(long, default_value_t = 20_000_000)]
+        #[arg(long, default_value_t = 100_000_000)]
         max_states: u64,
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
     },
 }
 
@@ -54,11 +64,21 @@ fn main() -> ExitCode {
             threads,
         } => run(first, count, threads),
         Verb::Seed { seed } => one(seed),
-        Verb::Mutants => mutants(),
+        Verb::Mutants { threads } => mutants(threads),
         Verb::Exhaustive {
             crashes,
+            no_human,
+            no_pause,
             max_states,
-        } => exhaustively(crashes, max_states),
+            threads,
+        } => {
+            let left = Left {
+                crashes,
+                human: !no_human,
+                pause: !no_pause,
+            };
+            exhaustively(left, max_states, threads)
+        }
     }
 }
 
@@ -121,9 +141,8 @@ fn run(first: u64, count: u64, threads: usize) -> ExitCode {
     missing.extend(ways::never(&cover));
     if !missing.is_empty() {
         println!("never met: {}", missing.join(", "));
-        return ExitCode::FAILURE;
     }
-    ExitCode::SUCCESS
+    code(missing.is_empty())
 }
 
 fn one(seed: u64) -> ExitCode {
@@ -141,38 +160,44 @@ fn one(seed: u64) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn mutants() -> ExitCode {
-    let mut missed = 0;
-    for (number, (name, _)) in MUTANTS.iter().enumerate() {
-        if let Some((seed, rule)) = mutant::caught_by(number) {
-            println!("caught by seed {seed} ({rule}): {name}");
-        } else {
-            missed += 1;
-            println!("NOT CAUGHT by {} seeds: {name}", mutant::MAX_SEEDS);
+fn mutants(threads: usize) -> ExitCode {
+    let next = AtomicUsize::new(0);
+    let caught = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((name, _)) = MUTANTS.get(number) else {
+                        break;
+                    };
+                    if let Some((seed, rule)) = mutant::caught_by(number) {
+                        caught.fetch_add(1, Ordering::Relaxed);
+                        println!("caught by seed {seed} ({rule}): {name}");
+                    } else {
+                        println!("NOT CAUGHT by {} seeds: {name}", mutant::MAX_SEEDS);
+                    }
+                }
+            });
         }
-    }
-    println!("{} of {} caught", MUTANTS.len() - missed, MUTANTS.len());
-    if missed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    });
+    let caught = caught.into_inner();
+    println!(
+        "{caught} of {} rules that were taken away were missed",
+        MUTANTS.len()
+    );
+    code(caught == MUTANTS.len())
 }
 
-fn exhaustively(crashes: u8, max_states: u64) -> ExitCode {
+fn exhaustively(left: Left, max_states: u64, threads: usize) -> ExitCode {
     let mut whole = true;
-    for fate in [Fate::Well, Fate::Panics, Fate::Sick] {
+    for fates in exhaustive::FATES {
         let began = Instant::now();
-        let left = Left {
-            crashes,
-            human: true,
-            pause: true,
-        };
-        let found = exhaustive::search(left, fate, max_states);
+        let found = exhaustive::search(left, fates, max_states, threads);
         let seconds = began.elapsed().as_secs_f64();
         println!(
-            "{fate:?}: {} states, {} branches, {seconds:.1} s",
-            found.states, found.branches
+            "{fates:?}: {} states, {} events, {} rests, {seconds:.1} s",
+            found.states, found.branches, found.rests
         );
         if let Some(broken) = &found.broken {
             println!("{broken}");
@@ -182,7 +207,11 @@ fn exhaustively(crashes: u8, max_states: u64) -> ExitCode {
         }
         whole &= found.broken.is_none() && !found.cut_short;
     }
-    if whole {
+    code(whole)
+}
+
+fn code(good: bool) -> ExitCode {
+    if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

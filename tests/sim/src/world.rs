@@ -1,17 +1,18 @@
 //! The cluster: what its API server, Hetzner and etcd would tell, and the machines behind them.
 
+mod sync;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fabrik_core::desired::Desired;
 use fabrik_core::id::{IntentId, NodeName, PoolName, ServerId, Uid};
 use fabrik_core::ledger::{Ledger, Member};
 use fabrik_core::observed::{
-    Datastore, Etcd, FirewallResource, Hetzner, Node, NodeSystem, Observed, Pod, PodKind, Power,
-    Resource, Role, Server,
+    Datastore, FirewallResource, Hetzner, Node, NodeSystem, Observed, Pod, Power, Resource, Role,
+    Server,
 };
-use fabrik_core::quorum;
 use fabrik_core::spec::{self, Spec};
 use fabrik_core::system::{Publication, Target};
 use jiff::{SignedDuration, Timestamp};
@@ -24,10 +25,7 @@ use crate::mutant::Mutant;
 use crate::rng::Rng;
 use crate::systems::{Fate, Sys, Systems};
 
-/// How much time a step takes.
-pub const TICK_SECS: i64 = 10;
-/// After this the node controller calls a Node that it does not hear of not Ready.
-const STALE_SECS: i64 = 40;
+const STEP_SECS: i64 = 10;
 const JOIN_SECS: i64 = 70;
 
 /// What is true of a Node and nobody is told.
@@ -49,8 +47,10 @@ pub struct Truth {
 #[derive(Debug, Clone)]
 pub struct World {
     pub now: Timestamp,
-    pub systems: Systems,
-    pub desired: Desired,
+    /// How much time a step takes.
+    pub step_secs: i64,
+    pub systems: Arc<Systems>,
+    pub desired: Arc<Desired>,
     /// As the API server has it at this moment.
     pub observed: Observed,
     pub ledger_version: u64,
@@ -61,7 +61,7 @@ pub struct World {
     pub lease: Lease,
     pub flights: Vec<Flight>,
     pub sequence: u64,
-    next_id: u64,
+    pub(crate) next_id: u64,
     pub rng: Rng,
     pub api_down_until: Timestamp,
     pub etcd_unread_until: Timestamp,
@@ -129,9 +129,10 @@ impl World {
         };
         let mut world = Self {
             now,
-            systems: Systems::default(),
+            step_secs: STEP_SECS,
+            systems: Arc::default(),
             observed: empty(now),
-            desired,
+            desired: Arc::new(desired),
             ledger_version: 0,
             truths: BTreeMap::new(),
             machines: Vec::new(),
@@ -156,8 +157,8 @@ impl World {
             log: None,
         };
         let base = [
-            world.systems.add(0, 36, Fate::Well),
-            world.systems.add(0, 36, Fate::Well),
+            Arc::make_mut(&mut world.systems).add(0, 36, Fate::Well),
+            Arc::make_mut(&mut world.systems).add(0, 36, Fate::Well),
         ];
         world.observed.hetzner.network = Some(Resource {
             id: 1,
@@ -224,10 +225,12 @@ impl World {
         let server = ServerId(self.next_id);
         let (id, name) = (id.clone(), name.clone());
         let runs = 1;
-        let machine = Machine::new(id.clone(), name, server, Role::Agent, runs, &self.systems);
+        let mut machine = Machine::new(id.clone(), name, server, Role::Agent, runs, &self.systems);
         self.rent(&machine, &workers_pool(), "fsn1");
         self.observed.tokens.insert(id);
         let joins = self.now + SignedDuration::from_secs(JOIN_SECS);
+        // Its kubelet is there before its agent.
+        machine.agent_dead_until = joins + SignedDuration::from_secs(20);
         self.joining.push((joins, machine));
     }
 
@@ -290,7 +293,7 @@ impl World {
             first: None,
         };
         let targets = [(servers_pool(), of_servers), (workers_pool(), of_workers)];
-        self.desired.targets = BTreeMap::from(targets);
+        Arc::make_mut(&mut self.desired).targets = BTreeMap::from(targets);
         self.sequence += 1;
         self.book.pushed();
     }
@@ -323,7 +326,7 @@ impl World {
 
     /// One step of everything.
     pub fn tick(&mut self) {
-        self.now += SignedDuration::from_secs(TICK_SECS);
+        self.now += SignedDuration::from_secs(self.step_secs);
         self.observed.at = self.now;
         self.machines_go_on();
         self.sync();
@@ -355,146 +358,6 @@ impl World {
                 self.check_command(index, &did);
             }
         }
-    }
-
-    /// What machines hear of the API server, and what it hears of them.
-    pub fn sync(&mut self) {
-        let up = self.api_is_up();
-        for machine in &mut self.machines {
-            let name = &machine.name;
-            let Some(system) = self.observed.systems.get_mut(name) else {
-                continue;
-            };
-            let truth = self.truths.get_mut(name).expect("each Node has its truth");
-            if up && machine.hears_the_api(self.now) {
-                if machine.wish.order != system.order
-                    || machine.wish.aim != system.aim
-                    || machine.wish.publication != truth.publication
-                {
-                    machine.wish.order.clone_from(&system.order);
-                    machine.wish.aim.clone_from(&system.aim);
-                    machine.wish.publication.clone_from(&truth.publication);
-                }
-                if std::mem::take(&mut machine.dirty) {
-                    system.report = Some(machine.report(&self.systems, self.now));
-                }
-            }
-            let Some(node) = self.observed.nodes.get_mut(name) else {
-                continue;
-            };
-            let heard =
-                up && self.now >= machine.cut_off_until && machine.is_well(&self.systems, self.now);
-            if heard {
-                truth.heard_at = self.now;
-                node.heard = Some(machine.clock(self.now));
-                node.ready = true;
-                let minor = self.systems.minor(machine.running);
-                let version = format!("v1.{minor}.0");
-                if node.kubelet_version != version {
-                    node.kubelet_version = version;
-                }
-            } else if up
-                && self.now.duration_since(truth.heard_at) > SignedDuration::from_secs(STALE_SECS)
-            {
-                node.ready = false;
-            }
-            system.well = if node.ready {
-                system.well_now(node.heard, self.now)
-            } else {
-                None
-            };
-        }
-        if up {
-            self.nobody_hears_of_machines_that_are_gone();
-        }
-        self.pods(up);
-        self.etcd();
-        let holder = self.lease.holder;
-        let servers = self.machines.iter().filter(|m| m.role == Role::Server);
-        self.observed.leader = holder.and_then(|h| Some(servers.into_iter().nth(h)?.name.clone()));
-    }
-
-    fn nobody_hears_of_machines_that_are_gone(&mut self) {
-        let there: BTreeSet<&NodeName> = self.machines.iter().map(|m| &m.name).collect();
-        for (name, node) in &mut self.observed.nodes {
-            let heard_at = self.truths.get(name).map(|t| t.heard_at);
-            let silent = heard_at.is_none_or(|at| {
-                self.now.duration_since(at) > SignedDuration::from_secs(STALE_SECS)
-            });
-            node.ready &= there.contains(name) || !silent;
-        }
-    }
-
-    fn pods(&mut self, up: bool) {
-        for (name, node) in &self.observed.nodes {
-            let truth = self.truths.get_mut(name).expect("each Node has its truth");
-            // A kubelet that lives ends what is to end.
-            if up && truth.heard_at == self.now {
-                let now = self.now;
-                truth.pods.retain(|p| p.ends.is_none_or(|ends| ends > now));
-            }
-            if up && node.ready && !node.unschedulable && truth.pods.is_empty() {
-                self.next_id += 1;
-                truth.pods.push(Pod {
-                    namespace: "web".to_owned(),
-                    name: format!("shop-{}", self.next_id),
-                    uid: format!("pod-{}", self.next_id)
-                        .parse()
-                        .expect("it is a uid"),
-                    node: name.clone(),
-                    kind: PodKind::Ordinary,
-                    labels: BTreeMap::new(),
-                    ready: true,
-                    managed: true,
-                    empty_dir: false,
-                    terminating: false,
-                    ends: None,
-                    blocked: None,
-                });
-            }
-            let tickets = &self.observed.ledger.tickets;
-            if tickets.values().any(|t| t.node == *name) {
-                self.observed.pods.insert(name.clone(), truth.pods.clone());
-            } else {
-                self.observed.pods.remove(name);
-            }
-        }
-    }
-
-    fn etcd(&mut self) {
-        let now = self.now;
-        let servers = self.machines.iter().filter(|m| m.role == Role::Server);
-        let servers: Vec<&Machine> = servers.collect();
-        let well = |m: &&&Machine| m.is_well(&self.systems, now);
-        let leads = servers
-            .iter()
-            .filter(well)
-            .find(|m| Some(&m.name) == self.etcd_leader.as_ref());
-        let leader = leads.or_else(|| servers.iter().find(|m| well(m)));
-        let leader = leader.map(|m| m.name.clone());
-        let members = servers.iter().map(|machine| quorum::Member {
-            name: machine.name.to_string(),
-            node: Some(machine.name.clone()),
-            learner: false,
-            healthy: well(&machine),
-            leader: Some(&machine.name) == leader.as_ref(),
-            lag: 0,
-            alarms: if now < machine.disk_full_until {
-                vec!["NOSPACE".to_owned()]
-            } else {
-                Vec::new()
-            },
-        });
-        let members: Vec<quorum::Member> = members.collect();
-        self.observed.datastore = if now < self.etcd_unread_until {
-            Datastore::Unread
-        } else {
-            Datastore::Etcd(Etcd {
-                members: (now >= self.etcd_split_until).then_some(members),
-                snapshots: self.snapshots.clone(),
-            })
-        };
-        self.etcd_leader = leader;
     }
 }
 

@@ -1,11 +1,12 @@
 //! The seeds that every run of the tests plays; `make sim` plays 100,000.
 
 use fabrik_sim::coverage::Coverage;
+use fabrik_sim::exhaustive::{self, FATES, Left};
 use fabrik_sim::schedule::Schedule;
 use fabrik_sim::ways;
 
 /// Schedules that broke a rule once, by what was wrong.
-const FOUND: [(u64, &str); 12] = [
+const FOUND: [(u64, &str); 13] = [
     (2, "a server that could not go back never fetched its fix"),
     (
         7,
@@ -17,6 +18,7 @@ const FOUND: [(u64, &str); 12] = [
         "another node tried what one had left because nobody spoke",
     ),
     (730, "a cordon landed when its ticket was gone"),
+    (1328, "a node that was left half-way was not rebooted"),
     (
         1367,
         "a leader reset a machine long after it had ceased to lead",
@@ -78,6 +80,21 @@ fn no_rule_is_broken_whatever_happens() {
             cover.stages.contains_key(stage),
             "no node was ever at `{stage}`"
         );
+    }
+}
+
+/// `make sim` has two crashes, a human act and a pause.
+#[test]
+fn one_crash_breaks_no_rule_wherever_it_comes() {
+    let left = Left {
+        crashes: 1,
+        human: false,
+        pause: false,
+    };
+    for fates in FATES {
+        let found = exhaustive::search(left, fates, 1_000_000, 1);
+        assert_eq!(found.broken, None, "{fates:?}");
+        assert!(found.states > 100 && !found.cut_short, "{found:?}");
     }
 }
 

@@ -1,0 +1,120 @@
+//! People put right what is wrong.
+
+use std::sync::Arc;
+
+use fabrik_core::hold::{Hold, HoldReason};
+use fabrik_core::id::NodeName;
+use fabrik_core::observed::Power as Rented;
+use jiff::SignedDuration;
+
+use crate::machine::Power;
+use crate::world::World;
+
+impl World {
+    /// All faults end, and people put right what they did.
+    pub fn faults_stop(&mut self) {
+        let now = self.now;
+        for until in [
+            &mut self.api_down_until,
+            &mut self.etcd_unread_until,
+            &mut self.etcd_split_until,
+            &mut self.hetzner_down_until,
+            &mut self.conflicts_until,
+            &mut self.losses_until,
+        ] {
+            *until = now;
+        }
+        for leader in &mut self.leaders {
+            leader.stale = None;
+            leader.pauses = None;
+            leader.dies_in = None;
+            leader.skew = SignedDuration::ZERO;
+            leader.dead_until = leader.dead_until.min(now);
+        }
+        for machine in &mut self.machines {
+            machine.mishap = None;
+            machine.dies_in = None;
+            machine.skew = SignedDuration::ZERO;
+            for until in [
+                &mut machine.agent_dead_until,
+                &mut machine.kubelet_dead_until,
+                &mut machine.cut_off_until,
+                &mut machine.disk_full_until,
+            ] {
+                *until = (*until).min(now);
+            }
+        }
+        for truth in self.truths.values_mut() {
+            truth.pdb_until = now;
+        }
+        self.observed.paused = None;
+        let update = &mut Arc::make_mut(&mut self.desired).spec.update;
+        update.held.clear();
+        update.windows.clear();
+        update.canary = None;
+    }
+
+    /// A person looks after machines that nobody else can help, and after their own cordons.
+    pub fn tidy_up_by_hand(&mut self) {
+        let names: Vec<NodeName> = self.truths.keys().cloned().collect();
+        for name in names {
+            if self.truths[&name].cordoned_by_person {
+                self.uncordon_by_hand(&name);
+            }
+        }
+        // Its Node was deleted before it was seen to have joined.
+        let held = self.book.held.iter();
+        let not_joined = held.filter(|h| h.reason == HoldReason::NotJoined);
+        let servers = not_joined.filter_map(|h| h.about.strip_prefix("server ")?.parse().ok());
+        let servers: Vec<NodeName> = servers.collect();
+        for name in servers {
+            self.delete_server_by_hand(&name);
+        }
+        let tickets: Vec<NodeName> = self
+            .observed
+            .ledger
+            .tickets
+            .values()
+            .map(|t| t.node.clone())
+            .collect();
+        for index in 0..self.machines.len() {
+            let machine = &self.machines[index];
+            let ours = tickets.contains(&machine.name);
+            let rented = self.observed.hetzner.servers.get(&machine.server);
+            let on = rented.is_some_and(|s| s.power == Rented::Running);
+            if !ours && on && matches!(machine.power, Power::Hung | Power::Off) {
+                let (systems, now) = (&self.systems, self.now);
+                self.machines[index].reset(systems, now);
+            }
+        }
+    }
+
+    /// A person mends the node that stands in the way, and takes its ticket away.
+    pub fn mend(&mut self) {
+        self.cover.fault("mended-by-hand");
+        let stuck: Vec<(NodeName, u64)> = self
+            .observed
+            .ledger
+            .tickets
+            .values()
+            .filter_map(|t| Some((t.node.clone(), t.update()?.number)))
+            .collect();
+        let held = self.book.held.clone();
+        for (name, number) in stuck {
+            let about = format!("node {name}");
+            let is_stuck = |h: &Hold| h.about == about && h.reason == HoldReason::Stuck;
+            if !held.iter().any(is_stuck) {
+                continue;
+            }
+            self.note(|| format!("--- a person mends {name}"));
+            let (systems, now) = (self.systems.clone(), self.now);
+            if let Some(machine) = self.machine_mut(&name)
+                && (!machine.is_on() || machine.is_half_way(&systems))
+            {
+                machine.reset(&systems, now);
+            }
+            self.book.released.insert(number);
+            self.observed.released.insert(number);
+        }
+    }
+}
