@@ -47,13 +47,16 @@ spec: {minAvailable: 5, selector: {matchLabels: {app: shop}}}
 ";
 const MIN_AVAILABLE: usize = 5;
 
+/// Nodes that were down at one look, and what was seen of each.
+type Down = BTreeMap<String, &'static str>;
+
 /// What was seen so far.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub looks: usize,
-    /// The most servers, and the most workers, that were down at one look, and which.
-    pub servers_down: BTreeSet<String>,
-    pub workers_down: BTreeSet<String>,
+    /// The most servers, and the most workers, that were down at one look, and why.
+    pub servers_down: Down,
+    pub workers_down: Down,
     /// Every node that was ever cordoned.
     pub cordoned: BTreeSet<String>,
     /// An agent that ran a newer k3s than a server (S4).
@@ -223,10 +226,10 @@ async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<See
         excused.extend(cut_off.map(|machine| (machine.name().to_owned(), until)));
         excused.retain(|_, until| Instant::now() < *until);
         let off = |machine: &&Machine| !matches!(machine.state(), State::Running { .. });
-        let mut down: BTreeSet<String> = machines
+        let mut down: Down = machines
             .iter()
             .filter(off)
-            .map(|machine| machine.name().to_owned())
+            .map(|machine| (machine.name().to_owned(), "off"))
             .collect();
         let parameters = ListParams::default();
         let answer = tokio::time::timeout(PATIENCE, nodes.list(&parameters)).await;
@@ -243,10 +246,10 @@ async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<See
                     .is_some_and(|spec| spec.unschedulable == Some(true))
                 {
                     cordoned.insert(name.clone());
-                    down.insert(name.clone());
+                    down.entry(name.clone()).or_insert("cordoned");
                 }
                 if !is_ready(&node) && !excused.contains_key(&name) {
-                    down.insert(name);
+                    down.entry(name).or_insert("not Ready");
                 }
             }
         }
@@ -256,10 +259,10 @@ async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<See
             .ok()
             .and_then(Result::ok)
             .map(|pods| pods.iter().filter(|p| pod_ready(p)).count());
-        let (servers, workers): (BTreeSet<_>, BTreeSet<_>) = down
+        let (servers, workers): (Down, Down) = down
             .into_iter()
-            .filter(|name| known.contains(name))
-            .partition(|name| name.starts_with("server-"));
+            .filter(|(name, _)| known.contains(name))
+            .partition(|(name, _)| name.starts_with("server-"));
         let mut seen = lock(&seen);
         seen.looks += usize::from(looked);
         seen.disorder = seen.disorder.take().or_else(|| disorder(&machines));
