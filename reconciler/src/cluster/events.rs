@@ -4,7 +4,7 @@
 //! (kube-runtime 5, `Recorder::get_event_key`): of two nodes that were told to try only the first would be told of.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use fabrik_core::id::NodeName;
 use jiff::{SignedDuration, Timestamp};
@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
+use tokio::sync::mpsc;
 use tracing::warn;
 
 /// For how long the same words about the same object are counted, and not written anew: as client-go does it.
@@ -22,15 +23,31 @@ const SAME_FOR: SignedDuration = SignedDuration::from_mins(6);
 const NAMESPACE: &str = "default";
 const API_VERSION: &str = "fabrik.dev/v1alpha1";
 
-/// Writes Events on the `FabrikCluster` and on what belongs to it; a failure to do so is logged and stops nothing.
+/// How many Events wait to be written; what comes beyond that is left out.
+const MAX_WAITING: usize = 256;
+/// A webhook that hangs must not keep the others waiting for long.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// So many Events of one reason are written about one object while they are remembered: a node that tells of something
+/// else each time must not fill etcd.
+const MAX_ALIKE: usize = 25;
+
+/// Says Events on the `FabrikCluster` and on what belongs to it. They are written beside, in their order: who says one
+/// goes on at once, and a failure to write one is logged and stops nothing.
 #[derive(Clone)]
 pub struct Events {
-    client: Client,
-    /// The replica that reports.
-    node: String,
     cluster: ObjectReference,
     nodes: BTreeMap<NodeName, String>,
-    told: Arc<Mutex<BTreeMap<Words, Told>>>,
+    waiting: mpsc::Sender<Saying>,
+}
+
+/// An Event that is to be written.
+struct Saying {
+    subject: ObjectReference,
+    weight: Weight,
+    action: String,
+    reason: String,
+    note: String,
+    at: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +72,19 @@ struct Told {
 }
 
 impl Events {
+    /// `node` is the replica that reports. What was said is written also when who said it does not lead any more.
     pub fn new(client: Client, node: &str, cluster: &str) -> Self {
-        Self {
+        let (waiting, sayings) = mpsc::channel(MAX_WAITING);
+        let writer = Writer {
             client,
             node: node.to_owned(),
+            told: BTreeMap::new(),
+        };
+        tokio::spawn(writer.write_all(sayings));
+        Self {
             cluster: reference("FabrikCluster", cluster, None),
             nodes: BTreeMap::new(),
-            told: Arc::default(),
+            waiting,
         }
     }
 
@@ -71,26 +94,26 @@ impl Events {
         self.nodes = nodes;
     }
 
-    pub async fn normal(&self, reason: &str, action: &str, note: &str) {
-        self.of_cluster(Weight::Normal, reason, action, note).await;
+    pub fn normal(&self, reason: &str, action: &str, note: &str) {
+        self.of_cluster(Weight::Normal, reason, action, note);
     }
 
-    pub async fn warning(&self, reason: &str, action: &str, note: &str) {
-        self.of_cluster(Weight::Warning, reason, action, note).await;
+    pub fn warning(&self, reason: &str, action: &str, note: &str) {
+        self.of_cluster(Weight::Warning, reason, action, note);
     }
 
-    pub async fn of_cluster(&self, weight: Weight, reason: &str, action: &str, note: &str) {
+    pub fn of_cluster(&self, weight: Weight, reason: &str, action: &str, note: &str) {
         let subject = &self.cluster;
-        self.about(subject, weight, reason, action, note).await;
+        self.about(subject, weight, reason, action, note);
     }
 
     /// On the `FabrikNode` of that name.
-    pub async fn of_node(&self, node: &NodeName, weight: Weight, reason: &str, note: &str) {
+    pub fn of_node(&self, node: &NodeName, weight: Weight, reason: &str, note: &str) {
         let subject = reference("FabrikNode", node.as_str(), self.nodes.get(node).cloned());
-        self.about(&subject, weight, reason, "update", note).await;
+        self.about(&subject, weight, reason, "update", note);
     }
 
-    pub async fn about(
+    pub fn about(
         &self,
         subject: &ObjectReference,
         weight: Weight,
@@ -98,71 +121,102 @@ impl Events {
         action: &str,
         note: &str,
     ) {
-        let namespace = subject.namespace.as_deref().unwrap_or(NAMESPACE);
-        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let words = Words {
-            subject: format!("{:?} {namespace} {:?}", subject.kind, subject.name),
+        let saying = Saying {
+            subject: subject.clone(),
+            weight,
+            action: action.to_owned(),
             reason: reason.to_owned(),
             note: shorten(note),
+            at: Timestamp::now(),
         };
-        let now = Timestamp::now();
-        let written = if let Some((name, count)) = self.again(&words, now) {
-            let series = json!({"count": count, "lastObservedTime": MicroTime(now)});
-            let patch = Patch::Merge(json!({"series": series}));
-            api.patch(&name, &PatchParams::default(), &patch).await
-        } else {
-            let event = self.event(subject, weight, action, &words, now);
-            let created = api.create(&PostParams::default(), &event).await;
-            created.inspect(|event| self.remember(words, event, now))
-        };
-        if let Err(error) = written {
-            warn!(%error, reason, "an Event was not written");
+        if self.waiting.try_send(saying).is_err() {
+            warn!(reason, "an Event is left out: too many wait to be written");
+        }
+    }
+}
+
+/// Writes what was said, one after the other.
+struct Writer {
+    client: Client,
+    node: String,
+    told: BTreeMap<Words, Told>,
+}
+
+impl Writer {
+    async fn write_all(mut self, mut sayings: mpsc::Receiver<Saying>) {
+        while let Some(saying) = sayings.recv().await {
+            let reason = saying.reason.clone();
+            match tokio::time::timeout(WRITE_LIMIT, self.write(saying)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!(%error, reason, "an Event was not written"),
+                Err(_) => warn!(reason, "an Event was not written within {WRITE_LIMIT:?}"),
+            }
         }
     }
 
-    /// The Event that has said this lately, and how often it is said now.
-    fn again(&self, words: &Words, now: Timestamp) -> Option<(String, i32)> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, told| now.duration_since(told.last) < SAME_FOR);
-        let told = told.get_mut(words)?;
-        told.count = told.count.saturating_add(1);
-        told.last = now;
-        Some((told.name.clone(), told.count))
-    }
-
-    fn remember(&self, words: Words, event: &Event, now: Timestamp) {
-        let name = event.metadata.name.clone().unwrap_or_default();
+    async fn write(&mut self, saying: Saying) -> Result<(), kube::Error> {
+        let namespace = saying.subject.namespace.as_deref().unwrap_or(NAMESPACE);
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let words = Words {
+            subject: format!(
+                "{:?} {namespace} {:?}",
+                saying.subject.kind, saying.subject.name
+            ),
+            reason: saying.reason.clone(),
+            note: saying.note.clone(),
+        };
+        let now = saying.at;
+        self.told
+            .retain(|_, told| now.duration_since(told.last) < SAME_FOR);
+        // One that can't be counted on (it was deleted) is written anew the next time.
+        if let Some(told) = self.told.remove(&words) {
+            let count = told.count.saturating_add(1);
+            let series = json!({"count": count, "lastObservedTime": MicroTime(now)});
+            let patch = Patch::Merge(json!({"series": series}));
+            api.patch(&told.name, &PatchParams::default(), &patch)
+                .await?;
+            self.told.insert(
+                words,
+                Told {
+                    count,
+                    last: now,
+                    ..told
+                },
+            );
+            return Ok(());
+        }
+        let alike = |w: &&Words| w.subject == words.subject && w.reason == words.reason;
+        if self.told.keys().filter(alike).count() >= MAX_ALIKE {
+            return Ok(());
+        }
+        let event = api
+            .create(&PostParams::default(), &self.event(&saying))
+            .await?;
         let told = Told {
-            name,
+            name: event.metadata.name.unwrap_or_default(),
             count: 1,
             last: now,
         };
-        let mut all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(words, told);
+        self.told.insert(words, told);
+        Ok(())
     }
 
-    fn event(
-        &self,
-        subject: &ObjectReference,
-        weight: Weight,
-        action: &str,
-        words: &Words,
-        now: Timestamp,
-    ) -> Event {
+    fn event(&self, saying: &Saying) -> Event {
+        let namespace = saying.subject.namespace.as_deref().unwrap_or(NAMESPACE);
         Event {
             metadata: ObjectMeta {
-                namespace: Some(subject.namespace.as_deref().unwrap_or(NAMESPACE).to_owned()),
+                namespace: Some(namespace.to_owned()),
                 generate_name: Some(format!("fabrik-{}-", self.node)),
                 ..ObjectMeta::default()
             },
-            action: Some(action.to_owned()),
-            event_time: Some(MicroTime(now)),
-            note: Some(words.note.clone()),
-            reason: Some(words.reason.clone()),
-            regarding: Some(subject.clone()),
+            action: Some(saying.action.clone()),
+            event_time: Some(MicroTime(saying.at)),
+            note: Some(saying.note.clone()),
+            reason: Some(saying.reason.clone()),
+            regarding: Some(saying.subject.clone()),
             reporting_controller: Some("fabrik".to_owned()),
             reporting_instance: Some(self.node.clone()),
-            type_: Some(format!("{weight:?}")),
+            type_: Some(format!("{:?}", saying.weight)),
             ..Event::default()
         }
     }
@@ -194,6 +248,7 @@ fn shorten(note: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
 
     use http::{Method, Request, Response};
     use kube::client::Body;
@@ -201,8 +256,9 @@ mod tests {
 
     use super::*;
 
-    /// An API server that names what it is given, and what it was asked for: the method, and the note or the count.
-    fn events() -> (Events, Arc<Mutex<Vec<String>>>) {
+    /// One that writes to an API server that names what it is given, and what that was asked for: the method, and the note
+    /// or the count.
+    fn writer() -> (Writer, Arc<Mutex<Vec<String>>>) {
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let told = Arc::clone(&asked);
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -223,22 +279,45 @@ mod tests {
             }
         });
         let client = Client::new(service, "default");
-        (Events::new(client, "server-1", "demo"), asked)
+        let writer = Writer {
+            client,
+            node: "server-1".to_owned(),
+            told: BTreeMap::new(),
+        };
+        (writer, asked)
+    }
+
+    /// Says these and waits until all is written.
+    async fn say(notes: impl IntoIterator<Item = String>) -> Vec<String> {
+        let (writer, asked) = writer();
+        let (waiting, sayings) = mpsc::channel(MAX_WAITING);
+        let events = Events {
+            cluster: reference("FabrikCluster", "demo", None),
+            nodes: BTreeMap::new(),
+            waiting,
+        };
+        for note in notes {
+            events.normal("UpdateGranted", "update", &note);
+        }
+        drop(events);
+        writer.write_all(sayings).await;
+        asked.lock().unwrap().clone()
     }
 
     #[tokio::test]
     async fn only_the_same_words_are_the_same_event() {
-        let (events, asked) = events();
-        for node in ["a", "b", "a"] {
-            let note = format!("node {node} may try");
-            events.normal("UpdateGranted", "update", &note).await;
-        }
-        let asked = asked.lock().unwrap();
+        let asked = say(["a", "b", "a"].map(|node| format!("node {node} may try"))).await;
         let expected = [
             r#"POST "node a may try""#,
             r#"POST "node b may try""#,
             "PATCH 2",
         ];
-        assert_eq!(*asked, expected);
+        assert_eq!(asked, expected);
+    }
+
+    #[tokio::test]
+    async fn who_says_something_else_each_time_is_not_written_for_ever() {
+        let asked = say((0..100).map(|number| format!("failed {number} times"))).await;
+        assert_eq!(asked.len(), MAX_ALIKE);
     }
 }

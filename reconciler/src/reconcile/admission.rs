@@ -126,7 +126,7 @@ async fn consider(
     );
     match judged {
         Err(diagnostics) => {
-            refuse(leader, head, diagnostics).await;
+            refuse(leader, head, diagnostics);
             Ok(false)
         }
         Ok(candidate) => admit(leader, head, candidate).await.map(|()| true),
@@ -155,7 +155,7 @@ async fn read(leader: &Leader, commit: &CommitId) -> Result<Result<Candidate, Fa
         .map_err(|e| e.to_string())
 }
 
-async fn refuse(leader: &mut Leader, commit: &CommitId, diagnostics: Vec<Diagnostic>) {
+fn refuse(leader: &mut Leader, commit: &CommitId, diagnostics: Vec<Diagnostic>) {
     let news = leader
         .refusal
         .as_ref()
@@ -166,14 +166,11 @@ async fn refuse(leader: &mut Leader, commit: &CommitId, diagnostics: Vec<Diagnos
         }
         leader.replica.metrics.refused();
         let all: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-        leader
-            .events
-            .warning(
-                "Refused",
-                "Admit",
-                &format!("{}: {}", commit.short(), all.join("\n")),
-            )
-            .await;
+        leader.events.warning(
+            "Refused",
+            "Admit",
+            &format!("{}: {}", commit.short(), all.join("\n")),
+        );
         leader.refusal = Some(Refusal {
             commit: commit.clone(),
             at: Timestamp::now(),
@@ -205,14 +202,11 @@ async fn admit(leader: &mut Leader, commit: &CommitId, candidate: Candidate) -> 
     leader.refusal = None;
     leader.backoff.clear();
     enter_into_force(leader, commit, candidate)?;
-    leader
-        .events
-        .normal(
-            "Admitted",
-            "Admit",
-            &format!("{} is in force", commit.short()),
-        )
-        .await;
+    leader.events.normal(
+        "Admitted",
+        "Admit",
+        &format!("{} is in force", commit.short()),
+    );
     Ok(())
 }
 

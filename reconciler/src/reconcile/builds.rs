@@ -73,11 +73,7 @@ impl Building {
 
 impl Leader {
     /// What is wanted, with the systems as far as they are built.
-    pub(super) async fn with_systems(
-        &mut self,
-        in_force: &InForce,
-        observed: &Observed,
-    ) -> Desired {
+    pub(super) fn with_systems(&mut self, in_force: &InForce, observed: &Observed) -> Desired {
         let mut desired = in_force.desired.clone();
         let Some(building) = &mut self.building else {
             return desired;
@@ -108,7 +104,7 @@ impl Leader {
             building.noticed = Some(commit);
             for (pool, notice) in builds.notices() {
                 let message = format!("pool {pool}: {notice}");
-                self.events.normal("OneStep", "Build", &message).await;
+                self.events.normal("OneStep", "Build", &message);
             }
         }
         desired

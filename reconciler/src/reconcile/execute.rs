@@ -75,7 +75,7 @@ impl<'a> Executor<'a> {
             .collect()
             .await;
         for (effect, done) in results.into_iter().flatten() {
-            holds.extend(self.note(effect, done).await);
+            holds.extend(self.note(effect, done));
         }
         holds
     }
@@ -276,7 +276,7 @@ impl<'a> Executor<'a> {
     }
 
     /// Log, metrics, Events and memory of one result.
-    async fn note(&mut self, effect: &Effect, done: Done) -> Option<Hold> {
+    fn note(&mut self, effect: &Effect, done: Done) -> Option<Hold> {
         let (verb, target) = (effect.verb(), effect.target());
         let leader = &mut *self.leader;
         match done {

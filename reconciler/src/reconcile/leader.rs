@@ -310,7 +310,7 @@ impl Leader {
             publish::cluster(self, pass).await;
             return Ok(self.refusal.is_none());
         };
-        let desired = self.with_systems(&in_force, &observed).await;
+        let desired = self.with_systems(&in_force, &observed);
         let next = self
             .record_until_settled(step, &desired, &mut observed, hetzner_is_old)
             .await?;
@@ -341,7 +341,7 @@ impl Leader {
         observed: &mut Observed,
         problem: &str,
     ) -> Result<(), String> {
-        let desired = self.with_systems(in_force, observed).await;
+        let desired = self.with_systems(in_force, observed);
         let next = self
             .record_until_settled(rollout::finish, &desired, observed, false)
             .await?
@@ -409,7 +409,7 @@ impl Leader {
                 .await?;
             for change in &next.changes {
                 info!(?change, "recorded");
-                tell::change(&self.events, change, &observed.ledger).await;
+                tell::change(&self.events, change, &observed.ledger);
             }
         }
         Err(format!(

@@ -95,7 +95,7 @@ pub async fn cluster(leader: &mut Leader, pass: Pass<'_>) {
     holds.sort();
     holds.dedup();
     let (come, gone) = leader.publisher.log_news(&holds);
-    tell::holds(&leader.events, &come, &gone).await;
+    tell::holds(&leader.events, &come, &gone);
     let units = leader.units();
     let metrics = &leader.replica.metrics;
     metrics.set_holds(&holds);

@@ -9,30 +9,28 @@ use fabrik_core::system::Action;
 use crate::cluster::events::{Events, Weight};
 
 /// A change of the ledger; `ledger` has it in it.
-pub async fn change(events: &Events, change: &Change, ledger: &Ledger) {
+pub fn change(events: &Events, change: &Change, ledger: &Ledger) {
     match change {
         Change::Grant { ticket, .. } => {
             if let Some(update) = ticket.update() {
                 let note = format!("node {} may try {}", ticket.node, update.system.short());
                 let reason = "UpdateGranted";
-                events
-                    .of_node(&ticket.node, Weight::Normal, reason, &note)
-                    .await;
+                events.of_node(&ticket.node, Weight::Normal, reason, &note);
             }
         }
-        Change::EndUpdate { id, ending } => ended(events, id, ending, ledger).await,
+        Change::EndUpdate { id, ending } => ended(events, id, ending, ledger),
         Change::Deny {
             system, node, why, ..
         } => {
             let note = format!("node {node} leaves {}: {why}", system.short());
             let reason = "UpdateFailed";
-            events.of_node(node, Weight::Warning, reason, &note).await;
+            events.of_node(node, Weight::Warning, reason, &note);
         }
         _ => {}
     }
 }
 
-async fn ended(events: &Events, id: &IntentId, ending: &Ending, ledger: &Ledger) {
+fn ended(events: &Events, id: &IntentId, ending: &Ending, ledger: &Ledger) {
     let told = match ending {
         Ending::Kept => "runs its new system".to_owned(),
         Ending::Postponed { why, .. } => format!("is updated later: {why}"),
@@ -46,19 +44,17 @@ async fn ended(events: &Events, id: &IntentId, ending: &Ending, ledger: &Ledger)
         return;
     };
     let note = format!("node {} {told}", member.name);
-    events
-        .of_node(&member.name, Weight::Normal, "UpdateEnded", &note)
-        .await;
+    events.of_node(&member.name, Weight::Normal, "UpdateEnded", &note);
 }
 
 /// Holds that came, and holds that went.
-pub async fn holds(events: &Events, come: &[Hold], gone: &[Hold]) {
+pub fn holds(events: &Events, come: &[Hold], gone: &[Hold]) {
     for hold in come {
         if let Some((weight, reason)) = event_of(hold) {
             let note = hold.to_string();
             match hold.about.strip_prefix("node ").map(str::parse::<NodeName>) {
-                Some(Ok(node)) => events.of_node(&node, weight, reason, &note).await,
-                _ => events.of_cluster(weight, reason, "update", &note).await,
+                Some(Ok(node)) => events.of_node(&node, weight, reason, &note),
+                _ => events.of_cluster(weight, reason, "update", &note),
             }
         }
     }
@@ -67,7 +63,7 @@ pub async fn holds(events: &Events, come: &[Hold], gone: &[Hold]) {
         holds.any(|h| h.reason == HoldReason::Paused && h.about == "everything")
     };
     if paused(gone) && !paused(come) {
-        events.normal("Resumed", "update", "effects go on").await;
+        events.normal("Resumed", "update", "effects go on");
     }
 }
 
@@ -81,6 +77,7 @@ fn event_of(hold: &Hold) -> Option<(Weight, &'static str)> {
         | HoldReason::HeldOut
         | HoldReason::Quorum
         | HoldReason::Canary
+        | HoldReason::Turn
         | HoldReason::ServersFirst
         | HoldReason::VersionSkew
         | HoldReason::Resting => Some((Weight::Normal, "UpdateWaits")),
@@ -89,7 +86,7 @@ fn event_of(hold: &Hold) -> Option<(Weight, &'static str)> {
 }
 
 /// An effect that was carried out.
-pub async fn effect(events: &Events, effect: &Effect) {
+pub fn effect(events: &Events, effect: &Effect) {
     let verb = effect.verb();
     let (node, words) = in_words(effect);
     let (weight, reason) = match effect {
@@ -97,8 +94,8 @@ pub async fn effect(events: &Events, effect: &Effect) {
         _ => (Weight::Normal, event_reason(verb)),
     };
     match node {
-        Some(node) => events.of_node(node, weight, &reason, &words).await,
-        None => events.of_cluster(weight, &reason, verb, &words).await,
+        Some(node) => events.of_node(node, weight, &reason, &words),
+        None => events.of_cluster(weight, &reason, verb, &words),
     }
 }
 

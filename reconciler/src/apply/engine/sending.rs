@@ -54,16 +54,14 @@ impl Run {
             };
             self.record(object, outcome);
         }
-        self.tell_of_drifts().await;
+        self.tell_of_drifts();
     }
 
     /// On the objects themselves: that is where who has changed them by hand will look.
-    async fn tell_of_drifts(&mut self) {
+    fn tell_of_drifts(&mut self) {
         let Some(events) = &self.events else { return };
         for (subject, words) in self.put_back.drain(..) {
-            events
-                .about(&subject, Weight::Warning, "PutBack", "Apply", &words)
-                .await;
+            events.about(&subject, Weight::Warning, "PutBack", "Apply", &words);
         }
     }
 
