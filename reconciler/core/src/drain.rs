@@ -49,11 +49,14 @@ impl<'a> Left<'a> {
         let Some(pods) = observed.pods.get(&node.name) else {
             return Some(Self::default());
         };
-        let moves = |p: &&Pod| !stays(p) && !never_ends(p, node, observed.at);
+        let moves = |p: &&Pod| !is_no_obstacle(p) && !never_ends(p, node, observed.at);
         let pods: Vec<&Pod> = pods.iter().filter(moves).collect();
         // Where no kubelet unmounts, waiting is in vain. Such a machine comes back with its volumes, or its Node is deleted
-        // when it is off, which sets them free.
-        let attached = observed.attached.get(&node.name).filter(|_| node.ready);
+        // when it is off, which sets them free. One that was heard of a moment ago may be at it still.
+        let long_ago =
+            |at: Timestamp| observed.at.duration_since(at) > SignedDuration::from_secs(STUCK_SECS);
+        let silent = !node.ready && node.heard.is_none_or(long_ago);
+        let attached = observed.attached.get(&node.name).filter(|_| !silent);
         let volumes: Vec<&str> = attached.into_iter().flatten().map(String::as_str).collect();
         let empty = pods.is_empty() && volumes.is_empty();
         (!empty).then_some(Self { pods, volumes })
@@ -134,6 +137,11 @@ pub fn goes_on_by_force(
 /// Whether it is no drain's business: it ends with the node.
 pub fn stays(pod: &Pod) -> bool {
     matches!(pod.kind, PodKind::DaemonSet | PodKind::Mirror)
+}
+
+/// Whether a node is empty in spite of it: it stays, or it is finished and deleted, and only its finalizers keep its object.
+pub fn is_no_obstacle(pod: &Pod) -> bool {
+    stays(pod) || pod.kind == PodKind::Finished && pod.terminating
 }
 
 /// On a machine that hangs no kubelet ends its pods, and only power-off does.

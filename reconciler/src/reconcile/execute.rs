@@ -23,6 +23,8 @@ use crate::signing::SigningKey;
 
 /// How many effects are under way at once.
 const CONCURRENCY: usize = 8;
+/// So many evictions of one namespace are asked for in a pass: people and nodes are heard between passes.
+const MAX_LANE: usize = 16;
 const NO_ETCD: &str = "the configuration has no [etcd]: run `fabrik found` on this server again";
 /// kubectl's interval between two tries to evict a pod.
 const EVICTION_RETRY: Duration = Duration::from_secs(5);
@@ -290,13 +292,13 @@ impl<'a> Executor<'a> {
                 if matches!(effect, Effect::ForcePod { .. }) {
                     warn!(verb, target, "a pod was deleted in spite of its budget");
                 }
-                tell::effect(&leader.events, effect).await;
+                tell::effect(&leader.events, effect);
                 None
             }
             Done::HandsOver => {
                 let words = format!("server {target} is next: another replica leads meanwhile");
                 let events = &leader.events;
-                events.normal("HandsOver", verb, &words).await;
+                events.normal("HandsOver", verb, &words);
                 None
             }
             Done::Blocked { uid, message } => {
@@ -313,7 +315,7 @@ impl<'a> Executor<'a> {
                     let note = format!("{node}: {target}: {message}");
                     let events = &leader.events;
                     let reason = "DrainBlocked";
-                    events.of_node(node, Weight::Warning, reason, &note).await;
+                    events.of_node(node, Weight::Warning, reason, &note);
                 }
                 Some(Hold {
                     about: format!("node {node}"),
@@ -329,8 +331,7 @@ impl<'a> Executor<'a> {
                     .failed(&key(effect), reason, &message, Instant::now());
                 leader
                     .events
-                    .warning("Failed", verb, &format!("{verb} {target}: {message}"))
-                    .await;
+                    .warning("Failed", verb, &format!("{verb} {target}: {message}"));
                 Some(hold(effect, reason, &message))
             }
         }
@@ -338,7 +339,7 @@ impl<'a> Executor<'a> {
 }
 
 /// What may be carried out at the same time. Evictions under one budget meet as conflicts in the API server, which lets
-/// each wait for half a second (its `EvictionsRetry`): those of a namespace go one after the other.
+/// each wait for half a second (its `EvictionsRetry`): those of a namespace go one after the other, some in each pass.
 fn lanes(effects: Vec<&Effect>) -> Vec<Vec<&Effect>> {
     let mut lanes = Vec::new();
     let mut evictions = BTreeMap::<&str, Vec<&Effect>>::new();
@@ -348,7 +349,8 @@ fn lanes(effects: Vec<&Effect>) -> Vec<Vec<&Effect>> {
             _ => lanes.push(vec![effect]),
         }
     }
-    lanes.extend(evictions.into_values());
+    let bounded = |lane: Vec<_>| lane.into_iter().take(MAX_LANE).collect();
+    lanes.extend(evictions.into_values().map(bounded));
     lanes
 }
 

@@ -58,8 +58,9 @@ pub async fn observe(
         ready_pods_of_checks(client, in_force, &ledger),
     );
     let (mut seen, volumes, tokens, mut told) = (seen?, volumes?, tokens?, told?);
-    let emptied = emptied(&ledger, &seen, &told, &pods);
-    let attached = attached_to(client, &emptied, &volumes, &mut pods).await;
+    let waiting = not_told(&ledger, &told);
+    let emptied = emptied(&waiting, &seen, &pods);
+    let attached = attached_to(client, &waiting, &emptied, &volumes, &mut pods).await;
     let left = in_force.and_then(|f| f.hetzner.remaining_share());
     let hetzner_is_old = recent
         .as_ref()
@@ -168,13 +169,8 @@ async fn pods_of_ticketed(client: &kube::Client, ledger: &Ledger) -> BTreeMap<No
     told_apart(join_all(pods).await, "its pods can't be read")
 }
 
-/// Nodes that are cordoned, have no pod to move and were not told to go down yet, each with the claims that stay on it.
-fn emptied(
-    ledger: &Ledger,
-    seen: &NodesSeen,
-    told: &SystemsSeen,
-    pods: &BTreeMap<NodeName, PodsSeen>,
-) -> BTreeMap<NodeName, BTreeSet<Claim>> {
+/// Nodes that have a ticket and were not told to go down yet.
+fn not_told(ledger: &Ledger, told: &SystemsSeen) -> BTreeSet<NodeName> {
     let was_told = |ticket: &Ticket| {
         let order = told
             .systems
@@ -183,33 +179,46 @@ fn emptied(
         order.map(|o| o.ticket) == ticket.update().map(|u| u.number) && order.is_some()
     };
     let waiting = ledger.tickets.values().filter(|t| !was_told(t));
+    waiting.map(|ticket| ticket.node.clone()).collect()
+}
+
+/// Those that are cordoned and have no pod to move, each with the claims that stay on it.
+fn emptied(
+    waiting: &BTreeSet<NodeName>,
+    seen: &NodesSeen,
+    pods: &BTreeMap<NodeName, PodsSeen>,
+) -> BTreeMap<NodeName, BTreeSet<Claim>> {
     let cordoned = |node: &NodeName| seen.nodes.get(node).is_some_and(|n| n.unschedulable);
-    let emptied = waiting.filter_map(|ticket| {
-        let on_it = pods.get(&ticket.node)?;
-        let empty = cordoned(&ticket.node) && on_it.pods.iter().all(drain::stays);
-        empty.then(|| (ticket.node.clone(), on_it.staying_claims.clone()))
+    let emptied = waiting.iter().filter_map(|node| {
+        let on_it = pods.get(node)?;
+        let empty = cordoned(node) && on_it.pods.iter().all(drain::is_no_obstacle);
+        empty.then(|| (node.clone(), on_it.staying_claims.clone()))
     });
     emptied.collect()
 }
 
-/// Volumes of these nodes. Where they can't be read, what is on those nodes is not known, whatever their pods are.
+/// Volumes of the emptied nodes. Where they can't be read, what is on a node that waits is not known, whatever its pods
+/// are: nothing is evicted from it, for nobody would see it empty.
 async fn attached_to(
     client: &kube::Client,
+    waiting: &BTreeSet<NodeName>,
     emptied: &BTreeMap<NodeName, BTreeSet<Claim>>,
     volumes: &VolumesSeen,
     pods: &mut BTreeMap<NodeName, PodsSeen>,
 ) -> BTreeMap<NodeName, Vec<String>> {
-    if emptied.is_empty() {
+    let attached = if waiting.is_empty() {
         return BTreeMap::new();
-    }
-    match nodes::observe_attached(client, emptied, &volumes.claims).await {
-        Ok(attached) => attached,
-        Err(error) => {
-            warn!(%error, "no node goes down");
-            pods.retain(|node, _| !emptied.contains_key(node));
-            BTreeMap::new()
-        }
-    }
+    } else if emptied.is_empty() {
+        let may = nodes::may_observe_attached(client).await;
+        may.map(|()| BTreeMap::new())
+    } else {
+        nodes::observe_attached(client, emptied, &volumes.claims).await
+    };
+    attached.unwrap_or_else(|error| {
+        warn!(%error, "no node is drained, and none goes down");
+        pods.retain(|node, _| !waiting.contains(node));
+        BTreeMap::new()
+    })
 }
 
 /// When kubelets renewed their Leases. Of one that can't be read nothing was heard.

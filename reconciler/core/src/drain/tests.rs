@@ -145,6 +145,18 @@ fn a_pod_that_is_ending_is_not_kept_any_more() {
 /// The pods went, and their volume is attached for a while longer: a machine that goes down now keeps it from going
 /// elsewhere for minutes.
 #[test]
+fn a_finished_pod_that_only_its_finalizers_keep_is_no_obstacle() {
+    let mut over = pod(PodKind::Finished, true, false);
+    assert!(!is_no_obstacle(&over), "it is evicted first");
+    over.terminating = true;
+    let mut observed = observed();
+    observed
+        .pods
+        .insert("workers-0".parse().unwrap(), vec![over]);
+    assert_eq!(Left::on(&node(true), &observed), None);
+}
+
+#[test]
 fn a_node_is_empty_when_its_volumes_are_detached() {
     let volume = "pvc-1 (claim shop/data)".to_owned();
     let mut observed = observed();
@@ -162,10 +174,12 @@ fn a_node_is_empty_when_its_volumes_are_detached() {
         ["node workers-0: volume pvc-1 (claim shop/data) is still attached to it"]
     );
 
-    assert_eq!(
-        Left::on(&self::node(false), &observed),
-        None,
-        "nobody unmounts there"
+    let mut silent = self::node(false);
+    assert_eq!(Left::on(&silent, &observed), None, "nobody unmounts there");
+    silent.heard = Some(observed.at);
+    assert!(
+        Left::on(&silent, &observed).is_some(),
+        "a moment ago it did"
     );
     observed.attached.clear();
     assert_eq!(Left::on(&node, &observed), None);

@@ -69,6 +69,13 @@ pub async fn observe_attached(
     Ok(attached)
 }
 
+/// Whether attachments can be read: it must be known before anything is evicted that the end of it can be seen.
+pub async fn may_observe_attached(client: &Client) -> Result<(), NodeError> {
+    let api: Api<VolumeAttachment> = Api::all(client.clone());
+    let one = list(api, ListParams::default().limit(1), "volumeattachments");
+    one.await.map(drop)
+}
+
 /// Claims that a pod mounts.
 pub fn claims(pod: &Pod) -> Vec<Claim> {
     let namespace = pod.namespace().unwrap_or_default();

@@ -18,6 +18,8 @@ use crate::reconcile::leader::Leader;
 const ETCD_LABEL: &str = "node-role.kubernetes.io/etcd";
 /// How often it is looked for pods that would not be evicted.
 const BLOCKERS_PERIOD: Duration = Duration::from_secs(15);
+/// They are for people alone: no decision waits for them for longer.
+const BLOCKERS_LIMIT: Duration = Duration::from_secs(3);
 
 /// etcd, as far as it can be read. Where it is not known to be something else, nothing read is no leave to go on.
 pub async fn datastore(leader: &mut Leader, seen: &NodesSeen) -> Datastore {
@@ -88,9 +90,14 @@ pub async fn look_for_blockers(leader: &mut Leader) {
     if at.is_some_and(|at| at.elapsed() < BLOCKERS_PERIOD) {
         return;
     }
-    let blockers = nodes::observe_blockers(&leader.replica.clients.leader).await;
-    let blockers = blockers.inspect_err(|error| warn!(%error, "no plan names pods that block"));
-    leader.blockers = (Some(Instant::now()), blockers.unwrap_or_default());
+    let blockers = nodes::observe_blockers(&leader.replica.clients.leader);
+    let blockers = tokio::time::timeout(BLOCKERS_LIMIT, blockers).await;
+    leader.blockers.0 = Some(Instant::now());
+    match blockers {
+        Ok(Ok(blockers)) => leader.blockers.1 = blockers,
+        Ok(Err(error)) => warn!(%error, "a plan names the pods that blocked before"),
+        Err(_) => warn!("a plan names the pods that blocked before: reading them takes too long"),
+    }
 }
 
 /// Since when each node that is being updated is well: a leader that comes after counts from anew.
