@@ -152,6 +152,13 @@ impl<'a> Rollout<'a> {
         report.is_some_and(|r| Some(&r.running) == goal && r.default.as_ref() == goal)
     }
 
+    /// Off, as nodes of its pool may be, perhaps for weeks.
+    fn is_off(&self, member: &Member) -> bool {
+        let pool = self.desired.spec.pools.get(&member.pool);
+        let node = self.observed.nodes.get(&member.name);
+        pool.is_some_and(|p| p.may_be_off) && node.is_none_or(|n| !n.ready)
+    }
+
     /// Every node fetches what it will run, long before it may.
     fn aims(&self) -> impl Iterator<Item = Effect> + '_ {
         self.ledger().members.values().filter_map(|member| {

@@ -1341,6 +1341,40 @@ fn a_node_that_may_be_off_holds_nobody_up() {
 }
 
 #[test]
+fn nobody_waits_for_a_canary_that_may_be_off_and_is() {
+    let mut world = World::new(3, 3, 1);
+    let pool = world.desired.spec.pools.values_mut().next().unwrap();
+    pool.may_be_off = true;
+    let off = name("workers-2");
+    world.desired.spec.update.canary = Some(off.clone());
+    world.machines.get_mut(&off).unwrap().hangs = true;
+    for _ in 0..10 {
+        world.tick();
+    }
+    world.want("new", "1.36.3+k3s1");
+    world.stand_still();
+    let on_new = world.machines.values().filter(|m| m.running == "new");
+    assert_eq!(on_new.count(), 5);
+}
+
+#[test]
+fn the_server_whose_fabrik_leads_waits_for_none_that_can_not_fetch() {
+    let mut world = World::new(3, 0, 1);
+    world.observed.leader = Some(name("servers-1"));
+    world.slow_to_fetch = BTreeSet::from([name("servers-0"), name("servers-2")]);
+    world.want("new", "1.36.3+k3s1");
+    world.look_twice();
+    for node in ["servers-0", "servers-2"] {
+        let system = world.observed.systems.get_mut(&name(node)).unwrap();
+        system.says = Some("the cache answers 500".to_owned());
+    }
+    while world.tried.is_empty() {
+        world.tick();
+    }
+    assert_eq!(world.tried[0].0, name("servers-1"));
+}
+
+#[test]
 fn systems_that_the_ladder_forbids_are_named() {
     let mut world = World::new(3, 2, 1);
     world.want("new", "1.36.3+k3s1");

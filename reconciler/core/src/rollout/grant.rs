@@ -215,8 +215,7 @@ fn outdated<'a>(
             ));
             continue;
         }
-        let pool = rollout.desired.spec.pools.get(&member.pool);
-        if pool.is_some_and(|p| p.may_be_off) && joined.is_some_and(|n| !n.ready) {
+        if rollout.is_off(member) {
             holds.push(held(
                 HoldReason::HeldOut,
                 "is off, as nodes of its pool may be; it is updated when it is back",

@@ -68,7 +68,7 @@ pub fn may_go(
 }
 
 /// What the leader built is on its own server at once, long before the others have fetched it: it waits for those that
-/// can, for it must not go first only because it was there first.
+/// can fetch, for it must not go first only because it was there first.
 fn leader_last(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
     let observed = rollout.observed;
     let member = candidate.member;
@@ -88,7 +88,8 @@ fn leader_last(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), H
         let system = observed.systems.get(&s.name);
         let staged = system.and_then(|s| s.report.as_ref()?.staged.as_ref());
         let goal = rollout.goal(s).map(|g| &g.output);
-        !rollout.is_there(s) && staged.map(|s| &s.system) != goal
+        let fails = system.is_some_and(|s| s.says.is_some());
+        !rollout.is_there(s) && staged.map(|s| &s.system) != goal && !fails
     };
     let servers = observed.ledger.members.values();
     let mut others = servers.filter(|s| s.role == Role::Server && s.name != member.name);
@@ -122,6 +123,7 @@ fn canary_first(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), 
     let held = &rollout.desired.spec.update.held;
     let waits = waits.filter(|c| c.name != member.name && c.role == member.role);
     let waits = waits.filter(|c| rollout.goal(c).is_some() && !held.contains_key(&c.name));
+    let waits = waits.filter(|c| !rollout.is_off(c));
     let held = |reason, message: String| {
         Err(Hold {
             about: format!("node {}", member.name),
@@ -170,6 +172,7 @@ fn once_more_first(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(
     let first = lapses.and_then(|l| ledger.members.values().find(|m| m.name == l.node));
     let held = &rollout.desired.spec.update.held;
     let first = first.filter(|m| m.name != candidate.member.name && !held.contains_key(&m.name));
+    let first = first.filter(|m| !rollout.is_off(m));
     match first.filter(|m| !rollout.is_there(m)) {
         None => Ok(()),
         Some(first) => Err(Hold {
