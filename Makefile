@@ -42,7 +42,7 @@ check: components $(FABRIK_SOPS)
 test: packages components $(FABRIK_SOPS) format lint deny nix
 	$(CARGO) test --workspace --no-run
 	$(BUILT)/bed parts
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=line stories others
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going stories others
 
 # Stories mostly wait, for a machine to boot or a Lease to end: the others fill the gaps. No page has an example to test.
 .PHONY: stories others
