@@ -140,7 +140,7 @@ impl Builder {
             builder: self,
             request,
         };
-        self.nix.clear_the_way();
+        self.nix.clear_the_way().await;
         let flake = match work.flake().await {
             Ok(Some(flake)) => flake,
             Ok(None) => {

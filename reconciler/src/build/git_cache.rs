@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 const CLONES: &str = ".cache/nix/gitv3";
 
 /// Removes the lock files of a git that was killed. When Nix ends it kills its git, which leaves `shallow.lock` behind, and
-/// with that in place no later commit is ever fetched. A clone that another Nix works on at this moment is left alone.
-pub fn forget_dead_locks(home: &Path) {
+/// with that in place no later commit is ever fetched. A clone that another Nix works on at this moment is left alone:
+/// then it is to be done again, and `false` comes back.
+pub fn forget_dead_locks(home: &Path) -> bool {
     let Ok(entries) = fs::read_dir(home.join(CLONES)) else {
-        return;
+        return true;
     };
+    let mut all = true;
     for clone in entries.flatten().map(|entry| entry.path()) {
         if !clone.is_dir() {
             continue;
@@ -20,6 +22,7 @@ pub fn forget_dead_locks(home: &Path) {
         lock.push(".lock");
         let Ok(lock) = File::open(lock) else { continue };
         if lock.try_lock().is_err() {
+            all = false;
             continue;
         }
         for dead in locks(&clone) {
@@ -27,6 +30,7 @@ pub fn forget_dead_locks(home: &Path) {
             tracing::warn!(file = %dead.display(), ?removed, "a git that was killed left its lock");
         }
     }
+    all
 }
 
 /// git's own lock files: beside what they guard, and below `refs`.
@@ -73,9 +77,12 @@ mod tests {
             .for_each(|path| put(path));
         let busy = File::open(clones.join("b.lock")).unwrap();
         busy.lock().unwrap();
-        forget_dead_locks(home.path());
+        assert!(!forget_dead_locks(home.path()), "b is in use");
         let left = files.map(|path| clones.join(path).exists());
         assert_eq!(left, [false, false, true, true, true]);
-        forget_dead_locks(&home.path().join("nowhere"));
+        drop(busy);
+        assert!(forget_dead_locks(home.path()));
+        assert!(!clones.join("b/shallow.lock").exists());
+        assert!(forget_dead_locks(&home.path().join("nowhere")));
     }
 }

@@ -136,10 +136,17 @@ impl Nix {
         self
     }
 
-    /// Before it fetches: a Nix of ours that was killed leaves what would stop this one.
-    pub fn clear_the_way(&self) {
-        if let Some(home) = &self.home {
-            git_cache::forget_dead_locks(home);
+    /// Before it fetches: a Nix of ours that was killed leaves what would stop this one. One that was killed a moment ago
+    /// may not have ended yet.
+    pub async fn clear_the_way(&self) {
+        const LOOKS: u32 = 30;
+        const PAUSE: Duration = Duration::from_millis(100);
+        let Some(home) = &self.home else { return };
+        for _ in 0..LOOKS {
+            if git_cache::forget_dead_locks(home) {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
