@@ -115,7 +115,10 @@ impl Model {
             }
             Effect::Cordon { node, mark, over } => {
                 if let Some(node) = self.observed.nodes.get_mut(&node.name) {
-                    assert!(!node.unschedulable, "S6: {} is cordoned already", node.name);
+                    // A cordon of ours under an earlier ticket is marked anew, and no other one.
+                    let ours = over.is_some() && !self.cordoned_by_others.contains(&node.name);
+                    let is_free = !node.unschedulable || ours;
+                    assert!(is_free, "S6: {} is cordoned already", node.name);
                     assert_eq!(node.cordoned_under, *over, "{}", node.name);
                     node.unschedulable = true;
                     node.cordoned_under = Some(mark.clone());
