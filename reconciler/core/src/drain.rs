@@ -15,6 +15,7 @@ use crate::step::Step;
 
 /// How long after its grace period a pod on a Node that is not Ready is given up.
 const STUCK_SECS: i64 = 60;
+const UNREAD: &str = "what is on it is being read; where that lasts, the leader's log says why";
 /// For how long beyond its deadline a drain goes on whose last pods are deleted by force: they have their grace period.
 const FORCE_SECS: i64 = 600;
 
@@ -49,13 +50,11 @@ impl<'a> Left<'a> {
         let Some(pods) = observed.pods.get(&node.name) else {
             return Some(Self::default());
         };
-        let moves = |p: &&Pod| !is_no_obstacle(p) && !never_ends(p, node, observed.at);
-        let pods: Vec<&Pod> = pods.iter().filter(moves).collect();
+        let obstructs = |p: &&Pod| obstructs(p, node, observed.at);
+        let pods: Vec<&Pod> = pods.iter().filter(obstructs).collect();
         // Where no kubelet unmounts, waiting is in vain. Such a machine comes back with its volumes, or its Node is deleted
         // when it is off, which sets them free. One that was heard of a moment ago may be at it still.
-        let long_ago =
-            |at: Timestamp| observed.at.duration_since(at) > SignedDuration::from_secs(STUCK_SECS);
-        let silent = !node.ready && node.heard.is_none_or(long_ago);
+        let silent = node.is_silent(observed.at, STUCK_SECS);
         let attached = observed.attached.get(&node.name).filter(|_| !silent);
         let volumes: Vec<&str> = attached.into_iter().flatten().map(String::as_str).collect();
         let empty = pods.is_empty() && volumes.is_empty();
@@ -84,6 +83,9 @@ impl<'a> Left<'a> {
             return Step::holds(kept.map(|kept| held(kept.with_way_out(ticket))));
         }
         let mut step = Step::default();
+        if self.is_unread() {
+            step.holds.push(held(UNREAD.to_owned()));
+        }
         for pod in &self.pods {
             let running = (!pod.terminating).then_some((by, &pod.blocked));
             step.effects.extend(running.map(|how| match how {
@@ -107,12 +109,16 @@ impl<'a> Left<'a> {
         obstacle.unwrap_or_else(|| match self.pods.len() {
             0 => match self.volumes.first() {
                 Some(volume) => still_attached(volume),
-                None => "what is on it is being read; where that lasts, the leader's log says why"
-                    .to_owned(),
+                None => UNREAD.to_owned(),
             },
             1 => "1 pod is left".to_owned(),
             left => format!("{left} pods are left"),
         })
+    }
+
+    /// What is on the node was not read, or not yet.
+    fn is_unread(&self) -> bool {
+        self.pods.is_empty() && self.volumes.is_empty()
     }
 
     fn kept(&self, policy: DrainPolicy) -> impl Iterator<Item = Kept<'a>> {
@@ -120,7 +126,7 @@ impl<'a> Left<'a> {
     }
 }
 
-/// Whether a drain goes on that is late by so much: while all that is left are pods that the user lets go by force. By
+/// Whether a drain goes on that is late by so much: while no other pods are left than such as the user lets go by force. By
 /// then evictions were asked for as long as the pool allows.
 pub fn goes_on_by_force(
     left: Option<&Left<'_>>,
@@ -129,8 +135,9 @@ pub fn goes_on_by_force(
     late: SignedDuration,
 ) -> bool {
     let is_listed = |pod: &&Pod| listed.iter().any(|pods| pods.names(pod));
-    let forced =
-        |left: &Left<'_>| left.pods.iter().all(is_listed) && left.kept(policy).next().is_none();
+    let forced = |left: &Left<'_>| {
+        !left.is_unread() && left.pods.iter().all(is_listed) && left.kept(policy).next().is_none()
+    };
     !listed.is_empty() && late <= SignedDuration::from_secs(FORCE_SECS) && left.is_none_or(forced)
 }
 
@@ -140,8 +147,13 @@ pub fn stays(pod: &Pod) -> bool {
 }
 
 /// Whether a node is empty in spite of it: it stays, or it is finished and deleted, and only its finalizers keep its object.
-pub fn is_no_obstacle(pod: &Pod) -> bool {
+fn is_no_obstacle(pod: &Pod) -> bool {
     stays(pod) || pod.kind == PodKind::Finished && pod.terminating
+}
+
+/// Whether `node` is not empty while this pod is on it.
+pub fn obstructs(pod: &Pod, node: &Node, at: Timestamp) -> bool {
+    !is_no_obstacle(pod) && !never_ends(pod, node, at)
 }
 
 /// On a machine that hangs no kubelet ends its pods, and only power-off does.

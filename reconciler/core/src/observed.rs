@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Inventory;
@@ -80,6 +80,15 @@ pub struct Well {
     /// What `Node.heard` said when this was first seen: a renewal that is none since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heard: Option<Timestamp>,
+}
+
+impl Node {
+    /// Not Ready, and its kubelet was not heard of for this long at `at`, as far as that is known.
+    pub fn is_silent(&self, at: Timestamp, for_secs: i64) -> bool {
+        let limit = SignedDuration::from_secs(for_secs);
+        let long_ago = |heard: Timestamp| at.duration_since(heard) > limit;
+        !self.ready && !self.lease_unread && self.heard.is_none_or(long_ago)
+    }
 }
 
 /// What keeps the control plane's data.
@@ -232,6 +241,9 @@ pub struct Node {
     /// When its kubelet last renewed its Lease, by the node's own clock. A machine that has died is Ready for 40 s more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heard: Option<Timestamp>,
+    /// Whether its Lease was to be read, and could not be: then it is not known when the kubelet was heard of.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lease_unread: bool,
     pub kubelet_version: String,
     pub labels: BTreeMap<String, String>,
     /// Label keys that are ours by server-side apply.

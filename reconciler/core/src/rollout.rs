@@ -263,8 +263,8 @@ impl<'a> Rollout<'a> {
             Datastore::Etcd(etcd) => quorum::may_go_down(server, &etcd.members, &down, allowed),
             Datastore::Unread => held("waits: etcd was not read"),
             // Nobody has a quorum to lose, and one API server has to stay.
-            Datastore::Other if servers > 1 && down.is_empty() || allowed => Ok(()),
-            Datastore::Other if servers > 1 => held("waits: another server is down"),
+            Datastore::Other if !down.is_empty() => held("waits: another server is down"),
+            Datastore::Other if servers > 1 || allowed => Ok(()),
             Datastore::Other => held(
                 "waits: the cluster's API is away while this server, the only one, is; set \
                  allow-control-plane-downtime = true in [update] to accept that",

@@ -86,12 +86,15 @@ pub fn opening(windows: &[Window], need: Duration, now: Timestamp) -> Opening {
         Some(closes) if now + signed(need) <= closes => Opening::Open,
         Some(closes) => Opening::TooShort { closes },
         None => Opening::Closed {
-            opens: windows
-                .iter()
-                .filter_map(|w| w.occurrence(now, Way::On))
-                .min(),
+            opens: opens(windows, now),
         },
     }
+}
+
+/// When one opens next.
+pub fn opens(windows: &[Window], now: Timestamp) -> Option<Timestamp> {
+    let next = windows.iter().filter_map(|w| w.occurrence(now, Way::On));
+    next.min()
 }
 
 fn zone(name: &str) -> Result<TimeZone, String> {

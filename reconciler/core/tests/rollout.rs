@@ -557,6 +557,8 @@ fn etcd_that_can_not_be_read_lets_no_server_go() {
     world.no_etcd = true;
     (0..20).for_each(|_| drop(world.tick()));
     assert!(world.tried.is_empty(), "{:?}", world.tried);
+    let tickets = &world.observed.ledger.tickets;
+    assert_eq!(tickets.len(), 1, "its drain is not for nothing");
     world.no_etcd = false;
     world.settle("next");
 }
@@ -1047,6 +1049,22 @@ fn servers_without_etcd_are_updated_too_one_by_one() {
     assert!(told.contains("allow-control-plane-downtime"), "{told}");
     world.desired.spec.update.allow_control_plane_downtime = true;
     world.settle("new");
+}
+
+#[test]
+fn one_of_two_servers_without_etcd_stays_up_whatever_downtime_is_allowed() {
+    let mut world = World::new(2, 1, 1);
+    world.sqlite = true;
+    let update = &mut world.desired.spec.update;
+    update.allow_control_plane_downtime = true;
+    update
+        .held
+        .insert(name("servers-1"), "a new disk".to_owned());
+    world.cordon_by_hand(&name("servers-1"));
+    world.want("new", "1.36.3+k3s1");
+    let told = world.stand_still().join("\n");
+    assert!(told.contains("another server is down"), "{told}");
+    assert!(world.tried.is_empty(), "{:?}", world.tried);
 }
 
 #[test]

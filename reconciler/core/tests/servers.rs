@@ -36,6 +36,7 @@ fn add_server(model: &mut Model, number: u64) -> NodeName {
         cordoned_under: None,
         deleting: false,
         heard: None,
+        lease_unread: false,
         kubelet_version: "v1.36.3+k3s1".to_owned(),
         labels: [(
             "node-role.kubernetes.io/control-plane".to_owned(),

@@ -16,6 +16,7 @@ use fabrik_core::rollout::{self, State};
 use fabrik_core::step::step;
 use fabrik_core::system::Needs;
 use fabrik_core::window::Window;
+use jiff::{SignedDuration, Timestamp};
 use world::{World, path};
 
 /// Saturday nights; it is noon.
@@ -93,6 +94,10 @@ fn an_estimate_begins_when_the_window_opens() {
     let expected = "server servers-0, then 1 agent of pool workers, about 6 minutes once the window opens at \
                     2026-11-21T22:00:00Z";
     assert_eq!(told, expected);
+    let closes: Timestamp = "2026-11-22T04:00:00Z".parse().unwrap();
+    let late = closes - SignedDuration::from_secs(60);
+    let forecast = rollout::forecast(&world.desired, &world.observed, late).unwrap();
+    assert!(forecast.begins > Some(closes), "{forecast:?}");
 }
 
 #[test]

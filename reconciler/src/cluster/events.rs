@@ -30,6 +30,8 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// So many Events of one reason are written about one object while they are remembered: a node that tells of something
 /// else each time must not fill etcd.
 const MAX_ALIKE: usize = 25;
+/// Each is told: they are no more than a node has pods.
+pub const POD_FORCED: &str = "PodForced";
 
 /// Says Events on the `FabrikCluster` and on what belongs to it. They are written beside, in their order: who says one
 /// goes on at once, and a failure to write one is logged and stops nothing.
@@ -186,7 +188,7 @@ impl Writer {
             return Ok(());
         }
         let alike = |w: &&Words| w.subject == words.subject && w.reason == words.reason;
-        if self.told.keys().filter(alike).count() >= MAX_ALIKE {
+        if saying.reason != POD_FORCED && self.told.keys().filter(alike).count() >= MAX_ALIKE {
             return Ok(());
         }
         let event = api

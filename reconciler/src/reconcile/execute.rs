@@ -26,6 +26,8 @@ const CONCURRENCY: usize = 8;
 /// So many evictions of one namespace are asked for in a pass: people and nodes are heard between passes.
 const MAX_LANE: usize = 16;
 const NO_ETCD: &str = "the configuration has no [etcd]: run `fabrik found` on this server again";
+/// An API server that takes its time must not keep them for long either.
+const LANE_LIMIT: Duration = Duration::from_secs(5);
 /// kubectl's interval between two tries to evict a pod.
 const EVICTION_RETRY: Duration = Duration::from_secs(5);
 
@@ -69,9 +71,14 @@ impl<'a> Executor<'a> {
         let this = &*self;
         let results: Vec<Vec<(&Effect, Done)>> = futures::stream::iter(lanes(due))
             .map(|lane| async move {
-                let lane = futures::stream::iter(lane);
-                let done = lane.then(async |effect| (effect, this.one(effect).await));
-                done.collect::<Vec<_>>().await
+                let mut results = Vec::new();
+                for effect in lane {
+                    // What is left is due in the next pass as well.
+                    if now.elapsed() < LANE_LIMIT || results.is_empty() {
+                        results.push((effect, this.one(effect).await));
+                    }
+                }
+                results
             })
             .buffer_unordered(CONCURRENCY)
             .collect()

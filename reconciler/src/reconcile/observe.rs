@@ -54,12 +54,12 @@ pub async fn observe(
         async { leader.tokens.observe().await.map_err(text) },
         pods_of_ticketed(client, &ledger),
         async { nodes::observe_systems(client).await.map_err(text) },
-        heard_of_updating(client, &ledger),
+        heard_of_ticketed(client, &ledger),
         ready_pods_of_checks(client, in_force, &ledger),
     );
     let (mut seen, volumes, tokens, mut told) = (seen?, volumes?, tokens?, told?);
     let waiting = not_told(&ledger, &told);
-    let emptied = emptied(&waiting, &seen, &pods);
+    let emptied = emptied(&waiting, &seen, &pods, at);
     let attached = attached_to(client, &waiting, &emptied, &volumes, &mut pods).await;
     let left = in_force.and_then(|f| f.hetzner.remaining_share());
     let hetzner_is_old = recent
@@ -91,9 +91,9 @@ pub async fn observe(
             system.unready_daemons = std::mem::take(&mut seen.unready_daemons);
         }
     }
-    for (name, at) in heard {
+    for (name, heard) in heard {
         if let Some(node) = seen.nodes.get_mut(&name) {
-            node.heard = Some(at);
+            (node.heard, node.lease_unread) = heard.map_or((None, true), |at| (at, false));
         }
     }
     let units = leader
@@ -187,12 +187,13 @@ fn emptied(
     waiting: &BTreeSet<NodeName>,
     seen: &NodesSeen,
     pods: &BTreeMap<NodeName, PodsSeen>,
+    at: Timestamp,
 ) -> BTreeMap<NodeName, BTreeSet<Claim>> {
-    let cordoned = |node: &NodeName| seen.nodes.get(node).is_some_and(|n| n.unschedulable);
-    let emptied = waiting.iter().filter_map(|node| {
-        let on_it = pods.get(node)?;
-        let empty = cordoned(node) && on_it.pods.iter().all(drain::is_no_obstacle);
-        empty.then(|| (node.clone(), on_it.staying_claims.clone()))
+    let emptied = waiting.iter().filter_map(|name| {
+        let (on_it, node) = (pods.get(name)?, seen.nodes.get(name)?);
+        let mut pods = on_it.pods.iter();
+        let empty = node.unschedulable && !pods.any(|p| drain::obstructs(p, node, at));
+        empty.then(|| (name.clone(), on_it.staying_claims.clone()))
     });
     emptied.collect()
 }
@@ -221,19 +222,20 @@ async fn attached_to(
     })
 }
 
-/// When kubelets renewed their Leases. Of one that can't be read nothing was heard.
-async fn heard_of_updating(
+/// When kubelets renewed their Leases, where they have one; `None` where it can't be read.
+async fn heard_of_ticketed(
     client: &kube::Client,
     ledger: &Ledger,
-) -> BTreeMap<NodeName, Timestamp> {
-    let updating = ledger.tickets.values().filter(|t| t.update().is_some());
-    let heard = updating.map(async |ticket| {
+) -> BTreeMap<NodeName, Option<Option<Timestamp>>> {
+    let heard = ledger.tickets.values().map(async |ticket| {
         let at = nodes::heard(client, &ticket.node).await;
         (&ticket.node, at)
     });
     let heard = told_apart(join_all(heard).await, "its Lease can't be read");
-    let heard = heard.into_iter();
-    heard.filter_map(|(node, at)| Some((node, at?))).collect()
+    let nodes = ledger.tickets.values().map(|t| &t.node);
+    nodes
+        .map(|node| (node.clone(), heard.get(node).copied()))
+        .collect()
 }
 
 /// The user's checks that count pods, asked while a node tries a system. One that can't be read does not hold.

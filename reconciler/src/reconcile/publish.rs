@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use fabrik_core::desired::Desired;
-use fabrik_core::hold::{Hold, HoldReason};
+use fabrik_core::hold::Hold;
 use fabrik_core::id::IntentId;
 use fabrik_core::ledger::Member;
 use fabrik_core::names::{LEADER_MANAGER, NAMESPACE};
@@ -37,9 +37,6 @@ const OBSERVED_PERIOD: Duration = Duration::from_secs(2);
 
 /// How many FabrikNodes are written at once.
 const CONCURRENCY: usize = 8;
-
-/// How many holds a status shows.
-const MAX_HOLDS: usize = 100;
 
 /// What was told last, so that nothing is told twice.
 pub struct Publisher {
@@ -103,8 +100,6 @@ pub async fn cluster(leader: &mut Leader, pass: Pass<'_>) {
     if let Some(in_force) = &leader.in_force {
         metrics.set_pools(&status::pools(&in_force.desired, observed));
     }
-    shorten(&mut holds);
-
     let facts = Facts {
         desired,
         observed: Some(observed),
@@ -196,9 +191,7 @@ impl Publisher {
 
     /// The holds of the last pass that saw everything.
     fn shown_before(&self) -> Vec<Hold> {
-        let mut holds = self.holds.iter().cloned().collect();
-        shorten(&mut holds);
-        holds
+        self.holds.iter().cloned().collect()
     }
 
     async fn tell_status(&mut self, facts: &Facts<'_>) -> Result<(), kube::Error> {
@@ -313,7 +306,9 @@ impl Publisher {
             let members = etcd.members.iter_mut().flatten();
             members.for_each(|m| m.lag = 0);
         }
-        lasting.nodes.values_mut().for_each(|n| n.heard = None);
+        for node in lasting.nodes.values_mut() {
+            (node.heard, node.lease_unread) = (None, false);
+        }
         if let Some((before, at)) = &self.observed
             && (*before == lasting || at.elapsed() < OBSERVED_PERIOD)
         {
@@ -343,19 +338,6 @@ impl Publisher {
         .await?;
         self.observed = Some((lasting, Instant::now()));
         Ok(())
-    }
-}
-
-/// Keeps the status small; the log has them all.
-fn shorten(holds: &mut Vec<Hold>) {
-    let more = holds.len().saturating_sub(MAX_HOLDS);
-    if more > 0 {
-        holds.truncate(MAX_HOLDS);
-        holds.push(Hold {
-            about: "others".to_owned(),
-            reason: HoldReason::Unhealthy,
-            message: format!("{more} more wait; the leader's log names them"),
-        });
     }
 }
 

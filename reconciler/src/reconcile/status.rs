@@ -22,6 +22,9 @@ use crate::cluster::resources::{FabrikClusterStatus, PoolStatus, Refused, Units}
 /// How many faults of a refusal the status shows: some 40 KiB of an object that may have 1.5 MiB.
 const MAX_DIAGNOSTICS: usize = 100;
 
+/// How many holds the status shows.
+const MAX_HOLDS: usize = 100;
+
 /// A commit that may not be in force, and why.
 #[derive(Debug, Clone)]
 pub struct Refusal {
@@ -89,7 +92,7 @@ pub fn compute(
             at: r.at,
             diagnostics: shown(&r.diagnostics),
         }),
-        holds: facts.holds.clone(),
+        holds: few(&facts.holds),
         pools,
         nodes: Some(format!("{ready}/{wanted}")),
         units_ready: Some(format!("{}/{}", units.ready, units.total)),
@@ -99,6 +102,23 @@ pub fn compute(
         leader: Some(facts.leader.to_owned()),
         message: Some(shorten(&verdict.message)),
     }
+}
+
+/// Keeps the status small; the log has them all. `systems` has a line for each node, so nodes go last.
+fn few(holds: &[Hold]) -> Vec<Hold> {
+    let more = holds.len().saturating_sub(MAX_HOLDS);
+    if more == 0 {
+        return holds.to_vec();
+    }
+    let is_of_a_node = |hold: &&Hold| hold.about.starts_with("node ");
+    let (nodes, others): (Vec<&Hold>, Vec<&Hold>) = holds.iter().partition(is_of_a_node);
+    let shown = others.into_iter().chain(nodes).take(MAX_HOLDS);
+    let rest = Hold {
+        about: "others".to_owned(),
+        reason: HoldReason::Unhealthy,
+        message: format!("{more} more wait; the leader's log names them"),
+    };
+    shown.cloned().chain([rest]).collect()
 }
 
 /// What a person hears first.
@@ -484,6 +504,23 @@ token = { file = "secrets/hetzner.yaml", key = "token" }
             );
             assert_eq!(status.applied_commit.is_some(), carried_out, "{may_be_off}");
         }
+    }
+
+    #[test]
+    fn of_many_holds_those_of_nodes_are_left_out_first() {
+        let hold = |about: String| Hold {
+            about,
+            reason: HoldReason::Fetching,
+            message: "waits".to_owned(),
+        };
+        let nodes = (0..MAX_HOLDS).map(|n| hold(format!("node w-{n:03}")));
+        let holds: Vec<Hold> = nodes.chain([hold("servers".to_owned())]).collect();
+        assert_eq!(few(&holds[1..]), holds[1..]);
+        let shown = few(&holds);
+        assert_eq!(shown.len(), MAX_HOLDS + 1);
+        assert_eq!(shown[0], holds[MAX_HOLDS]);
+        assert_eq!(shown[1], holds[0]);
+        assert!(shown[MAX_HOLDS].message.starts_with("1 more"), "{shown:?}");
     }
 
     #[test]

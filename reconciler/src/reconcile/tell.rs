@@ -6,7 +6,7 @@ use fabrik_core::id::{IntentId, NodeName};
 use fabrik_core::ledger::{Change, Ending, Ledger};
 use fabrik_core::system::Action;
 
-use crate::cluster::events::{Events, Weight};
+use crate::cluster::events::{Events, POD_FORCED, Weight};
 
 /// A change of the ledger; `ledger` has it in it.
 pub fn change(events: &Events, change: &Change, ledger: &Ledger) {
@@ -90,7 +90,7 @@ pub fn effect(events: &Events, effect: &Effect) {
     let verb = effect.verb();
     let (node, words) = in_words(effect);
     let (weight, reason) = match effect {
-        Effect::ForcePod { .. } => (Weight::Warning, "PodForced".to_owned()),
+        Effect::ForcePod { .. } => (Weight::Warning, POD_FORCED.to_owned()),
         _ => (Weight::Normal, event_reason(verb)),
     };
     match node {

@@ -256,6 +256,7 @@ impl World {
             cordoned_under: None,
             deleting: false,
             heard: Some(machine.clock(self.now)),
+            lease_unread: false,
             kubelet_version: self.kubelet_version(machine),
             labels: BTreeMap::from([(key.clone(), pool.to_string())]),
             our_labels: BTreeSet::from([key]),

@@ -12,7 +12,7 @@ use crate::id::{NodeName, PoolName};
 use crate::ledger::Member;
 use crate::observed::{Observed, Role};
 use crate::system::Needs;
-use crate::window::{Opening, opening};
+use crate::window::{self, Opening, opening};
 
 /// How long a switch takes until the node is seen to run it, and a reboot until it is Ready again, where no step of the
 /// pool was measured yet. The soak comes on top.
@@ -73,7 +73,8 @@ pub fn forecast(desired: &Desired, observed: &Observed, now: Timestamp) -> Optio
     let settings = &desired.spec.update;
     let begins = match opening(&settings.windows, settings.try_deadline, now) {
         Opening::Closed { opens } => opens,
-        _ => None,
+        Opening::TooShort { .. } => window::opens(&settings.windows, now),
+        Opening::Open => None,
     };
     let takes = i64::try_from(servers.saturating_add(agents)).unwrap_or(i64::MAX);
     let ends = begins

@@ -16,7 +16,7 @@ use crate::departure;
 use crate::drain::{self, Left};
 use crate::id::{IntentId, NodeName};
 use crate::ledger::Ticket;
-use crate::observed::{Node, Role};
+use crate::observed::{Datastore, Node, Role};
 use crate::quorum;
 use crate::spec::DrainPolicy;
 use crate::system::{Action, Needs, Update};
@@ -49,7 +49,7 @@ pub enum Stage<'a> {
     Snapshot { name: String },
     /// Cordoned and empty where it must be: it may be told to try.
     Try,
-    /// It was to be told, and by now it may not. An order that is on its way still may reach it until its time is over.
+    /// It was to be told, and may not: by now, or while etcd can't be read. An order that is on its way still may reach it until its time is over.
     Unsent(String),
     /// It was not told in time.
     Unordered,
@@ -269,6 +269,9 @@ fn time_left(rollout: &Rollout<'_>, update: &Update) -> Duration {
 /// What a server needs right before it goes down. S3 is asked again: a minute ago it was another etcd.
 fn prepare_server<'a>(rollout: &Rollout<'a>, ticket: &Ticket, update: &Update) -> Stage<'a> {
     if let Err(hold) = rollout.etcd_allows(&ticket.node) {
+        if rollout.observed.datastore == Datastore::Unread {
+            return Stage::Unsent(hold.message);
+        }
         // It gives its ticket back: another server may need it to mend what is in the way.
         return Stage::OutOfTime(hold.message);
     }

@@ -261,6 +261,7 @@ impl Model {
             cordoned_under: None,
             deleting: false,
             heard: None,
+            lease_unread: false,
             kubelet_version: "v1.36.3".to_owned(),
             labels: BTreeMap::new(),
             our_labels: BTreeSet::new(),

@@ -537,6 +537,7 @@ impl World {
                 cordoned_under: before.and_then(|n| n.cordoned_under.clone()),
                 deleting: false,
                 heard: Some(heard),
+                lease_unread: false,
                 kubelet_version: format!("v{version}"),
                 labels: BTreeMap::from([("fabrik.dev/pool".to_owned(), member.pool.to_string())]),
                 our_labels: BTreeSet::from(["fabrik.dev/pool".to_owned()]),

@@ -24,8 +24,9 @@ pub async fn observe_blockers(client: &Client) -> Result<Vec<Blocker>, NodeError
     let mut blockers = Vec::new();
     for (budget, object) in spent.take(MAX_BUDGETS) {
         let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-        let selector = object.spec.and_then(|s| s.selector).unwrap_or_default();
-        let Ok(selector) = Selector::try_from(selector) else {
+        // Without one it matches nothing; an empty one matches all.
+        let selector = object.spec.and_then(|s| s.selector);
+        let Some(Ok(selector)) = selector.map(Selector::try_from) else {
             continue;
         };
         let params = ListParams::default().labels_from(&selector);

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{DeleteParams, EvictParams, ListParams, Preconditions};
+use kube::core::response::{Status, StatusCause};
 use kube::{Api, Client};
 
 use super::NodeError;
@@ -40,7 +41,7 @@ pub async fn evict(
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
             Ok(Eviction::Gone)
         }
-        Err(kube::Error::Api(status)) if status.code == 429 || says_budgets(&status.message) => {
+        Err(kube::Error::Api(status)) if is_a_budget_s(&status) => {
             let causes = status
                 .details
                 .iter()
@@ -96,9 +97,17 @@ fn only(uid: &Uid) -> DeleteParams {
     }
 }
 
+/// Whether a budget refuses: an API server that is busy says 429 too, and one that has not counted the budget yet names it.
 /// A pod that two budgets match gets a 500 that says so (kubernetes.io, "API-initiated Eviction").
-fn says_budgets(message: &str) -> bool {
-    message.contains("more than one PodDisruptionBudget")
+fn is_a_budget_s(refusal: &Status) -> bool {
+    let mut causes = refusal.details.iter().flat_map(|d| &d.causes);
+    let budget = |c: &StatusCause| {
+        c.reason == "DisruptionBudget" && !c.message.contains("is still being processed")
+    };
+    refusal.code == 429 && causes.any(budget)
+        || refusal
+            .message
+            .contains("more than one PodDisruptionBudget")
 }
 
 /// The API server's words name the budget in most versions, and not its namespace: the budgets that match the pod and
@@ -182,6 +191,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn only_a_budget_s_refusal_is_one() {
+        let refused = |code: u16, message: &str, causes: serde_json::Value| {
+            let status = json!({"status": "Failure", "code": code, "message": message, "reason": "",
+                "details": {"causes": causes}});
+            is_a_budget_s(&serde_json::from_value(status).unwrap())
+        };
+        let cause = |message: &str| json!([{"reason": "DisruptionBudget", "message": message}]);
+        let violates = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let needs = cause("The disruption budget shop needs 5 healthy pods and has 5 currently");
+        assert!(refused(429, violates, needs));
+        let early = cause("The disruption budget shop is still being processed by the server.");
+        assert!(!refused(429, violates, early));
+        assert!(!refused(
+            429,
+            "too many requests, please try again later",
+            json!([])
+        ));
+        let two = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+        assert!(refused(500, two, json!([])));
+    }
 
     #[test]
     fn a_selector_selects_what_kubernetes_says_it_does() {

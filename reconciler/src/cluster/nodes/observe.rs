@@ -164,6 +164,7 @@ fn convert(node: core::Node) -> Option<Node> {
             .and_then(|mut a| a.remove(TICKET_ANNOTATION)),
         deleting: metadata.deletion_timestamp.is_some(),
         heard: None,
+        lease_unread: false,
         kubelet_version: status
             .node_info
             .map(|i| i.kubelet_version)

@@ -1,6 +1,6 @@
 //! Where a node stands that was told what to do: what it says of itself, and what its Node says.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use super::{GRACE_SECS, Stage, snapshots_before};
 use crate::ledger::Ticket;
@@ -262,10 +262,10 @@ impl Tried<'_, '_> {
         if node.ready {
             return Err("its Node is Ready. Look at its `fabrik agent`".to_owned());
         }
-        let looked = self.rollout.observed.at;
-        let silent =
-            |at: Timestamp| looked.duration_since(at) > SignedDuration::from_secs(SILENT_SECS);
-        if !node.heard.is_none_or(silent) {
+        if node.lease_unread {
+            return Err("its kubelet's Lease can't be read".to_owned());
+        }
+        if !node.is_silent(self.rollout.observed.at, SILENT_SECS) {
             return Err("its kubelet still renews its Lease. Look at what it lacks".to_owned());
         }
         if self.is_server() {

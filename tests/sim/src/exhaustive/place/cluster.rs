@@ -128,6 +128,8 @@ impl Place<'_> {
             cordoned_under,
             deleting,
             heard,
+            // Leases can be read here whenever anything can.
+            lease_unread: _,
             kubelet_version,
             labels: _,
             our_labels: _,
