@@ -10,6 +10,8 @@ fabrik:
 }:
 let
   cfg = config.services.fabrik-agent;
+  inherit (config.boot.loader) grub;
+  boot = config.fileSystems."/boot" or null;
 in
 {
   options.services.fabrik-agent = {
@@ -34,6 +36,8 @@ in
       wantedBy = [ "multi-user.target" ];
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
+      # Stopped first and started last, it would be gone while an activation runs that it has to end.
+      stopIfChanged = false;
       unitConfig = {
         ConditionPathExists = cfg.configFile;
         # One that is not started any more leaves a try without an end.
@@ -81,11 +85,42 @@ in
     ];
     boot.kernelModules = [ "softdog" ];
     boot.initrd.systemd.emergencyAccess = lib.mkDefault false;
+    systemd.enableEmergencyMode = lib.mkDefault false;
     systemd.settings.Manager = {
       RuntimeWatchdogSec = lib.mkDefault "30s";
       RebootWatchdogSec = lib.mkDefault "10min";
     };
-    # Both are fabrik's to do.
+    # Each system that takes a reboot leaves a kernel on the boot partition, and a generation that keeps it from being collected.
+    boot.loader.grub.configurationLimit = lib.mkDefault 5;
+    boot.loader.systemd-boot.configurationLimit = lib.mkDefault 5;
+    nix.gc = {
+      automatic = lib.mkDefault true;
+      options = lib.mkDefault "--delete-older-than 30d";
+    };
+    # That is fabrik's to do.
     system.autoUpgrade.enable = lib.mkDefault false;
+
+    assertions = [
+      {
+        assertion = !grub.enable || (boot != null && boot.fsType == "vfat");
+        message = "fabrik-agent: with GRUB, /boot has to be a FAT partition: elsewhere a power cut can leave no menu (docs/boot.md)";
+      }
+      {
+        assertion = boot == null || !(boot.noCheck or false);
+        message = "fabrik-agent: /boot has to be checked at boot (no noCheck): a power cut can leave two names of one file";
+      }
+      {
+        assertion = !grub.enable || toString grub.default == "0";
+        message = "fabrik-agent: boot.loader.grub.default has to be 0: fabrik chooses what boots";
+      }
+      {
+        assertion = !grub.enable || builtins.length grub.mirroredBoots == 1;
+        message = "fabrik-agent: boot.loader.grub.mirroredBoots has to have one entry: a system is tried by one /boot only";
+      }
+      {
+        assertion = !(config.boot.loader.systemd-boot.bootCounting.enable or false);
+        message = "fabrik-agent: boot.loader.systemd-boot.bootCounting chooses a default of its own";
+      }
+    ];
   };
 }

@@ -109,6 +109,8 @@ in
       wantedBy = [ "multi-user.target" ];
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
+      # Stopped first and started last, it would be gone for as long as an activation takes.
+      stopIfChanged = false;
       # However often it ends, nobody else starts it again.
       unitConfig.StartLimitIntervalSec = 0;
       # ssh for repositories by SSH, git for local paths, sops for secrets, k3s for snapshots of etcd, systemd to bound what

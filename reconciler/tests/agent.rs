@@ -163,6 +163,20 @@ async fn an_activation_that_fails_and_one_that_nobody_calls_well_are_taken_back(
     machine.runs_and_boots(&machine.old.output, &machine.old.output);
 }
 
+/// The program says that of any unit of the machine, the old system's among them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unit_that_always_fails_keeps_no_node_from_its_way_back() {
+    let mut machine = Machine::new().await;
+    fs::write(machine.path("crash-loop"), "").unwrap();
+    let new = machine.leader.build("new", "6.12", "");
+    machine.leader.offer(&new);
+    machine.start_agent();
+    machine.order(&new, Needs::Switch, Action::Try, SECONDS);
+    let back = machine.until_phase(Phase::WentBack).await;
+    assert!(back.message.contains("web.service"), "{}", back.message);
+    machine.runs_and_boots(&machine.old.output, &machine.old.output);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_boot_menu_that_nobody_can_read_is_told_and_does_not_stop_the_agent() {
     let mut machine = Machine::new().await;

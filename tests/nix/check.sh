@@ -31,6 +31,10 @@ expect '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json agent --config /e
 expect '"path":["nix","nixos-rebuild","systemd",'
 expect '"CapabilityBoundingSet":""'
 if grep -q 'token' <<<"$unit"; then echo "the agent's unit knows of a token: $unit" >&2; exit 1; fi
+expect '"stopIfChanged":false'
+[ "$(evaluate goodMachine)" = '[]' ]
+[ "$(evaluate systemdBoot)" = '[]' ]
+[ "$(evaluate badMachines)" = '[1,1,1,1,1,1]' ]
 [ "$(evaluate kernelParams)" = '["panic=10","oops=panic","boot.panic_on_fail"]' ]
 echo 'evaluates: nixos/fabrik.nix, nixos/agent.nix (with a stub of nixpkgs)'
 echo 'left out: the types of options and the build of the package, which need nixpkgs: `nix flake check` does both'

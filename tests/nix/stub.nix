@@ -86,11 +86,21 @@ let
     in
     module.config;
 
+  # What is right for fabrik, and not what NixOS has by default.
+  machine = {
+    boot.loader = {
+      grub = { enable = true; default = "0"; mirroredBoots = [ { path = "/boot"; } ]; };
+      systemd-boot.bootCounting.enable = false;
+    };
+    fileSystems."/boot".fsType = "vfat";
+  };
+
   agent =
+    machine:
     let
       module = import ../../nixos/agent.nix { packages.stub.default = "/stub/fabrik"; } {
         inherit lib pkgs;
-        config = {
+        config = machine // {
           nix.package = "nix";
           system.build.nixos-rebuild = "nixos-rebuild";
           systemd.package = "systemd";
@@ -100,11 +110,25 @@ let
     in
     module.config;
 
+  # What an agent's machine is refused for.
+  faults = machine: map (a: a.message) (builtins.filter (a: !a.assertion) (agent machine).assertions);
+  withGrub = grub: machine // { boot.loader = machine.boot.loader // { grub = machine.boot.loader.grub // grub; }; };
+
   example = import ./example.nix;
 in
 {
-  agentUnit = agent.systemd.services.fabrik-agent;
-  kernelParams = agent.boot.kernelParams;
+  agentUnit = (agent machine).systemd.services.fabrik-agent;
+  kernelParams = (agent machine).boot.kernelParams;
+  goodMachine = faults machine;
+  badMachines = map (machine: builtins.length (faults machine)) [
+    (machine // { fileSystems."/boot".fsType = "ext4"; })
+    (machine // { fileSystems = { }; })
+    (machine // { fileSystems."/boot" = { fsType = "vfat"; noCheck = true; }; })
+    (withGrub { default = "saved"; })
+    (withGrub { mirroredBoots = [ 1 2 ]; })
+    (machine // { boot.loader = machine.boot.loader // { systemd-boot.bootCounting.enable = true; }; })
+  ];
+  systemdBoot = faults (machine // { boot.loader = { grub.enable = false; systemd-boot.enable = true; }; });
   unit = (evaluate example).systemd.services.fabrik;
   refusesUnknownKey =
     !(builtins.tryEval (

@@ -193,7 +193,7 @@ impl<'a> Agent<'a> {
             // S9: to go back to it would make it the default in the end, and it was never said to be well.
             Ok(default) if running != default && !runs_it && !stuck => Some(format!(
                 "it runs {running} and would boot {default}: somebody has changed the one without the other, or a try \
-                 has ended half-way. Reboot it, or make what runs its default (nixos-rebuild boot \
+                 has ended half-way. Reboot it, or make what runs its default (nixos-rebuild boot --no-reexec \
                  --store-path {running})"
             )),
             Err(why) if order.needs == Needs::Reboot => Some(format!(

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command as Process, Stdio};
+use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,11 @@ use super::state::{State, Trace, Work};
 use super::{AgentConfig, NodeError, look, unit};
 
 /// How long the old system may take to be put back.
-const GO_BACK_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const GO_BACK_LIMIT: Duration = Duration::from_secs(600);
 /// How long a shutdown may take. NixOS' default for RebootWatchdogSec is as long.
 pub(super) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(600);
+/// As switch-to-configuration says that the system is switched to, and a unit of it failed.
+const SOME_UNIT_FAILED: i32 = 4;
 /// How often a child is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
 /// So much of what a program said last is shown.
@@ -147,7 +149,13 @@ impl Activation<'_> {
     fn switch_back(&self, to: &StorePath) -> Result<(), NodeError> {
         let system = self.config.on_machine(to.as_str());
         let program = system.join("bin/switch-to-configuration");
-        self.program(&program, &["test"], GO_BACK_LIMIT)
+        let switched = self.ended(&program, &["test"], GO_BACK_LIMIT)?;
+        // Any unit of the machine may be the failed one. Whether the node is well is asked later, and not of them.
+        if switched.status.code() == Some(SOME_UNIT_FAILED) && look::running(self.config)? == *to {
+            tracing::warn!(said = switched.said, "gone back, and a unit has failed");
+            return Ok(());
+        }
+        switched.expect_success()
     }
 
     fn make_default(&self, new: &StorePath) -> Result<(), NodeError> {
@@ -160,7 +168,7 @@ impl Activation<'_> {
     /// Where the boot loader is one that fabrik does not know, nothing can be done but what NixOS does.
     fn install(&self, system: &StorePath) -> Result<(), NodeError> {
         let program = self.config.programs().find("nixos-rebuild");
-        let arguments = ["boot", "--store-path", system.as_str()];
+        let arguments = ["boot", "--store-path", system.as_str(), "--no-reexec"];
         self.program(&program, &arguments, GO_BACK_LIMIT)?;
         self.program(&self.config.programs().find("sync"), &[], GO_BACK_LIMIT)?;
         let default = look::default(self.config)?;
@@ -210,8 +218,12 @@ impl Activation<'_> {
         self.program(&program, arguments, GO_BACK_LIMIT)
     }
 
-    /// Runs a program to its end, for `limit` at most. What it says goes to the log.
     fn program(&self, path: &Path, arguments: &[&str], limit: Duration) -> Result<(), NodeError> {
+        self.ended(path, arguments, limit)?.expect_success()
+    }
+
+    /// Runs a program to its end, for `limit` at most. What it says goes to the log.
+    fn ended(&self, path: &Path, arguments: &[&str], limit: Duration) -> Result<Ended, NodeError> {
         let told = format!("{} {}", path.display(), arguments.join(" "));
         let failed = |reason: String| NodeError::Program {
             program: told.clone(),
@@ -229,15 +241,38 @@ impl Activation<'_> {
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
         match wait(child, limit).map_err(|error| failed(error.to_string()))? {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => Err(failed(format!("{status}: {}", said(&log)))),
+            Some(status) => Ok(Ended {
+                told,
+                status,
+                said: said(&log),
+            }),
             None => Err(failed(format!("it did not end in time: {}", said(&log)))),
         }
     }
 }
 
+/// How a program ended.
+struct Ended {
+    /// The program and its arguments.
+    told: String,
+    status: ExitStatus,
+    said: String,
+}
+
+impl Ended {
+    fn expect_success(self) -> Result<(), NodeError> {
+        if self.status.success() {
+            return Ok(());
+        }
+        Err(NodeError::Program {
+            program: self.told,
+            reason: format!("{}: {}", self.status, self.said),
+        })
+    }
+}
+
 /// `None` where it did not end in time; then it is killed.
-fn wait(mut child: Child, limit: Duration) -> std::io::Result<Option<std::process::ExitStatus>> {
+fn wait(mut child: Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
     let begun = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {

@@ -22,7 +22,7 @@ pub fn facts(config: &AgentConfig, last: Option<Outcome>) -> Result<Facts, NodeE
         boot: boot_id(config)?,
         // Nodes go back, and obey what needs no boot, with a menu that nobody can read.
         default: default(config).map_err(|error| error.to_string()),
-        running: system(config, RUNNING)?,
+        running: running(config)?,
         booted: system(config, BOOTED)?,
         staged: None,
         last,
@@ -45,6 +45,10 @@ pub fn boot_id(config: &AgentConfig) -> Result<BootId, NodeError> {
             path,
             problem: error.to_string(),
         })
+}
+
+pub fn running(config: &AgentConfig) -> Result<StorePath, NodeError> {
+    system(config, RUNNING)
 }
 
 /// What an ordinary boot starts. A loader that fabrik does not know boots what was installed last: the profile.

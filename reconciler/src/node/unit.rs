@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use fabrik_core::agent::{Command, Outcome, Try};
 use fabrik_core::system::Phase;
+use jiff::{SignedDuration, Timestamp};
 use tokio::process::Command as Process;
 
-use super::activate::{INNER_UNIT, SHUTDOWN_LIMIT};
+use super::activate::{GO_BACK_LIMIT, INNER_UNIT, SHUTDOWN_LIMIT};
 use super::state::{State, Trace, Work};
 use super::{AgentConfig, NodeError};
 
@@ -82,6 +83,10 @@ impl Units {
         let mut command = Process::new(&program);
         command
             .arg(format!("--unit={}", unit(work.ticket)))
+            .arg(format!(
+                "--property=RuntimeMaxSec={}",
+                limit(work).as_secs()
+            ))
             .args(["--collect", "--service-type=exec", "--quiet", "-E"])
             .arg(path)
             .arg(&self.fabrik)
@@ -175,6 +180,17 @@ pub(super) fn is_there(said: &[u8]) -> Option<bool> {
         "inactive" | "failed" => Some(false),
         _ => None,
     }
+}
+
+/// What hangs without a limit of its own is ended after this, as by a power cut: nothing else is heard before. An activation
+/// may be awaited first, and a shutdown last.
+fn limit(work: &Work) -> Duration {
+    let own = match &work.command {
+        Command::Switch { deadline, .. } => deadline.duration_since(Timestamp::now()),
+        _ => SignedDuration::ZERO,
+    };
+    let own = Duration::try_from(own).unwrap_or(Duration::ZERO);
+    own + 2 * GO_BACK_LIMIT + SHUTDOWN_LIMIT
 }
 
 fn unit(ticket: u64) -> String {

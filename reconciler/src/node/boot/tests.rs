@@ -40,6 +40,7 @@ file=ROOT/sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-44
 if [ -e ROOT/deaf ]; then exit 0; fi
 if [ -z "$3" ]; then rm -f "$file"; else { printf '\7\0\0\0'; printf %s "$3" | sed 's/./&\x00/g'; printf '\0\0'; } >"$file"; fi"#;
 const NIXOS_REBUILD: &str = r#"
+[ "$4" = --no-reexec ]
 ROOT/bin/nix-env --profile ROOT/nix/var/nix/profiles/system --set "$3"
 exec "ROOT$3/bin/switch-to-configuration" boot"#;
 const DF: &str = "echo 'Filesystem 1024-blocks Used Available Capacity Mounted on'; echo \"x 1 1 $(cat ROOT/free) 1% /boot\"";

@@ -38,7 +38,7 @@ fn enough(path: &Path, free: u64, needed: u64) -> Result<(), NodeError> {
         program: format!("fetching to {}", path.display()),
         reason: format!(
             "{} MiB are free, and the new system needs {} MiB beside the {} MiB that are left for others: collect \
-             garbage (nix-collect-garbage), or make the disk larger",
+             garbage (nix-collect-garbage --delete-older-than 30d), or make the disk larger",
             free >> 20,
             needed >> 20,
             SPARE_BYTES >> 20

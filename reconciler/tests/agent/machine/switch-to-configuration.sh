@@ -23,6 +23,7 @@ case $1 in
         if [ -e "$root$system/blocks" ]; then
             until [ -e "$root/run/go-on" ]; do sleep 0.05; done
         fi
-        if [ -e "$root$system/fails" ]; then echo 'warning: the following units failed: web.service' >&2; exit 4; fi ;;
+        # Whichever system a unit is of, its failure is told.
+        if [ -e "$root$system/fails" ] || [ -e "$root/crash-loop" ]; then echo 'warning: the following units failed: web.service' >&2; exit 4; fi ;;
     *) exit 1 ;;
 esac

@@ -87,9 +87,23 @@ impl Copy {
         if let Some(folder) = self.to.parent() {
             fs::create_dir_all(folder)?;
         }
+        // What has its name is whole: NixOS' own installation believes so.
+        let mut beside = self.to.clone().into_os_string();
+        beside.push(".tmp");
+        let written = self.write(Path::new(&beside));
+        if written.is_err() {
+            // The first error tells.
+            let _ = fs::remove_file(&beside);
+        }
+        written
+    }
+
+    fn write(&self, beside: &Path) -> io::Result<()> {
+        let mut to = File::create(beside)?;
         // Not fs::copy: a file of the store is read-only.
-        io::copy(&mut File::open(&self.from)?, &mut File::create(&self.to)?)?;
-        Ok(())
+        io::copy(&mut File::open(&self.from)?, &mut to)?;
+        to.sync_all()?;
+        fs::rename(beside, &self.to)
     }
 }
 

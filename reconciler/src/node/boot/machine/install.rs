@@ -30,7 +30,8 @@ const MAX_FILLERS: u32 = 65_536;
 impl Machine {
     /// `system` becomes the newest generation of the profile, and writes the loader's entries with itself as the default.
     pub(in super::super) fn nixos_rebuild_boot(&self, system: &System) -> Result<(), BootError> {
-        let arguments = ["boot", "--store-path", system.as_str()].map(OsStr::new);
+        // Else it would evaluate itself anew first, from a configuration that a node does not have (nixos-rebuild-ng, reexec).
+        let arguments = ["boot", "--store-path", system.as_str(), "--no-reexec"].map(OsStr::new);
         self.bootable_meanwhile(|| run(&self.tools.nixos_rebuild, &arguments).map(drop))
     }
 
