@@ -25,7 +25,7 @@ use crate::build::cache::{self, Tls};
 use crate::build::{Builder, Published};
 use crate::cluster::lease::{Candidate, KubeLease, Leadership};
 use crate::cluster::resources::FabrikCluster;
-use crate::cluster::{Clients, ClusterError, credentials};
+use crate::cluster::{Clients, ClusterError, credentials, founding};
 use crate::config::Config;
 use crate::repo::{RepoError, Repository};
 use crate::report::{Endpoints, Health, Metrics, Webhook};
@@ -257,6 +257,10 @@ async fn start_services(replica: &Arc<Replica>) -> Result<JoinSet<()>, RunError>
             credentials::keep_renewed(&replica.config, &clients.leader, &clients.applier_once)
                 .await;
         }
+    });
+    services.spawn({
+        let replica = Arc::clone(replica);
+        async move { founding::keep_up(&replica.config).await }
     });
     services.spawn({
         let replica = Arc::clone(replica);

@@ -5,6 +5,7 @@ mod founding {
     pub mod agents;
     pub mod drain;
     pub mod policies;
+    mod renewal;
     pub mod world;
 }
 

@@ -25,6 +25,9 @@ pub const RELEASE_TICKET_ANNOTATION: &str = "fabrik.dev/release-ticket";
 /// On a live object of a protected kind: `confirm` lets it be pruned.
 pub const PRUNE_ANNOTATION: &str = "fabrik.dev/prune";
 
+/// On the namespace: the version of fabrik's own definitions, rights and policies that was applied last, whole.
+pub const MANIFESTS_ANNOTATION: &str = "fabrik.dev/manifests";
+
 /// Field manager of applied units.
 pub const APPLIER_MANAGER: &str = "fabrik";
 /// Field manager of what the leader writes on Nodes and on fabrik's own objects.

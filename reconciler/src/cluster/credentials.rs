@@ -131,7 +131,7 @@ fn accounts(config: &Config) -> [(&'static str, &Path); 2] {
     ]
 }
 
-async fn admin_client(config: &Config) -> Result<Client, ClusterError> {
+pub(super) async fn admin_client(config: &Config) -> Result<Client, ClusterError> {
     let path = config.kubernetes.admin_kubeconfig.as_deref();
     let path = path.ok_or_else(|| ClusterError::Credentials {
         problem: "a token is missing or has ended, and no admin-kubeconfig is configured"

@@ -11,12 +11,8 @@ use fabrik_core::id::ClusterId;
 use fabrik_core::ledger::Ledger;
 use http::Request;
 use k8s_openapi::api::core::v1::{Node, Secret as KubeSecret};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams,
-};
-use kube::runtime::wait::{await_condition, conditions};
-use kube::{Client, ResourceExt as _};
+use kube::Client;
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::json;
 
@@ -27,18 +23,15 @@ use super::ledger::LedgerStore;
 use super::resources::{FabrikNode, FabrikNodeSpec};
 use crate::config::Config;
 
+mod manifests;
 mod server;
 mod stated;
 
+pub(super) use self::manifests::apply_manifests;
+pub use self::manifests::keep_up;
 pub(super) use self::server::{Places, sections};
 pub(super) use stated::{Clusters, expect_age_key};
 
-const MANIFESTS: [&str; 3] = [
-    include_str!("../../../manifests/fabrik/namespace.yaml"),
-    include_str!("../../../manifests/fabrik/rbac.yaml"),
-    include_str!("../../../manifests/fabrik/policies.yaml"),
-];
-const FOUNDING_MANAGER: &str = "fabrik-founding";
 const PROBE_NAME: &str = "fabrik-founding-probe";
 const DEADLINE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(250);
@@ -75,39 +68,6 @@ pub(super) async fn wait_for_api(admin: &Client) -> Result<(), FoundError> {
             .map_err(|e| e.to_string())
     })
     .await
-}
-
-/// Applies fabrik's own definitions, identities and policies, and waits until the definitions are served.
-pub(super) async fn apply_manifests(admin: &Client) -> Result<(), FoundError> {
-    for (name, definition) in super::resources::definitions() {
-        let value = serde_json::to_value(&definition).map_err(|error| ClusterError::Malformed {
-            object: name.to_owned(),
-            problem: error.to_string(),
-        })?;
-        apply(admin, value).await?;
-    }
-    for manifest in MANIFESTS {
-        for value in documents(manifest)? {
-            apply(admin, value).await?;
-        }
-    }
-    let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());
-    for (_, definition) in super::resources::definitions() {
-        let name = definition.name_any();
-        let established =
-            await_condition(definitions.clone(), &name, conditions::is_crd_established());
-        let last = match tokio::time::timeout(DEADLINE, established).await {
-            Ok(Ok(_)) => continue,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no condition Established".to_owned(),
-        };
-        return Err(FoundError::Timeout {
-            what: format!("the definition {name} was not served"),
-            deadline: DEADLINE,
-            last,
-        });
-    }
-    Ok(())
 }
 
 /// The cluster's id: the ledger's, or a new one in a new ledger.
@@ -236,43 +196,6 @@ fn denied(policy: &str, answer: Result<(), kube::Error>) -> Result<(), String> {
     }
 }
 
-async fn apply(admin: &Client, value: serde_json::Value) -> Result<(), ClusterError> {
-    let malformed = |problem: String| ClusterError::Malformed {
-        object: "a manifest of fabrik's own".to_owned(),
-        problem,
-    };
-    let object: DynamicObject =
-        serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
-    let types = object
-        .types
-        .clone()
-        .ok_or_else(|| malformed("it has no kind".to_owned()))?;
-    let gvk = types
-        .try_into()
-        .map_err(|_| malformed("its apiVersion is malformed".to_owned()))?;
-    let resource = ApiResource::from_gvk(&gvk);
-    let name = object.name_any();
-    let api: Api<DynamicObject> = match object.namespace() {
-        Some(namespace) => Api::namespaced_with(admin.clone(), &namespace, &resource),
-        None => Api::all_with(admin.clone(), &resource),
-    };
-    api.patch(
-        &name,
-        &PatchParams::apply(FOUNDING_MANAGER).force(),
-        &Patch::Apply(&object),
-    )
-    .await
-    .map_err(while_doing(format!("applying {} {name}", gvk.kind)))?;
-    Ok(())
-}
-
-fn documents(manifest: &str) -> Result<Vec<serde_json::Value>, ClusterError> {
-    serde_saphyr::from_multiple(manifest).map_err(|error| ClusterError::Malformed {
-        object: "a manifest of fabrik's own".to_owned(),
-        problem: error.to_string(),
-    })
-}
-
 fn random_id() -> Result<ClusterId, ClusterError> {
     // 32 of 36 letters and digits: each byte's low 5 bits choose evenly.
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -317,18 +240,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-
-    #[test]
-    fn every_embedded_manifest_reads_and_has_kind_and_name() {
-        let mut kinds = BTreeSet::new();
-        for value in MANIFESTS.iter().flat_map(|m| documents(m).unwrap()) {
-            kinds.insert(value["kind"].as_str().unwrap().to_owned());
-            assert!(value["metadata"]["name"].is_string());
-        }
-        assert!(
-            kinds.contains("ValidatingAdmissionPolicyBinding") && kinds.contains("ServiceAccount")
-        );
-    }
 
     #[test]
     fn an_id_is_random() {
