@@ -9,7 +9,6 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::fabrik;
 use crate::machine::Root;
 use crate::pki;
 use crate::process::{Dirs, Process, Spec};
@@ -29,6 +28,7 @@ pub struct Cluster {
 
 /// What an agent is started with.
 pub struct Settings<'a> {
+    pub program: &'a Path,
     pub node: &'a str,
     pub address: Ipv4Addr,
     pub root: &'a Root,
@@ -50,7 +50,7 @@ pub fn start(settings: &Settings<'_>) -> Result<Process> {
     fs::write(&config, configuration(settings, &kubeconfig))?;
     let spec = Spec::new(
         &format!("{}-agent", settings.node),
-        &fabrik::binary()?,
+        settings.program,
         settings.dirs,
     )
     .args([OsString::from("agent"), "--config".into(), config.into()])

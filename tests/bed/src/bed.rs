@@ -28,7 +28,7 @@ use crate::repository::{self, DefaultRepository};
 use crate::scripted::Script;
 use crate::server::Server;
 use crate::slot::Slot;
-use crate::system::{self, SystemChange};
+use crate::system::{self, Build, SystemChange};
 use crate::wait;
 
 /// How fabrik reaches the repository.
@@ -48,6 +48,8 @@ pub struct Options {
     pub fabrik: bool,
     /// The machines have NixOS systems, stores and `fabrik agent`; the default repository has a flake.
     pub systems: bool,
+    /// With `systems`: another build of fabrik, which founds the cluster and which all machines begin with.
+    pub former_fabrik: Option<PathBuf>,
     /// With `systems`: workers are scripted stand-ins, without stores, pods and processes.
     pub script: Option<Script>,
     /// Name of the cluster.
@@ -73,6 +75,7 @@ impl Default for Options {
             servers: 1,
             fabrik: false,
             systems: false,
+            former_fabrik: None,
             script: None,
             cluster: "demo".to_owned(),
             transport: Transport::Http,
@@ -331,7 +334,9 @@ impl Bed {
         };
         repository::write(self.git(), &self.parts, &wanted)?;
         if self.options.systems {
-            system::write(self.git(), &self.options.kubernetes_version)?;
+            let options = &self.options;
+            let fabrik = Build::at_first(options.former_fabrik.as_deref());
+            system::write(self.git(), &options.kubernetes_version, fabrik)?;
             let spec = self.git().read("cluster.toml")?;
             self.git().write("cluster.toml", spec + PATIENCE)?;
         }

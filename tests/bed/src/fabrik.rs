@@ -47,8 +47,9 @@ pub struct Fabrik {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
+    /// What runs as `fabrik` here.
+    program: PathBuf,
     founding: Option<Founding>,
     /// Started at boot, as an enabled service is.
     enabled: bool,
@@ -82,13 +83,20 @@ pub(crate) struct Systems<'a> {
 }
 
 impl Fabrik {
-    pub fn new(server: &str, dir: &Path, dirs: &Dirs, parts: Arc<Parts>) -> Self {
+    pub fn new(server: &str, dir: &Path, dirs: &Dirs, parts: Arc<Parts>, program: PathBuf) -> Self {
+        let state = State {
+            program,
+            founding: None,
+            enabled: false,
+            process: None,
+            programs: None,
+        };
         Self {
             server: server.to_owned(),
             dir: dir.join("fabrik"),
             dirs: dirs.clone(),
             parts,
-            state: Mutex::default(),
+            state: Mutex::new(state),
         }
     }
 
@@ -111,7 +119,8 @@ impl Fabrik {
                     .with_context(|| format!("copying {}", from.display()))?;
             }
         }
-        let output = tokio::process::Command::new(binary()?)
+        let program = self.lock().program.clone();
+        let output = tokio::process::Command::new(program)
             .args(self.found_arguments(place))
             .env("PATH", self.path())
             .stdin(Stdio::null())
@@ -145,13 +154,25 @@ impl Fabrik {
         if state.process.as_ref().is_some_and(Process::is_running) {
             return Ok(());
         }
-        let spec = Spec::new(&self.service(), &binary()?, &self.dirs)
+        let spec = Spec::new(&self.service(), &state.program, &self.dirs)
             .args(["run".into(), "--config".into(), config.into_os_string()])
             .env("PATH", in_front(state.programs.as_deref(), self.path()));
         // Ended first: its log and record have the same names.
         state.process = None;
         state.process = Some(Process::start(spec)?);
         Ok(())
+    }
+
+    /// Another system brings another build: what runs is started anew as that one.
+    pub(crate) fn become_program(&self, program: &Path) -> Result<()> {
+        let mut state = self.lock();
+        if state.program == program {
+            return Ok(());
+        }
+        program.clone_into(&mut state.program);
+        let runs = state.process.take().is_some();
+        drop(state);
+        if runs { self.start() } else { Ok(()) }
     }
 
     /// Lets it evaluate and build systems, serve them, and look after etcd: sections of the

@@ -35,4 +35,4 @@ pub mod wait;
 
 pub use bed::{Bed, Options, Transport};
 pub use machine::{Machine, State};
-pub use system::SystemChange;
+pub use system::{Build, SystemChange};

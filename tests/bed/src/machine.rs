@@ -57,6 +57,8 @@ pub struct Surroundings {
     pub cluster: String,
     /// What disks are made from, in a bed whose machines have systems.
     pub image: Option<Image>,
+    /// What runs where a system has the former build of fabrik.
+    pub former_fabrik: Option<PathBuf>,
     /// Workers are scripted stand-ins in the place of machines with disks.
     pub script: Option<Script>,
 }
@@ -308,6 +310,12 @@ impl Machine {
 
     pub fn is_cut_off(&self) -> bool {
         !*self.inner.network.borrow()
+    }
+
+    /// What runs as `fabrik agent`, by the kernel's word. None while it is started.
+    pub fn agent_program(&self) -> Option<PathBuf> {
+        let pid = lock(&self.inner.agent).as_ref().and_then(Process::pid)?;
+        std::fs::read_link(format!("/proc/{pid}/exe")).ok()
     }
 
     pub fn agent_runs(&self) -> bool {

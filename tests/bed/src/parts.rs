@@ -4,6 +4,7 @@
 //! at all. Nothing is installed outside that folder, save `openssh-server` by apt when root asks.
 
 mod build;
+pub mod former;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

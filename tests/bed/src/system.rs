@@ -35,6 +35,30 @@ pub const SERVERS: &str = "servers";
 /// The pool of the default repository.
 pub const WORKERS: &str = "workers";
 
+/// Which build of fabrik a system has, in its file `fabrik-build`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Build {
+    /// The one that is tested.
+    Tested,
+    /// An older one ([`Options::former_fabrik`]).
+    ///
+    /// [`Options::former_fabrik`]: crate::Options::former_fabrik
+    Former,
+}
+
+impl Build {
+    /// What the machines of a bed begin with.
+    pub(crate) fn at_first(former: Option<&Path>) -> Self {
+        former.map_or(Self::Tested, |_| Self::Former)
+    }
+
+    /// As its system's file says it.
+    pub(crate) fn read(text: &str) -> Result<Self> {
+        Ok(serde_json::from_value(text.trim().into())?)
+    }
+}
+
 /// What a commit does to the system of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SystemChange {
@@ -44,6 +68,8 @@ pub enum SystemChange {
     Kernel(String),
     /// Another k3s, as `1.36.3+k3s1`.
     K3s(String),
+    /// Another build of fabrik: no reboot.
+    Fabrik(Build),
     /// The kubelet is not ready on it.
     Sick,
     /// Its kernel panics while it boots.
@@ -66,19 +92,21 @@ struct Settings {
     package: String,
     kernel: String,
     k3s: String,
+    fabrik: Build,
     faults: Vec<String>,
     evaluates: bool,
     builds: bool,
 }
 
 impl Settings {
-    fn new(kubernetes_version: &str) -> Self {
+    fn new(kubernetes_version: &str, fabrik: Build) -> Self {
         Self {
             name: None,
             platform: format!("{}-linux", std::env::consts::ARCH),
             package: "1".to_owned(),
             kernel: "6.12.1".to_owned(),
             k3s: format!("{kubernetes_version}+k3s1"),
+            fabrik,
             faults: Vec::new(),
             evaluates: true,
             builds: true,
@@ -90,6 +118,7 @@ impl Settings {
             SystemChange::Package(version) => self.package.clone_from(version),
             SystemChange::Kernel(version) => self.kernel.clone_from(version),
             SystemChange::K3s(version) => self.k3s.clone_from(version),
+            SystemChange::Fabrik(build) => self.fabrik = *build,
             SystemChange::Sick => self.faults.push("sick".to_owned()),
             SystemChange::Panics => self.faults.push("panics".to_owned()),
             SystemChange::Hangs => self.faults.push("hangs".to_owned()),
@@ -104,11 +133,11 @@ impl Settings {
 }
 
 /// Writes the flake into a work tree that does not have it. Commits nothing.
-pub fn write(worktree: &Worktree, kubernetes_version: &str) -> Result<()> {
+pub fn write(worktree: &Worktree, kubernetes_version: &str, fabrik: Build) -> Result<()> {
     if worktree.dir().join(SETTINGS).exists() {
         return Ok(());
     }
-    for (path, text) in flake(kubernetes_version)? {
+    for (path, text) in flake(kubernetes_version, fabrik)? {
         worktree.write(&path, text)?;
     }
     Ok(())
@@ -133,8 +162,8 @@ pub fn add_pool(worktree: &Worktree, pool: &str) -> Result<()> {
     worktree.write(SETTINGS, serde_json::to_string_pretty(&pools)?)
 }
 
-fn flake(kubernetes_version: &str) -> Result<Vec<(String, String)>> {
-    let settings = Settings::new(kubernetes_version);
+fn flake(kubernetes_version: &str, fabrik: Build) -> Result<Vec<(String, String)>> {
+    let settings = Settings::new(kubernetes_version, fabrik);
     let pools = BTreeMap::from([(SERVERS, settings.clone()), (WORKERS, settings)]);
     let fixed = FILES.iter();
     let mut files: Vec<_> = fixed
@@ -157,9 +186,9 @@ pub struct Image {
 
 impl Image {
     /// Builds the systems. Blocks for a second or two.
-    pub fn build(dir: &Path, nix: &Path, kubernetes_version: &str) -> Result<Self> {
+    pub fn build(dir: &Path, nix: &Path, kubernetes_version: &str, fabrik: Build) -> Result<Self> {
         let (root, source, programs) = (dir.join("root"), dir.join("flake"), dir.join("nix"));
-        for (path, text) in flake(kubernetes_version)? {
+        for (path, text) in flake(kubernetes_version, fabrik)? {
             let file = source.join(path);
             fs::create_dir_all(file.parent().context("a folder")?)?;
             fs::write(file, text)?;
@@ -219,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_files_that_a_fault_leaves_are_those_that_a_machine_looks_for() {
-        let mut settings = Settings::new("1.36.3");
+        let mut settings = Settings::new("1.36.3", Build::Tested);
         for change in [
             SystemChange::Sick,
             SystemChange::Panics,

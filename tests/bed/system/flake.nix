@@ -28,7 +28,12 @@
         else
           derivation {
             name = "nixos-system-${settings.name or pool}-25.11";
-            inherit (settings) platform package k3s;
+            inherit (settings)
+              platform
+              package
+              k3s
+              fabrik
+              ;
             system = settings.platform;
             builder = "/bin/sh";
             args = [ ./nixos/toplevel.sh ];

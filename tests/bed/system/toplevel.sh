@@ -11,6 +11,7 @@ echo '25.11 (test bed)' >"$out/nixos-version"
 echo '#!/bin/sh' >"$out/init"
 echo "$package" >"$out/package"
 echo "$k3s" >"$out/k3s-version"
+echo "$fabrik" >"$out/fabrik-build"
 for fault in $faults; do echo "$fault" >"$out/$fault"; done
 cat "$switch" >"$out/bin/switch-to-configuration"
 chmod +x "$out/init" "$out/bin/switch-to-configuration"

@@ -19,7 +19,7 @@ use crate::agent;
 use crate::balancer::Balancer;
 use crate::control_plane::{API_PORT, ControlPlane, EtcdCluster, Settings, Trust};
 use crate::emulator::Hetzner;
-use crate::fabrik::{Fabrik, Founding, Place, Systems};
+use crate::fabrik::{self, Fabrik, Founding, Place, Systems};
 use crate::fleet::Fleet;
 use crate::git::Git;
 use crate::kubeconfig::Endpoint;
@@ -29,7 +29,7 @@ use crate::pki::{self, Subject};
 use crate::server::Server;
 use crate::slot::Slot;
 use crate::supervisor;
-use crate::system::Image;
+use crate::system::{Build, Image};
 
 const BOOT_DEADLINE: Duration = Duration::from_secs(150);
 const FABRIK_PORT: u16 = 9640;
@@ -77,6 +77,7 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
         kwok_identity: trust.cluster.issue(&Subject::client(KWOK_USER, None))?,
         cluster: options.cluster.clone(),
         image: image(&options, &slot).await?,
+        former_fabrik: options.former_fabrik.clone(),
         script: options.script,
     });
     let (servers, server_machines) =
@@ -138,7 +139,8 @@ async fn image(options: &Options, slot: &Slot) -> Result<Option<Image>> {
         return Ok(None);
     }
     let (dir, version) = (slot.dir().join("image"), options.kubernetes_version.clone());
-    let build = move || Image::build(&dir, &Parts::nix()?, &version);
+    let fabrik = Build::at_first(options.former_fabrik.as_deref());
+    let build = move || Image::build(&dir, &Parts::nix()?, &version, fabrik);
     Ok(Some(tokio::task::spawn_blocking(build).await??))
 }
 
@@ -207,7 +209,14 @@ async fn create_servers(
         };
         let parts = Arc::clone(&surroundings.parts);
         let control_plane = ControlPlane::new(settings, parts, Arc::clone(trust), etcd)?;
-        let fabrik = Fabrik::new(&name, &dir, &slot.dirs(), Arc::clone(&surroundings.parts));
+        let program = options.former_fabrik.clone();
+        let fabrik = Fabrik::new(
+            &name,
+            &dir,
+            &slot.dirs(),
+            Arc::clone(&surroundings.parts),
+            program.map_or_else(fabrik::binary, Ok)?,
+        );
         let trust = Arc::clone(trust);
         let server = Server::new(
             control_plane,

@@ -15,13 +15,14 @@ use super::{Inner, Role, Root, State, System, UserData, Whim, lock};
 use crate::agent;
 use crate::balancer::Balancer;
 use crate::control_plane::{API_PORT, Trust};
+use crate::fabrik;
 use crate::join::{self, JoinError};
 use crate::kubeconfig::{self, Endpoint};
 use crate::kubelet;
 use crate::pki::{Certified, Subject};
 use crate::scripted::{Agent, Disk, Script, pods};
 use crate::server::Server;
-use crate::system::{SERVERS, WORKERS};
+use crate::system::{Build, SERVERS, WORKERS};
 
 /// As on k3s' agents.
 const BALANCER_PORT: u16 = 6444;
@@ -196,7 +197,9 @@ impl Inner {
         trust: &Trust,
     ) -> Result<()> {
         if let Some(root) = root {
-            server.set_k3s(&root.current()?.k3s)?;
+            let system = root.current()?;
+            server.set_k3s(&system.k3s)?;
+            server.fabrik.become_program(&self.fabrik_of(&system)?)?;
         }
         server.boot().await?;
         let user = format!("system:node:{}", self.name);
@@ -302,21 +305,45 @@ impl Inner {
         }
     }
 
-    /// Starts the agent as soon as it can know its cluster. It ends with the machine.
+    /// Starts the agent as soon as it can know its cluster, and anew where a system with another build of fabrik is
+    /// activated. It ends with the machine.
     async fn run_agent(&self, root: &Root, kubeconfig: &str) -> Result<Infallible> {
         let mut clusters = self.cluster.subscribe();
         let cluster = clusters.wait_for(Option::is_some).await?.clone();
         let cluster = cluster.context("a cluster")?;
-        let process = agent::start(&agent::Settings {
-            node: &self.name,
-            address: self.address,
-            root,
-            kubeconfig,
-            cluster: &cluster,
-            dirs: &self.surroundings.dirs,
-        })?;
-        *lock(&self.agent) = Some(process);
-        std::future::pending().await
+        loop {
+            let system = root.current()?;
+            let program = self.fabrik_of(&system)?;
+            if let Role::Server { server, .. } = &self.role {
+                server.fabrik.become_program(&program)?;
+            }
+            let process = agent::start(&agent::Settings {
+                program: &program,
+                node: &self.name,
+                address: self.address,
+                root,
+                kubeconfig,
+                cluster: &cluster,
+                dirs: &self.surroundings.dirs,
+            })?;
+            *lock(&self.agent) = Some(process);
+            while root.current()?.fabrik == system.fabrik {
+                sleep(LOOK).await;
+            }
+            // Ended first: the next one's log and record have the same names.
+            let former = lock(&self.agent).take();
+            drop(former);
+        }
+    }
+
+    fn fabrik_of(&self, system: &System) -> Result<PathBuf> {
+        match system.fabrik {
+            Build::Tested => fabrik::binary(),
+            Build::Former => {
+                let former = self.surroundings.former_fabrik.clone();
+                former.context("this bed has no former build of fabrik (Options::former_fabrik)")
+            }
+        }
     }
 
     /// Tries until a supervisor answers; a few times when it says no.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::join;
 use crate::process::{Dirs, kill_recorded};
-use crate::system::Image;
+use crate::system::{Build, Image};
 
 const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 const EFI_VARIABLES: &str = "sys/firmware/efi/efivars";
@@ -49,6 +49,7 @@ pub struct System {
     pub path: String,
     /// `1.36.3+k3s1`
     pub k3s: String,
+    pub fabrik: Build,
     pub sick: bool,
 }
 
@@ -208,10 +209,13 @@ impl Root {
         let path = fs::read_link(&link).with_context(|| format!("reading {}", link.display()))?;
         let path = path.to_str().context("a store path in UTF-8")?.to_owned();
         let dir = self.path(&path);
-        let k3s = fs::read_to_string(dir.join("k3s-version"))
-            .with_context(|| format!("{} lacks {path}", self.name))?;
+        let file = |name: &str| {
+            let text = fs::read_to_string(dir.join(name));
+            text.with_context(|| format!("{} lacks {path}", self.name))
+        };
         Ok(System {
-            k3s: k3s.trim().to_owned(),
+            k3s: file("k3s-version")?.trim().to_owned(),
+            fabrik: Build::read(&file("fabrik-build")?)?,
             sick: dir.join("sick").exists(),
             path,
         })

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fabrik_bed::{Bed, Machine, Options, State, SystemChange, system};
+use fabrik_bed::{Bed, Build, Machine, Options, State, SystemChange, system};
 
 const BOOT: Duration = Duration::from_secs(60);
 
@@ -21,7 +21,7 @@ async fn a_system_is_tried_kept_and_fallen_back_from() -> Result<()> {
         first.k3s,
         format!("{}+k3s1", bed.options().kubernetes_version)
     );
-    system::write(bed.git(), &bed.options().kubernetes_version)?;
+    system::write(bed.git(), &bed.options().kubernetes_version, Build::Tested)?;
 
     // Another package: activated in place, and by no means the default.
     let second = build(&bed, machine, &SystemChange::Package("2".to_owned()))?;
@@ -37,6 +37,7 @@ async fn a_system_is_tried_kept_and_fallen_back_from() -> Result<()> {
             "test",
             "--store-path",
             &second,
+            "--no-reexec",
         ],
     )?;
     bed.wait_until("the unit has ended", BOOT, async || {
@@ -51,7 +52,11 @@ async fn a_system_is_tried_kept_and_fallen_back_from() -> Result<()> {
     assert_eq!(machine.system()?.path, first.path);
 
     // Made the default: an ordinary boot starts it, and with it the kernel's command line is its own.
-    run(machine, "nixos-rebuild", &["boot", "--store-path", &second])?;
+    run(
+        machine,
+        "nixos-rebuild",
+        &["boot", "--store-path", &second, "--no-reexec"],
+    )?;
     run(machine, "systemctl", &["reboot"])?;
     booted(machine, 3).await?;
     assert_eq!(machine.system()?.path, second);

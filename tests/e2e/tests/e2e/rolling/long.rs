@@ -1,6 +1,7 @@
 //! Some minutes each: `make rolling` plays them.
 
 mod stop;
+mod two_builds;
 mod two_steps;
 
 use std::collections::BTreeSet;
