@@ -3,6 +3,7 @@
 
 /// More lines than this of one failure help nobody.
 const MAX_LINES: usize = 40;
+const MAX_LINES_OF_GIT: usize = 3;
 const MAX_LINE_CHARS: usize = 300;
 /// How far Nix indents what is within an error.
 const INDENT: &str = "       ";
@@ -30,7 +31,10 @@ pub fn cut(stderr: &str, source: Option<&str>) -> String {
     let kept = kept
         .iter()
         .map(|line| shorten(&of_repository(line, source)));
-    let kept: Vec<String> = kept.take(MAX_LINES).collect();
+    // git says why it did not fetch, and Nix only that something is missing.
+    let of_git = lines.iter().filter(|line| line.starts_with("fatal:"));
+    let of_git = of_git.map(|line| shorten(line)).take(MAX_LINES_OF_GIT);
+    let kept: Vec<String> = kept.take(MAX_LINES).chain(of_git).collect();
     kept.join("\n").trim().to_owned()
 }
 
@@ -146,6 +150,22 @@ error: A definition for option `a' is not of type `b'.
     14|     b = throw \"no\";
       |         ^";
         assert_eq!(cut(said, Some(SOURCE)), told);
+    }
+
+    #[test]
+    fn what_git_says_is_kept() {
+        let said = "\
+fatal: Unable to create 'shallow.lock': File exists.
+warning: could not update local clone of Git repository 'a'; continuing with the most recent version
+error:
+       … while fetching the input 'git+file:///a'
+
+       error: Cannot find Git revision '7f3a' in ref 'master' of repository 'a'!
+";
+        let told = "\
+error: Cannot find Git revision '7f3a' in ref 'master' of repository 'a'!
+fatal: Unable to create 'shallow.lock': File exists.";
+        assert_eq!(cut(said, None), told);
     }
 
     #[test]

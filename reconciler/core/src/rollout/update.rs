@@ -119,10 +119,16 @@ fn by_itself<'a>(
         return Stage::Stuck(why.to_owned());
     };
     let tried = tried(rollout, ticket, update, node);
-    match action {
+    let stage = match action {
         Action::Try => tried.trying(),
         Action::Keep => tried.keeping(),
         Action::GoBack => tried.going_back(),
+    };
+    match stage {
+        Stage::Done | Stage::WentBack(_) | Stage::TryAgain if tried.reset_may_come() => {
+            Stage::GoingBack
+        }
+        stage => stage,
     }
 }
 

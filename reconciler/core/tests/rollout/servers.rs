@@ -128,6 +128,23 @@ fn agents_wait_where_no_server_is_known() {
     );
 }
 
+/// Found by seed 84765: it was back, its ticket had ended, and then the reset came.
+#[test]
+fn who_was_reset_keeps_its_ticket_until_no_reset_can_come_any_more() {
+    let mut world = World::new(3, 1, 1);
+    world.fates.insert("bad".to_owned(), Fate::Hangs);
+    world.want("bad", "1.36.3+k3s1");
+    while !world.log.iter().any(|l| l.contains(" reset ")) {
+        world.tick();
+    }
+    let reset = world.now;
+    while !world.observed.ledger.tickets.is_empty() {
+        world.tick();
+    }
+    let kept = world.now.duration_since(reset).as_secs();
+    assert!(kept > 60, "{kept} s: {}", world.log.join("\n"));
+}
+
 /// The reset would take the second of three etcd members.
 #[test]
 fn a_server_that_hangs_is_reset_only_when_etcd_can_spare_it() {

@@ -51,7 +51,7 @@ pub fn sent(
     told.or_else(|| noted_resets(view, step, now))
 }
 
-/// Who is noted as reset is reset: nobody does it later (L4).
+/// Who is noted as reset, and still hangs, is reset: nobody does it later (L4). A leader's clock may show the same moment twice.
 fn noted_resets(view: &Observed, step: &Step, now: Timestamp) -> Broken {
     let tickets = view.ledger.tickets.values();
     let noted = |t: &&Ticket| t.update().is_some_and(|u| u.reset == Some(now));
@@ -60,7 +60,8 @@ fn noted_resets(view: &Observed, step: &Step, now: Timestamp) -> Broken {
         let of = |e: &Effect| matches!(e, Effect::Reset { server } if server.id == ticket.server);
         step.effects.iter().any(of)
     };
-    let left = noted.find(|ticket| !is_reset(ticket))?;
+    let hangs = |ticket: &Ticket| view.nodes.get(&ticket.node).is_some_and(|n| !n.ready);
+    let left = noted.find(|ticket| hangs(ticket) && !is_reset(ticket))?;
     broken(
         "L4",
         format!("{} hangs, is noted as reset, and is not", left.node),
@@ -100,7 +101,8 @@ fn reset(view: &Observed, name: &NodeName) -> Broken {
         return broken("S7", format!("{name} is reset, and its kubelet lives"));
     }
     if node.control_plane {
-        return quorum(view, name);
+        // A machine that hangs can't hand its leadership over.
+        return quorum(view, name, false);
     }
     None
 }
@@ -144,7 +146,7 @@ fn goes_down(
     }
     let member = view.ledger.members.values().find(|m| m.name == *name)?;
     if member.role == Role::Server {
-        let found = quorum(view, name);
+        let found = quorum(view, name, true);
         if found.is_some() {
             return found;
         }
@@ -216,7 +218,7 @@ pub fn unordered(view: &Observed, ticket: &Ticket, book: &mut Book) -> Broken {
     None
 }
 
-fn quorum(view: &Observed, name: &NodeName) -> Broken {
+fn quorum(view: &Observed, name: &NodeName, hands_over: bool) -> Broken {
     let members = match &view.datastore {
         Datastore::Etcd(etcd) => etcd.members.as_ref(),
         _ => None,
@@ -244,7 +246,7 @@ fn quorum(view: &Observed, name: &NodeName) -> Broken {
     let leads = members
         .iter()
         .any(|m| m.leader && m.node.as_ref() == Some(name));
-    if leads {
+    if leads && hands_over {
         return broken("S3", format!("{name} goes down and leads etcd"));
     }
     None

@@ -11,6 +11,8 @@ use crate::system::{Activity, Needs, Phase, Report, Update};
 
 /// How long after a reset was written down it is asked for: a leader that dies in between leaves it to a person.
 const RESET_SECS: i64 = 3;
+/// How long a reset that was asked for may be on its way to Hetzner: by then a request has come, or will not.
+const RESET_COMES_SECS: i64 = 60;
 /// How long after its deadline a node may take to go back by itself: a reboot of the old system and joining again.
 const RETURN_SECS: i64 = 600;
 /// How long a Node that is not Ready must not have been heard of before its machine counts as one that hangs.
@@ -186,6 +188,13 @@ impl<'a> Tried<'_, 'a> {
         } else {
             Stage::Keeping
         }
+    }
+
+    /// S1: one that comes late reaches no node that has given its ticket back.
+    pub fn reset_may_come(&self) -> bool {
+        let limit = SignedDuration::from_secs(RESET_COMES_SECS);
+        let reset = self.update.reset;
+        reset.is_some_and(|at| self.rollout.now.duration_since(at) <= limit)
     }
 
     pub fn going_back(&self) -> Stage<'a> {
