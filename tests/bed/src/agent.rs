@@ -54,7 +54,8 @@ pub fn start(settings: &Settings<'_>) -> Result<Process> {
         settings.dirs,
     )
     .args([OsString::from("agent"), "--config".into(), config.into()])
-    .env("PATH", path(root));
+    .env("PATH", path(root))
+    .env("HOME", root.path("var/lib/fabrik-agent").into_os_string());
     Process::start(spec)
 }
 
