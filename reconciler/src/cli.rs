@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -23,6 +24,8 @@ mod validate;
 mod wait;
 
 use crate::cluster::found::FoundOptions;
+use crate::gate::SPEC_FILE;
+use crate::repo::{RepoError, Tree};
 
 /// A Kubernetes cluster on Hetzner Cloud that follows one git repository.
 ///
@@ -125,6 +128,21 @@ pub fn readable(error: &Failure) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What a person calls the repository's root: without `cluster.toml` it is none, and may be a whole disk.
+fn tree_of_root(dir: &Path) -> Result<Tree, RepoError> {
+    if !dir.is_dir() {
+        return Err(RepoError::NoSuchDirectory {
+            dir: dir.to_owned(),
+        });
+    }
+    if dir.join(SPEC_FILE).symlink_metadata().is_err() {
+        return Err(RepoError::NotARoot {
+            dir: dir.to_owned(),
+        });
+    }
+    Tree::of_directory(dir)
 }
 
 #[cfg(test)]

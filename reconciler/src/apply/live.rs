@@ -15,14 +15,16 @@ pub(super) struct Live {
     pub version: u64,
     /// Of the fields that are ours; `None` if none is.
     pub fingerprint: Option<u64>,
-    /// The last manager that is not us.
+    /// The last manager that is not us, of more than its status.
     pub other: Option<String>,
 }
 
 impl Live {
     pub fn of(meta: &ObjectMeta) -> Self {
         let entries = meta.managed_fields.as_deref().unwrap_or_default();
-        let others = entries.iter().filter(|e| !is_ours(e));
+        // Controllers write the status of what somebody else has changed.
+        let of_fields = |e: &&ManagedFieldsEntry| e.subresource.as_deref() != Some("status");
+        let others = entries.iter().filter(|e| !is_ours(e)).filter(of_fields);
         Self {
             uid: meta.uid.clone().unwrap_or_default(),
             version: version(meta),

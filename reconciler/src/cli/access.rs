@@ -33,7 +33,7 @@ pub enum AccessError {
         "no usable kubeconfig: {0}. Give one by --kubeconfig, by KUBECONFIG or as ~/.kube/config"
     )]
     Kubeconfig(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the API server was asked to {what} and did not: {source}")]
+    #[error("the API server was asked to {what} and did not: {}", said(source))]
     Api {
         what: String,
         source: Box<kube::Error>,
@@ -96,6 +96,14 @@ impl Access {
 }
 
 /// An error of the API, with what was asked of it.
+/// The API server's own words, where it has answered.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    }
+}
+
 pub fn asked_to(what: impl Into<String>) -> impl FnOnce(kube::Error) -> AccessError {
     let what = what.into();
     move |source| AccessError::Api {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ pub struct PauseOptions {
     #[command(flatten)]
     cluster: ClusterOptions,
     /// Why, for whoever finds the cluster paused.
-    #[arg(long, value_name = "TEXT", default_value = "no reason given")]
+    #[arg(long, value_name = "TEXT", default_value = "no reason given", value_parser = NonEmptyStringValueParser::new())]
     reason: String,
 }
 

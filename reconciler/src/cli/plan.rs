@@ -96,7 +96,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
 /// What is in a directory has no commit yet.
 fn tree(what: &str) -> Result<(Option<CommitId>, Tree), RepoError> {
     if Path::new(what).is_dir() {
-        return Ok((None, Tree::of_directory(Path::new(what))?));
+        return Ok((None, super::tree_of_root(Path::new(what))?));
     }
     let (commit, tree) = Tree::of_checkout_revision(Path::new("."), what)?;
     Ok((Some(commit), tree))

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{Failure, say};
-use crate::repo::Tree;
 use crate::secrets::{Sops, Verdict, check, decrypt_file, users_age_key_file};
 
 #[derive(Debug, Subcommand)]
@@ -50,7 +49,7 @@ pub async fn run(verb: Secrets) -> Result<ExitCode, Failure> {
 }
 
 async fn check_all(options: CheckOptions) -> Result<ExitCode, Failure> {
-    let tree = Tree::of_directory(&options.dir)?;
+    let tree = super::tree_of_root(&options.dir)?;
     let sops = sops(options.age_key_file);
     let result = check(&tree, sops.as_ref()).await?;
     for (path, verdict) in &result.files {

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::{Failure, Output, say};
 use crate::gate::{Access, Candidate, Faulty, read_commit};
-use crate::repo::Tree;
 use crate::secrets::{Sops, users_age_key_file};
 
 #[derive(Debug, Args)]
@@ -28,7 +27,7 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let key = options.age_key_file.or_else(users_age_key_file);
     let sops = key.map(|file| Sops::new(file, None));
-    let result = match Tree::of_directory(&options.dir) {
+    let result = match super::tree_of_root(&options.dir) {
         Ok(tree) => read_commit(&tree, Access::of_person(sops.as_ref())).await?,
         Err(error) => Err(Faulty::of(error.into_diagnostic()?)),
     };

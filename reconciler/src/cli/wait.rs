@@ -119,7 +119,8 @@ fn standing(
     checkout: Option<&Checkout>,
 ) -> Standing {
     let status = &cluster.status;
-    if status.applied_commit.as_ref().is_some_and(|c| wanted.is(c)) {
+    let was_applied = status.applied_commit.as_ref().is_some_and(|c| wanted.is(c));
+    if was_applied && cluster.in_force().is_none_or(|c| wanted.is(c)) {
         return Standing::Done;
     }
     if let Some(refused) = status.refused.as_ref().filter(|r| wanted.is(&r.commit)) {
@@ -137,7 +138,7 @@ fn standing(
         let ours: CommitId = wanted.0.parse().ok()?;
         checkout?.descends(in_force, &ours)
     };
-    if was_in_force || is_older() == Some(true) {
+    if was_applied || was_in_force || is_older() == Some(true) {
         Standing::Superseded {
             by: in_force.clone(),
         }

@@ -317,7 +317,8 @@ pub fn pools(desired: &Desired, observed: &Observed) -> BTreeMap<String, PoolSta
 }
 
 fn is_ready(unit: &UnitReport) -> bool {
-    unit.ready == unit.objects && unit.errors.is_empty() && unit.holds.is_empty()
+    let paused = |hold: &Hold| hold.reason == HoldReason::Paused;
+    unit.ready == unit.objects && unit.errors.is_empty() && unit.holds.iter().all(paused)
 }
 
 fn count(n: usize) -> u32 {

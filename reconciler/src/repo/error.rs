@@ -112,6 +112,11 @@ pub enum RepoError {
         "{place} holds more than {max} files and folders. Keep only what belongs to the cluster in it"
     )]
     TooManyFiles { place: String, max: usize },
+    /// What somebody says to be the repository's root has no `cluster.toml`.
+    #[error("{} has no cluster.toml, so it is no repository of a cluster. Name the repository's root", dir.display())]
+    NotARoot { dir: PathBuf },
+    #[error("{} is no directory. Name the repository's root", dir.display())]
+    NoSuchDirectory { dir: PathBuf },
     /// No such file.
     #[error("{path} is not in the repository. Add it, or correct what refers to it")]
     NoSuchFile { path: String },
@@ -155,6 +160,14 @@ impl RepoError {
                 path,
                 format!("is a {kind}, which fabrik does not follow"),
                 "replace it by what it stands for",
+            ),
+            Self::NotARoot { dir } => (
+                "cluster.toml".to_owned(),
+                format!(
+                    "is not in {}, which is no repository of a cluster",
+                    dir.display()
+                ),
+                "write it (docs/spec.md has an example), or name the repository's root",
             ),
             Self::PathTooLong { path, max } => (
                 path,

@@ -2,6 +2,7 @@
 //! emulator; a claim that does not hold ends the demo with an error and the ends of the logs.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -76,9 +77,11 @@ pub async fn run() -> Result<Bed> {
     })
     .await?;
     say(&format!("Up after {:.0} s.", began.elapsed().as_secs_f64()));
-    play(&bed)
-        .await
-        .context("a claim of the demo does not hold")?;
+    if let Err(error) = play(&bed).await {
+        let logs = keep_logs(&bed)?;
+        let told = format!("a claim of the demo does not hold; the logs are in {logs}");
+        return Err(error.context(told));
+    }
     summary(began.elapsed());
     Ok(bed)
 }
@@ -202,6 +205,18 @@ async fn shrink(bed: &Bed) -> Result<()> {
         "The order, from Hetzner's and the API server's own records: {order}."
     ));
     Ok(())
+}
+
+/// The bed takes its own folder down.
+fn keep_logs(bed: &Bed) -> Result<String> {
+    let logs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/demo-logs");
+    std::fs::create_dir_all(&logs)?;
+    let logs = logs.canonicalize()?;
+    for log in std::fs::read_dir(bed.logs())? {
+        let log = log?;
+        std::fs::copy(log.path(), logs.join(log.file_name()))?;
+    }
+    Ok(logs.display().to_string())
 }
 
 async fn keep_manifests(bed: &Bed) -> Result<()> {

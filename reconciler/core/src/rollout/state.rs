@@ -76,7 +76,12 @@ pub fn states(
                 node: member.name.clone(),
                 pool: member.pool.clone(),
                 state,
-                message: rollout.with_words_of_its_agent(member, message),
+                // An agent goes on saying how its last try ended.
+                message: if state == State::UpToDate {
+                    message
+                } else {
+                    rollout.with_words_of_its_agent(member, message)
+                },
                 running: running.cloned(),
                 wants: Some(&goal.output).filter(|g| running != Some(g)).cloned(),
             };

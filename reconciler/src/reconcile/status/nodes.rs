@@ -1,8 +1,9 @@
 //! How far the nodes' systems have come, as `FabrikCluster` shows it.
 
 use fabrik_core::desired::Desired;
-use fabrik_core::hold::Hold;
+use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::PoolName;
+use fabrik_core::names::SERVERS_POOL;
 use fabrik_core::observed::Observed;
 use fabrik_core::rollout::{self, Forecast, NodeState, State};
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +22,17 @@ pub fn nodes(
     now: Timestamp,
 ) -> Vec<SystemStatus> {
     let states = rollout::states(desired, observed, holds, now);
+    // What a pool is to run now is being found out: its nodes are where they were.
+    let mut systems: Vec<SystemStatus> = before.systems.clone();
+    systems.retain(|s| {
+        let pool = format!("pool {}", s.pool);
+        let mut members = observed.ledger.members.values();
+        holds
+            .iter()
+            .any(|h| h.reason == HoldReason::Evaluation && h.about == pool)
+            && members.any(|m| m.name.as_str() == s.name)
+            && states.iter().all(|known| known.node.as_str() != s.name)
+    });
     let status = |state: NodeState| {
         let name = state.node.to_string();
         let known = before.systems.iter().find(|s| s.name == name);
@@ -35,7 +47,10 @@ pub fn nodes(
             wants: state.wants.map(|path| path.short()),
         }
     };
-    states.into_iter().map(status).collect()
+    systems.extend(states.into_iter().map(status));
+    let agent = |s: &SystemStatus| s.pool != SERVERS_POOL;
+    systems.sort_by(|a, b| (agent(a), &a.pool, &a.name).cmp(&(agent(b), &b.pool, &b.name)));
+    systems
 }
 
 /// Whether each node runs what the commit wants, but for those that are held out and those that may be off.

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use fabrik_bed::{Machine, Options, SystemChange, system};
 use fabrik_e2e::rolling::{ROLLED_OUT, Watcher, all_run, has_kernel, push_system};
-use fabrik_e2e::{World, ledger, set_count};
+use fabrik_e2e::{RESIZED, World, ledger, set_count};
 
 use super::world;
 
@@ -81,7 +81,7 @@ async fn is_left(fault: &SystemChange) -> Result<()> {
         Ok(Some(()))
     })
     .await?;
-    nobody_waits(&world)?;
+    nobody_waits(&world).await?;
     let tried: Vec<_> = bed
         .machines()
         .iter()
@@ -94,18 +94,20 @@ async fn is_left(fault: &SystemChange) -> Result<()> {
     Ok(())
 }
 
-fn nobody_waits(world: &World) -> Result<()> {
-    let ledger = ledger(&world.bed)?;
-    let tickets = ledger["tickets"]
-        .as_object()
-        .map_or(0, serde_json::Map::len);
-    ensure!(tickets == 0, "a ticket is left: {ledger}");
-    let nodes = world.get(&["nodes"])?;
-    for node in fabrik_e2e::list(&nodes, "items") {
-        let cordoned = node["spec"]["unschedulable"] == true;
-        ensure!(!cordoned, "{} is cordoned", node["metadata"]["name"]);
-    }
-    Ok(())
+/// Who was reset keeps its ticket, and its cordon, for a minute more.
+async fn nobody_waits(world: &World) -> Result<()> {
+    let what = "no ticket and no cordon is left";
+    let settled = world.bed.wait_until(what, RESIZED, async || {
+        let tickets = ledger(&world.bed)?["tickets"].clone();
+        ensure!(tickets == serde_json::json!({}), "{tickets:#}");
+        let nodes = world.get(&["nodes"])?;
+        let nodes = fabrik_e2e::list(&nodes, "items");
+        let cordoned = nodes
+            .iter()
+            .any(|node| node["spec"]["unschedulable"] == true);
+        Ok((!cordoned).then_some(()))
+    });
+    settled.await
 }
 
 fn has_new_kernel(machine: &Machine, system: &str) -> Result<bool> {
