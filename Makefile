@@ -15,7 +15,7 @@ help:
 	@echo 'make demo    a push changes the size of a cluster, played before your eyes (KEEP=1 leaves it running)'
 	@echo 'make check   format, clippy, unit tests: under a minute when warm'
 	@echo 'make test    everything: real git, API server, etcd and sops'
-	@echo 'make rolling whole rollouts through seven nodes, watched from outside: half an hour'
+	@echo 'make rolling whole rollouts through seven nodes, and an older fabrik beside this one: half an hour'
 	@echo 'make chaos   the leader killed, the agent killed, a node cut off, at each step of a rollout: a quarter of an hour'
 	@echo 'make sim     100,000 simulated rollouts against all that can go wrong (SEED=n plays one and tells it)'
 	@echo 'make boot    real boot loaders in QEMU go back from systems that fail: some minutes'
@@ -66,7 +66,7 @@ chaos: packages $(FABRIK_SOPS)
 	$(BUILT)/bed parts
 	$(CARGO) test --workspace --test e2e -- chaos:: --nocapture
 
-# Meant to take twenty minutes on two cores. Never played to its end yet: docs/simulation.md, "Numbers".
+# Some twenty minutes on two cores. The search was not run to its end yet: docs/simulation.md, "Numbers".
 .PHONY: sim
 sim:
 ifdef SEED
