@@ -183,7 +183,7 @@ fn mutants(threads: usize) -> ExitCode {
     });
     let caught = caught.into_inner();
     println!(
-        "{caught} of {} rules that were taken away were missed",
+        "{caught} of {} rules that were taken away were caught",
         MUTANTS.len()
     );
     code(caught == MUTANTS.len())
