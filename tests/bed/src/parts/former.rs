@@ -13,9 +13,10 @@ const COMMIT: &str = "7554879c4f8f6023a35f01e8e3fa18e326bed5e6";
 /// Builds it unless it is there. Blocks, for minutes the first time.
 pub fn fabrik() -> Result<PathBuf> {
     let dir = parts_dir().join(format!("fabrik-{}", &COMMIT[..8]));
-    let built = dir.join("fabrik");
     std::fs::create_dir_all(&dir)?;
+    // As /proc names what runs.
     let dir = dir.canonicalize()?;
+    let built = dir.join("fabrik");
     let _lock = build::lock(&dir)?;
     if built.is_file() {
         return Ok(built);

@@ -8,7 +8,7 @@ mod trouble;
 use anyhow::{Result, ensure};
 use fabrik_bed::{Options, SystemChange, system};
 use fabrik_e2e::rolling::{ROLLED_OUT, SHOP, Watcher, all_run, file_of, push_system};
-use fabrik_e2e::{SOON, World, faults};
+use fabrik_e2e::{RESIZED, SOON, World, faults};
 use serde_json::{Map, Value, json};
 
 const WORKERS: u32 = 4;
@@ -48,6 +48,34 @@ async fn small_world(more: &str) -> Result<World> {
     let allowed = "[update]\nallow-control-plane-downtime = true\n";
     git.write("cluster.toml", spec.replace("[update]\n", allowed) + more)?;
     Ok(world)
+}
+
+async fn nobody_is_cordoned(world: &World) -> Result<()> {
+    let what = "nobody is cordoned";
+    world
+        .bed
+        .wait_until(what, SOON, async || {
+            let nodes = world.get(&["nodes"])?;
+            let nodes = fabrik_e2e::list(&nodes, "items");
+            let cordoned = nodes
+                .iter()
+                .any(|node| node["spec"]["unschedulable"] == true);
+            Ok((!cordoned).then_some(()))
+        })
+        .await
+}
+
+/// No ticket and no cordon is left. Who was reset keeps both for a minute.
+async fn nobody_waits(world: &World) -> Result<()> {
+    let settled = world
+        .bed
+        .wait_until("no ticket is left", RESIZED, async || {
+            let tickets = fabrik_e2e::ledger(&world.bed)?["tickets"].clone();
+            ensure!(tickets == json!({}), "{tickets:#}");
+            Ok(Some(()))
+        });
+    settled.await?;
+    nobody_is_cordoned(world).await
 }
 
 /// The commit is in force, and no node hears of its system.

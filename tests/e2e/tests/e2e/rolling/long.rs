@@ -10,9 +10,9 @@ use anyhow::{Result, ensure};
 use fabrik_bed::parts::{FORMER_KUBERNETES_VERSION, KUBERNETES_VERSION};
 use fabrik_bed::{Bed, Options, SystemChange, system};
 use fabrik_e2e::rolling::{ROLLED_OUT, Watcher, all_run, file_of, has_kernel, push_system};
-use fabrik_e2e::{SOON, World, config_map};
+use fabrik_e2e::{SOON, config_map};
 
-use super::world;
+use super::{nobody_is_cordoned, world};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kernel_drains_and_reboots_node_by_node() -> Result<()> {
@@ -147,19 +147,4 @@ fn tried(bed: &Bed) -> usize {
         .iter()
         .filter(|machine| machine.boots() > 1)
         .count()
-}
-
-async fn nobody_is_cordoned(world: &World) -> Result<()> {
-    let what = "nobody is cordoned";
-    world
-        .bed
-        .wait_until(what, SOON, async || {
-            let nodes = world.get(&["nodes"])?;
-            let nodes = fabrik_e2e::list(&nodes, "items");
-            let cordoned = nodes
-                .iter()
-                .any(|node| node["spec"]["unschedulable"] == true);
-            Ok((!cordoned).then_some(()))
-        })
-        .await
 }

@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use fabrik_bed::{Machine, Options, SystemChange, system};
 use fabrik_e2e::rolling::{ROLLED_OUT, Watcher, all_run, has_kernel, push_system};
-use fabrik_e2e::{RESIZED, World, ledger, set_count};
+use fabrik_e2e::{ledger, set_count};
 
-use super::world;
+use super::{nobody_waits, world};
 
 const KERNEL: &str = "6.12.2";
 
@@ -92,22 +92,6 @@ async fn is_left(fault: &SystemChange) -> Result<()> {
     watcher.verdict(&world, 1).await?;
     world.bed.shutdown().await;
     Ok(())
-}
-
-/// Who was reset keeps its ticket, and its cordon, for a minute more.
-async fn nobody_waits(world: &World) -> Result<()> {
-    let what = "no ticket and no cordon is left";
-    let settled = world.bed.wait_until(what, RESIZED, async || {
-        let tickets = ledger(&world.bed)?["tickets"].clone();
-        ensure!(tickets == serde_json::json!({}), "{tickets:#}");
-        let nodes = world.get(&["nodes"])?;
-        let nodes = fabrik_e2e::list(&nodes, "items");
-        let cordoned = nodes
-            .iter()
-            .any(|node| node["spec"]["unschedulable"] == true);
-        Ok((!cordoned).then_some(()))
-    });
-    settled.await
 }
 
 fn has_new_kernel(machine: &Machine, system: &str) -> Result<bool> {
