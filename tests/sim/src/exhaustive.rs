@@ -30,6 +30,9 @@ const REST_STEP_SECS: i64 = 300;
 /// A branch has come to rest by then.
 const MAX_TICKS: u32 = 500;
 
+/// How often a search says that it goes on.
+const PROGRESS_STATES: u64 = 2_000_000;
+
 /// Of the servers' new system and the workers'.
 pub const FATES: [[Fate; 2]; 4] = [
     [Fate::Well, Fate::Well],
@@ -210,12 +213,22 @@ impl Search {
         let shard = &self.seen[shard];
         let mut seen = shard.lock().expect("no thread panics with it");
         let known = seen.entry(state).or_default();
-        if *known == 0 && self.states.fetch_add(1, Ordering::Relaxed) >= self.max_states {
-            self.over.store(true, Ordering::Relaxed);
+        if *known == 0 {
+            self.count();
         }
         let new = *known & left.bit() == 0;
         *known |= left.and_fewer();
         new
+    }
+
+    fn count(&self) {
+        let states = self.states.fetch_add(1, Ordering::Relaxed) + 1;
+        if states > self.max_states {
+            self.over.store(true, Ordering::Relaxed);
+        }
+        if states.is_multiple_of(PROGRESS_STATES) {
+            eprintln!("… {} million states", states / 1_000_000);
+        }
     }
 
     fn blame(&self, what: String, tick: u32, path: &[(u32, Act)]) {

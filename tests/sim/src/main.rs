@@ -12,6 +12,14 @@ use fabrik_sim::mutant::{self, MUTANTS};
 use fabrik_sim::people;
 use fabrik_sim::schedule::{Failure, Schedule};
 use fabrik_sim::ways;
+use mimalloc::MiMalloc;
+
+/// To copy worlds is most of the work, and they are made of small pieces.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// How often a run says that it goes on.
+const PROGRESS_SEEDS: u64 = 10_000;
 
 #[derive(Parser)]
 #[command(about = "Plays rollouts against all that can go wrong")]
@@ -94,6 +102,9 @@ fn run(first: u64, count: u64, threads: usize) -> ExitCode {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= first + count {
                         break;
+                    }
+                    if seed.is_multiple_of(PROGRESS_SEEDS) {
+                        eprintln!("… seed {seed}");
                     }
                     let outcome = Schedule::of(seed).run(None, false);
                     cover.add(&outcome.cover);
