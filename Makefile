@@ -66,7 +66,7 @@ chaos: packages $(FABRIK_SOPS)
 	$(BUILT)/bed parts
 	$(CARGO) test --workspace --test e2e -- chaos:: --nocapture
 
-# Some twenty minutes on two cores. The search was not run to its end yet: docs/simulation.md, "Numbers".
+# A quarter of an hour on two quiet cores: docs/simulation.md, "Numbers".
 .PHONY: sim
 sim:
 ifdef SEED

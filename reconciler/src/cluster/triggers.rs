@@ -1,25 +1,29 @@
 //! Watches that say when to look again. They decide nothing: a trigger that comes once too often costs one pass.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hasher as _};
 
+use fabrik_core::id::NodeName;
 use fabrik_core::names::RECONCILE_ANNOTATION;
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::resources::{FabrikCluster, FabrikNode};
 
 /// Why to look again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// A Node came, went, or changed in what matters here, or says something else of its system.
+    /// A Node came, went, or changed in what matters here, says something else of its system, or lost a pod while it is
+    /// drained.
     Nodes,
     /// A person or a webhook asks for a fetch now.
     Fetch,
@@ -37,6 +41,42 @@ pub async fn watch(client: Client, triggers: mpsc::Sender<Trigger>) {
         () = watch_all("Nodes", nodes, what_matters, &triggers) => {}
         () = watch_all("FabrikNodes", reports, what_is_said, &triggers) => {}
         () = watch_cluster(client, &triggers) => {}
+    }
+}
+
+/// Tells of each pod that goes from one of `nodes`, which may become others. Runs until dropped, or until nobody listens.
+pub async fn watch_drained(
+    client: Client,
+    mut nodes: watch::Receiver<BTreeSet<NodeName>>,
+    triggers: mpsc::Sender<Trigger>,
+) {
+    // A set that is dropped ends its task.
+    let mut watched = BTreeMap::<NodeName, JoinSet<()>>::new();
+    loop {
+        let wanted = nodes.borrow_and_update().clone();
+        watched.retain(|node, _| wanted.contains(node));
+        for node in wanted {
+            let pods = watch_pods(client.clone(), node.clone(), triggers.clone());
+            watched.entry(node).or_insert_with(|| {
+                let mut task = JoinSet::new();
+                task.spawn(pods);
+                task
+            });
+        }
+        if nodes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn watch_pods(client: Client, node: NodeName, triggers: mpsc::Sender<Trigger>) {
+    let only = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let pods = Api::<PartialObjectMeta<Pod>>::all(client);
+    let mut events = watcher(pods, only).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        if matches!(event, Ok(Event::Delete(_))) && !send(&triggers, Trigger::Nodes) {
+            return;
+        }
     }
 }
 

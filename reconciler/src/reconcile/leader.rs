@@ -2,13 +2,14 @@
 //!
 //! Nothing that matters is kept here: another replica may go on after any line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fabrik_core::desired::Desired;
 use fabrik_core::disruption::Blocker;
+use fabrik_core::effect::Effect;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{CommitId, NodeName, PoolName, Uid};
 use fabrik_core::ledger::Ledger;
@@ -72,6 +73,8 @@ pub struct Leader {
     pub(super) backoff: Backoff,
     /// The last look at Hetzner, while it counts.
     pub(super) hetzner: Option<Recent>,
+    /// A node was uncordoned: another one may be begun with in the next pass.
+    pub(super) makes_room: bool,
     /// The control plane's etcd, where the configuration says how to ask it.
     pub(super) etcd: Option<Etcd>,
     /// What was said last about it, if it can't be read.
@@ -89,6 +92,8 @@ pub struct Leader {
     /// Its own server is to be updated: another replica is to tell it so.
     pub(super) hands_over: AtomicBool,
     pub(super) publisher: publish::Publisher,
+    /// Nodes that are being drained: each pod that goes from them is news.
+    pub(super) drained: watch::Sender<BTreeSet<NodeName>>,
     limits: watch::Sender<Limits>,
     /// Tells the engine what is wanted; `None` until something is.
     wanted: Option<watch::Sender<Arc<Wanted>>>,
@@ -129,7 +134,14 @@ impl Leader {
         let (tell, reports) = watch::channel(UnitsReport::default());
         let mut beside = JoinSet::new();
         let (hints, triggers) = mpsc::channel(16);
+        let drained = watch::Sender::default();
+        let of_drained = (clients.leader.clone(), drained.subscribe(), hints.clone());
         beside.spawn(triggers::watch(clients.leader.clone(), hints));
+        beside.spawn(triggers::watch_drained(
+            of_drained.0,
+            of_drained.1,
+            of_drained.2,
+        ));
         let name = replica.config.cluster.name.as_str();
         Ok(Self {
             ledger,
@@ -144,6 +156,7 @@ impl Leader {
             blocked: BTreeMap::new(),
             backoff: Backoff::default(),
             hetzner: None,
+            makes_room: false,
             etcd: replica.config.etcd.clone().map(Etcd::new),
             etcd_trouble: None,
             unreadable: Vec::new(),
@@ -156,6 +169,7 @@ impl Leader {
                 .map(|builder| Building::start(builder, &mut beside)),
             hands_over: AtomicBool::new(false),
             publisher: publish::Publisher::new(clients.leader.clone(), name),
+            drained,
             limits: watch::Sender::new(Limits::default()),
             wanted: None,
             tell,
@@ -197,18 +211,40 @@ impl Leader {
             self.replica
                 .metrics
                 .reconciled(Outcome::of(&result), began.elapsed());
-            let in_force = self.in_force.as_ref();
-            let left = in_force.and_then(|f| f.hetzner.remaining_share());
-            let asks_hetzner = !self.hetzner.as_ref().is_some_and(Recent::counts);
             let (pause, least) = match result {
-                Ok(busy) => pace::until_next_pass(busy, asks_hetzner, left),
+                Ok(busy) => {
+                    let (pause, least) = self.until_next_pass(busy);
+                    (pause.min(self.until_a_soak_ends()), least)
+                }
                 Err(problem) => {
                     warn!(%problem, "this pass was given up; nothing that it did not see is believed");
-                    (Duration::from_secs(3), pace::busy(left))
+                    (Duration::from_secs(3), pace::busy(self.hetzner_left()))
                 }
             };
             wake = self.wait_at_least(least, began, pause, next_poll).await;
         }
+    }
+
+    fn until_next_pass(&self, busy: bool) -> (Duration, Duration) {
+        let asks_hetzner = !self.hetzner.as_ref().is_some_and(Recent::counts);
+        pace::until_next_pass(busy, asks_hetzner, self.hetzner_left())
+    }
+
+    /// The share of its rate limit that is left.
+    pub(super) fn hetzner_left(&self) -> Option<f64> {
+        self.in_force.as_ref()?.hetzner.remaining_share()
+    }
+
+    /// No news come of time that has passed.
+    fn until_a_soak_ends(&self) -> Duration {
+        let in_force = self.in_force.as_ref();
+        let soak = in_force.map_or(Duration::ZERO, |f| f.desired.spec.update.soak);
+        let now = Timestamp::now();
+        let left = self.well.values().filter_map(|well| {
+            let been = Duration::try_from(now.duration_since(well.since)).ok()?;
+            soak.checked_sub(been)
+        });
+        left.min().unwrap_or(Duration::MAX)
     }
 
     /// Waits for a reason to look again. News that come faster than passes may be (a pod that crashes again and again)
@@ -321,17 +357,21 @@ impl Leader {
         if next.begins_or_ends() || observed.ledger.changes_servers() {
             self.hetzner = None;
         }
+        let makes_room = |e: &Effect| matches!(e, Effect::Uncordon { .. });
+        self.makes_room = next.effects.iter().any(makes_room);
         let failures = Executor::new(self, &in_force)
             .carry_out(&next.effects)
             .await;
+        let busy = !next.effects.is_empty() || status::is_moving(&observed);
         let pass = Pass {
             desired: Some(&desired),
             holds: [next.holds, failures].concat(),
             idle: next.effects.is_empty(),
+            next_in: self.until_next_pass(busy).0,
             ..Pass::of(&observed)
         };
         publish::cluster(self, pass).await;
-        Ok(!next.effects.is_empty() || status::is_moving(&observed))
+        Ok(busy)
     }
 
     /// What was begun with nodes ends also where Hetzner can't be read, and is told.

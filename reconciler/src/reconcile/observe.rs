@@ -39,8 +39,12 @@ pub async fn observe(
 ) -> Result<Seen, String> {
     let (at, began) = (Timestamp::now(), Instant::now());
     let subject = in_force.map(|f| Subject::new(f, &ledger, &leader.wishes));
+    let left = leader.hetzner_left();
+    let is_old = |recent: &Recent| recent.at.elapsed() >= pace::busy(left);
     let recent = leader.hetzner.take();
     let recent = recent.filter(|recent| recent.counts_for(subject.as_ref()));
+    // Else this pass would end where it begins with the next node, and another one would look.
+    let recent = recent.filter(|recent| !leader.makes_room || !is_old(recent));
     let client = &leader.replica.clients.leader;
     let (hetzner, seen, volumes, tokens, mut pods, told, heard, ready_pods) = tokio::join!(
         async {
@@ -59,12 +63,14 @@ pub async fn observe(
     );
     let (mut seen, volumes, tokens, mut told) = (seen?, volumes?, tokens?, told?);
     let waiting = not_told(&ledger, &told);
+    leader.drained.send_if_modified(|drained| {
+        let changed = *drained != waiting;
+        drained.clone_from(&waiting);
+        changed
+    });
     let emptied = emptied(&waiting, &seen, &pods, at);
     let attached = attached_to(client, &waiting, &emptied, &volumes, &mut pods).await;
-    let left = in_force.and_then(|f| f.hetzner.remaining_share());
-    let hetzner_is_old = recent
-        .as_ref()
-        .is_some_and(|recent| recent.at.elapsed() >= pace::busy(left));
+    let hetzner_is_old = recent.as_ref().is_some_and(is_old);
     let (hetzner, blind) = match hetzner {
         Ok(seen) => {
             let now = |subject| Recent {

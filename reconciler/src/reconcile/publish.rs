@@ -35,6 +35,9 @@ use crate::report::observed::{CONFIG_MAP, CONFIG_MAP_KEY, Document};
 /// How often the observation is written at most.
 const OBSERVED_PERIOD: Duration = Duration::from_secs(2);
 
+/// How often all the rest is written at most, where another pass follows at once.
+const STATUS_PERIOD: Duration = Duration::from_millis(500);
+
 /// How many FabrikNodes are written at once.
 const CONCURRENCY: usize = 8;
 
@@ -48,6 +51,7 @@ pub struct Publisher {
     standings: BTreeMap<String, Option<Standing>>,
     observed: Option<(Observed, Instant)>,
     holds: BTreeSet<Hold>,
+    at: Option<Instant>,
 }
 
 /// How a pass ended.
@@ -60,6 +64,8 @@ pub struct Pass<'a> {
     pub idle: bool,
     /// Why Hetzner could not be read: `observed` shows nothing of it then.
     pub blind: Option<&'a str>,
+    /// When the next pass comes at the latest.
+    pub next_in: Duration,
 }
 
 impl<'a> Pass<'a> {
@@ -71,6 +77,7 @@ impl<'a> Pass<'a> {
             holds: Vec::new(),
             idle: true,
             blind: None,
+            next_in: Duration::MAX,
         }
     }
 }
@@ -83,6 +90,7 @@ pub async fn cluster(leader: &mut Leader, pass: Pass<'_>) {
         mut holds,
         idle,
         blind,
+        next_in,
     } = pass;
     holds.extend(leader.holds_of_units());
     let of_systems = leader.holds_of_systems();
@@ -99,6 +107,9 @@ pub async fn cluster(leader: &mut Leader, pass: Pass<'_>) {
     metrics.set_units(&status::units(&units));
     if let Some(in_force) = &leader.in_force {
         metrics.set_pools(&status::pools(&in_force.desired, observed));
+    }
+    if !leader.publisher.is_due(next_in) {
+        return;
     }
     let facts = Facts {
         desired,
@@ -175,7 +186,18 @@ impl Publisher {
             standings: BTreeMap::new(),
             observed: None,
             holds: BTreeSet::new(),
+            at: None,
         }
+    }
+
+    /// Passes that come one upon the other have less to tell than they would take to tell it.
+    fn is_due(&mut self, next_in: Duration) -> bool {
+        let rests = self.at.is_some_and(|at| at.elapsed() < STATUS_PERIOD);
+        let due = !rests || next_in > 2 * STATUS_PERIOD;
+        if due {
+            self.at = Some(Instant::now());
+        }
+        due
     }
 
     /// One line for each hold that was not there at the last pass. Returns those, and those that are there no more.

@@ -122,6 +122,13 @@ impl Agent {
         }
     }
 
+    /// What an agent writes down before anybody can be heard: k3s takes longer to start than it does.
+    pub fn wake(&self, disk: &mut Disk) {
+        while let Do::Write(journal) = agent::next(&disk.journal, &disk.facts(None), &self.wish) {
+            disk.journal = journal;
+        }
+    }
+
     /// Obeys until the machine reboots: then the next boot is on the disk.
     pub async fn until_reboot(mut self, disk: &mut Disk) -> Result<()> {
         self.hear(None).await;

@@ -275,6 +275,7 @@ impl Inner {
             disk.boot_id().clone_into(&mut settings.boot_id);
             let client = kubeconfig::client(&settings.kubeconfig).await?;
             let agent = Agent::new(client.clone(), &self.name, script);
+            agent.wake(&mut disk);
             tokio::select! {
                 () = pods::play(&client, &self.name, script.stop) => {}
                 ended = self.run_kubelet(settings.clone()) => return ended,
