@@ -239,12 +239,8 @@ impl Leader {
     fn until_a_soak_ends(&self) -> Duration {
         let in_force = self.in_force.as_ref();
         let soak = in_force.map_or(Duration::ZERO, |f| f.desired.spec.update.soak);
-        let now = Timestamp::now();
-        let left = self.well.values().filter_map(|well| {
-            let been = Duration::try_from(now.duration_since(well.since)).ok()?;
-            soak.checked_sub(been)
-        });
-        left.min().unwrap_or(Duration::MAX)
+        let since = self.well.values().map(|well| well.since);
+        pace::until_over(since, soak, Timestamp::now())
     }
 
     /// Waits for a reason to look again. News that come faster than passes may be (a pod that crashes again and again)

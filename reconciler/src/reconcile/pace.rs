@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use fabrik_core::hold::HoldReason;
+use jiff::Timestamp;
 
 /// A pass while something is under way and Hetzner's rate limit has room.
 const BUSY: Duration = Duration::from_millis(750);
@@ -17,6 +18,9 @@ const NEWS: Duration = Duration::from_millis(200);
 pub const HETZNER_COUNTS: Duration = Duration::from_secs(10);
 /// A pass while nothing is under way: drift at Hetzner is seen this late.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// How often the cluster's status is written at most, where another pass follows at once.
+const STATUS_PERIOD: Duration = Duration::from_millis(500);
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
@@ -34,6 +38,26 @@ pub fn until_next_pass(
         (true, true) => (least, least),
         (true, false) => (BUSY, NEWS),
     }
+}
+
+/// How long it is until the first of `since` that is not `span` ago will be; for ever, where all are.
+pub fn until_over(
+    since: impl Iterator<Item = Timestamp>,
+    span: Duration,
+    now: Timestamp,
+) -> Duration {
+    let left = since.filter_map(|since| {
+        // A clock that jumped back has nothing behind it.
+        let been = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        span.checked_sub(been).filter(|left| !left.is_zero())
+    });
+    left.min().unwrap_or(Duration::MAX)
+}
+
+/// Whether what changed is told now. Passes that come one upon the other have less to tell than they would take to tell it.
+pub fn is_told_now(told: Option<Instant>, next_in: Duration, now: Instant) -> bool {
+    let lately = told.is_some_and(|told| now.duration_since(told) < STATUS_PERIOD);
+    !lately || next_in > 2 * STATUS_PERIOD
 }
 
 /// How often Hetzner may be asked.
@@ -106,6 +130,28 @@ mod tests {
         let least = |asks, left| until_next_pass(true, asks, Some(left)).1;
         assert_eq!(least(false, 0.1), least(false, 1.0));
         assert!(least(false, 0.1) < least(true, 1.0));
+    }
+
+    #[test]
+    fn the_next_soak_that_ends_is_waited_for_and_those_that_are_over_are_not() {
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+        let ago = |secs: i64| now - jiff::SignedDuration::from_secs(secs);
+        let soak = Duration::from_secs(30);
+        let until = |secs: &[i64]| until_over(secs.iter().map(|s| ago(*s)), soak, now);
+        assert_eq!(until(&[10, 25, 30, 31]), Duration::from_secs(5));
+        assert_eq!(until(&[30, 40]), Duration::MAX);
+        assert_eq!(until(&[-5]), soak);
+    }
+
+    #[test]
+    fn passes_that_follow_at_once_tell_now_and_then_and_the_last_one_always() {
+        let now = Instant::now();
+        let told = |millis| Some(now.checked_sub(Duration::from_millis(millis)).unwrap());
+        assert!(is_told_now(None, BUSY, now));
+        assert!(!is_told_now(told(100), BUSY, now));
+        assert!(is_told_now(told(500), BUSY, now));
+        assert!(is_told_now(told(100), BUSY_SPARING, now));
+        assert!(is_told_now(told(100), IDLE, now));
     }
 
     #[test]

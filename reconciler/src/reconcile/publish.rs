@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use super::Replica;
 use super::leader::Leader;
+use super::pace;
 use super::status::{self, Facts};
 use super::tell;
 use crate::cluster::nodes;
@@ -34,9 +35,6 @@ use crate::report::observed::{CONFIG_MAP, CONFIG_MAP_KEY, Document};
 
 /// How often the observation is written at most.
 const OBSERVED_PERIOD: Duration = Duration::from_secs(2);
-
-/// How often all the rest is written at most, where another pass follows at once.
-const STATUS_PERIOD: Duration = Duration::from_millis(500);
 
 /// How many FabrikNodes are written at once.
 const CONCURRENCY: usize = 8;
@@ -51,6 +49,7 @@ pub struct Publisher {
     standings: BTreeMap<String, Option<Standing>>,
     observed: Option<(Observed, Instant)>,
     holds: BTreeSet<Hold>,
+    /// When all this was told last.
     at: Option<Instant>,
 }
 
@@ -108,9 +107,11 @@ pub async fn cluster(leader: &mut Leader, pass: Pass<'_>) {
     if let Some(in_force) = &leader.in_force {
         metrics.set_pools(&status::pools(&in_force.desired, observed));
     }
-    if !leader.publisher.is_due(next_in) {
+    let now = Instant::now();
+    if !pace::is_told_now(leader.publisher.at, next_in, now) {
         return;
     }
+    leader.publisher.at = Some(now);
     let facts = Facts {
         desired,
         observed: Some(observed),
@@ -188,16 +189,6 @@ impl Publisher {
             holds: BTreeSet::new(),
             at: None,
         }
-    }
-
-    /// Passes that come one upon the other have less to tell than they would take to tell it.
-    fn is_due(&mut self, next_in: Duration) -> bool {
-        let rests = self.at.is_some_and(|at| at.elapsed() < STATUS_PERIOD);
-        let due = !rests || next_in > 2 * STATUS_PERIOD;
-        if due {
-            self.at = Some(Instant::now());
-        }
-        due
     }
 
     /// One line for each hold that was not there at the last pass. Returns those, and those that are there no more.
