@@ -163,12 +163,9 @@ impl<'a> Rollout<'a> {
     fn aims(&self) -> impl Iterator<Item = Effect> + '_ {
         self.ledger().members.values().filter_map(|member| {
             let goal = self.goal(member)?;
-            let aim = self
-                .observed
-                .systems
-                .get(&member.name)
-                .and_then(|s| s.aim.as_ref());
-            (aim != Some(&goal.output)).then(|| Effect::Aim {
+            // Its FabrikNode comes at the end of the pass that sees it join.
+            let system = self.observed.systems.get(&member.name)?;
+            (system.aim.as_ref() != Some(&goal.output)).then(|| Effect::Aim {
                 node: node_ref(member),
                 pool: member.pool.clone(),
                 system: goal.output.clone(),

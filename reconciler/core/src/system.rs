@@ -135,6 +135,11 @@ impl Report {
         Ok(Self::deserialize(value)?)
     }
 
+    /// It runs one system and would boot another: somebody has changed the one without the other, or a try has ended half-way.
+    pub fn is_half_way(&self) -> bool {
+        self.default.is_some() && !self.boots(&self.running)
+    }
+
     /// Whether an ordinary boot would start `system`.
     pub fn boots(&self, system: &StorePath) -> bool {
         self.default.as_ref() == Some(system)

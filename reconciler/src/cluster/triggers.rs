@@ -25,22 +25,20 @@ pub enum Trigger {
     /// A Node came, went, or changed in what matters here, says something else of its system, or lost a pod while it is
     /// drained.
     Nodes,
-    /// A person or a webhook asks for a fetch now.
-    Fetch,
     /// The cluster's spec changed: paused or resumed.
     Cluster,
 }
 
 /// Watches until dropped, or until nobody listens. A trigger for which the channel has no room is left out: a full
-/// channel says already that there is something to look at.
-pub async fn watch(client: Client, triggers: mpsc::Sender<Trigger>) {
+/// channel says already that there is something to look at. `asks` is called when a person or a webhook asks for a fetch.
+pub async fn watch(client: Client, triggers: mpsc::Sender<Trigger>, asks: impl Fn()) {
     let nodes: Api<Node> = Api::all(client.clone());
     let kind = ApiResource::erase::<FabrikNode>(&());
     let reports: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
     tokio::select! {
         () = watch_all("Nodes", nodes, what_matters, &triggers) => {}
         () = watch_all("FabrikNodes", reports, what_is_said, &triggers) => {}
-        () = watch_cluster(client, &triggers) => {}
+        () = watch_cluster(client, &triggers, asks) => {}
     }
 }
 
@@ -107,7 +105,7 @@ async fn watch_all<K>(
     }
 }
 
-async fn watch_cluster(client: Client, triggers: &mpsc::Sender<Trigger>) {
+async fn watch_cluster(client: Client, triggers: &mpsc::Sender<Trigger>, asks: impl Fn()) {
     let api: Api<FabrikCluster> = Api::all(client);
     let (mut specs, mut requests) = (Seen::default(), Seen::default());
     let mut events = watcher(api, watcher::Config::default())
@@ -127,9 +125,10 @@ async fn watch_cluster(client: Client, triggers: &mpsc::Sender<Trigger>) {
         let asked = requests.take(event, |cluster| {
             digest(&cluster.annotations().get(RECONCILE_ANNOTATION))
         });
-        let listening = (!spec || send(triggers, Trigger::Cluster))
-            && (!asked || send(triggers, Trigger::Fetch));
-        if !listening {
+        if asked {
+            asks();
+        }
+        if spec && !send(triggers, Trigger::Cluster) {
             return;
         }
     }

@@ -28,6 +28,8 @@ const MAX_LANE: usize = 16;
 const NO_ETCD: &str = "the configuration has no [etcd]: run `fabrik found` on this server again";
 /// An API server that takes its time must not keep them for long either.
 const LANE_LIMIT: Duration = Duration::from_secs(5);
+/// For as long as the core may ask for one reset, and longer.
+const RESET_ONCE: Duration = Duration::from_secs(60);
 /// kubectl's interval between two tries to evict a pod.
 const EVICTION_RETRY: Duration = Duration::from_secs(5);
 
@@ -63,7 +65,7 @@ impl<'a> Executor<'a> {
         let mut due = Vec::new();
         for effect in effects {
             match self.leader.backoff.resting(&key(effect), now) {
-                _ if self.is_blocked(effect, now) => {}
+                _ if self.is_blocked(effect, now) || self.was_reset(effect, now) => {}
                 Some((reason, message)) => holds.push(hold(effect, reason, message)),
                 None => due.push(effect),
             }
@@ -97,6 +99,15 @@ impl<'a> Executor<'a> {
             .blocked
             .get(uid)
             .is_some_and(|(_, at)| now.duration_since(*at) < EVICTION_RETRY)
+    }
+
+    /// A second press of the button would end the boot that the first one began.
+    fn was_reset(&self, effect: &Effect, now: Instant) -> bool {
+        let Effect::Reset { server } = effect else {
+            return false;
+        };
+        let at = self.leader.resets.get(&server.id);
+        at.is_some_and(|at| now.duration_since(*at) < RESET_ONCE)
     }
 
     async fn one(&self, effect: &Effect) -> Done {
@@ -293,8 +304,13 @@ impl<'a> Executor<'a> {
                 info!(verb, target, "done");
                 leader.replica.metrics.effect(verb, Outcome::Success);
                 leader.backoff.succeeded(&key(effect));
-                if let Effect::Evict { uid, .. } = effect {
-                    leader.blocked.remove(uid);
+                match effect {
+                    Effect::Evict { uid, .. } => drop(leader.blocked.remove(uid)),
+                    Effect::Uncordon { .. } => leader.makes_room = true,
+                    Effect::Reset { server } => {
+                        leader.resets.insert(server.id, Instant::now());
+                    }
+                    _ => {}
                 }
                 if matches!(effect, Effect::ForcePod { .. }) {
                     warn!(verb, target, "a pod was deleted in spite of its budget");

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use fabrik_core::desired::Desired;
 use fabrik_core::disruption::Blocker;
-use fabrik_core::effect::Effect;
 use fabrik_core::hold::{Hold, HoldReason};
-use fabrik_core::id::{CommitId, NodeName, PoolName, Uid};
+use fabrik_core::id::{CommitId, NodeName, PoolName, ServerId, Uid};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::Object;
 use fabrik_core::observed::{Observed, Well};
@@ -71,9 +70,11 @@ pub struct Leader {
     /// Evictions that were refused, and when to ask again.
     pub(super) blocked: BTreeMap<Uid, (String, Instant)>,
     pub(super) backoff: Backoff,
+    /// Machines whose reset was asked for, and when.
+    pub(super) resets: BTreeMap<ServerId, Instant>,
     /// The last look at Hetzner, while it counts.
     pub(super) hetzner: Option<Recent>,
-    /// A node was uncordoned: another one may be begun with in the next pass.
+    /// A node was uncordoned in the last pass: another one may be begun with in this one.
     pub(super) makes_room: bool,
     /// The control plane's etcd, where the configuration says how to ask it.
     pub(super) etcd: Option<Etcd>,
@@ -93,7 +94,7 @@ pub struct Leader {
     pub(super) hands_over: AtomicBool,
     pub(super) publisher: publish::Publisher,
     /// Nodes that are being drained: each pod that goes from them is news.
-    pub(super) drained: watch::Sender<BTreeSet<NodeName>>,
+    drained: watch::Sender<BTreeSet<NodeName>>,
     limits: watch::Sender<Limits>,
     /// Tells the engine what is wanted; `None` until something is.
     wanted: Option<watch::Sender<Arc<Wanted>>>,
@@ -107,6 +108,21 @@ pub struct Leader {
 
 /// A decision of the core's.
 type Decide = fn(&Desired, &Observed, Timestamp) -> Step;
+
+/// A pass that saw too little, or could not write down what it was about to do.
+#[derive(Debug)]
+struct GivenUp {
+    problem: String,
+    /// The status says so already.
+    is_told: bool,
+}
+
+impl From<String> for GivenUp {
+    fn from(problem: String) -> Self {
+        let is_told = false;
+        Self { problem, is_told }
+    }
+}
 
 /// Why the loop wakes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,13 +151,12 @@ impl Leader {
         let mut beside = JoinSet::new();
         let (hints, triggers) = mpsc::channel(16);
         let drained = watch::Sender::default();
-        let of_drained = (clients.leader.clone(), drained.subscribe(), hints.clone());
-        beside.spawn(triggers::watch(clients.leader.clone(), hints));
-        beside.spawn(triggers::watch_drained(
-            of_drained.0,
-            of_drained.1,
-            of_drained.2,
-        ));
+        let client = &clients.leader;
+        let pods = triggers::watch_drained(client.clone(), drained.subscribe(), hints.clone());
+        beside.spawn(pods);
+        let asking = Arc::clone(&replica);
+        let asks = move || asking.fetch_asked.notify_one();
+        beside.spawn(triggers::watch(client.clone(), hints, asks));
         let name = replica.config.cluster.name.as_str();
         Ok(Self {
             ledger,
@@ -155,6 +170,7 @@ impl Leader {
             wishes: Wishes::default(),
             blocked: BTreeMap::new(),
             backoff: Backoff::default(),
+            resets: BTreeMap::new(),
             hetzner: None,
             makes_room: false,
             etcd: replica.config.etcd.clone().map(Etcd::new),
@@ -192,9 +208,12 @@ impl Leader {
         let mut next_poll = Instant::now();
         loop {
             if wake == Wake::Fetch || Instant::now() >= next_poll {
-                next_poll = Instant::now() + self.replica.config.repository.poll;
                 self.fetch_and_admit().await;
+                // A git host that takes its time leaves some to the cluster.
+                next_poll = Instant::now() + self.replica.config.repository.poll;
             }
+            // A pass looks at all that they speak of.
+            while self.triggers.try_recv().is_ok() {}
             let commit = self
                 .in_force
                 .as_ref()
@@ -216,8 +235,11 @@ impl Leader {
                     let (pause, least) = self.until_next_pass(busy);
                     (pause.min(self.until_a_soak_ends()), least)
                 }
-                Err(problem) => {
+                Err(GivenUp { problem, is_told }) => {
                     warn!(%problem, "this pass was given up; nothing that it did not see is believed");
+                    if !is_told {
+                        publish::trouble(self, &problem).await;
+                    }
                     (Duration::from_secs(3), pace::busy(self.hetzner_left()))
                 }
             };
@@ -258,10 +280,11 @@ impl Leader {
             if wake == Wake::Fetch || early.is_zero() {
                 return wake;
             }
-            if wake == Wake::Wish
-                && let Err(problem) = self.hear_wishes().await
-            {
-                warn!(problem, "what people ask for can't be read");
+            if wake == Wake::Wish {
+                match self.read_wishes().await {
+                    Ok(wishes) => self.hear(wishes),
+                    Err(problem) => warn!(problem, "what people ask for can't be read"),
+                }
             }
             pause = early;
         }
@@ -273,7 +296,10 @@ impl Leader {
             () = fetch_asked => { self.asked(); Wake::Fetch }
             () = self.changes.next() => Wake::Fetch,
             () = tokio::time::sleep_until(next_poll.into()) => Wake::Fetch,
-            Some(trigger) = self.triggers.recv() => self.heed(trigger),
+            Some(trigger) = self.triggers.recv() => match trigger {
+                Trigger::Nodes => Wake::Look,
+                Trigger::Cluster => Wake::Wish,
+            },
             _ = self.reports.changed() => Wake::Look,
             () = Building::changed(&mut self.building) => Wake::Look,
             () = tokio::time::sleep(pause) => Wake::Look,
@@ -287,17 +313,6 @@ impl Leader {
         self.look_again = true;
         if let Some(building) = &self.building {
             building.try_again();
-        }
-    }
-
-    fn heed(&mut self, trigger: Trigger) -> Wake {
-        match trigger {
-            Trigger::Fetch => {
-                self.asked();
-                Wake::Fetch
-            }
-            Trigger::Nodes => Wake::Look,
-            Trigger::Cluster => Wake::Wish,
         }
     }
 
@@ -318,7 +333,7 @@ impl Leader {
     }
 
     /// Observes once, does what may be done, and reports. Returns whether something is under way.
-    async fn pass(&mut self) -> Result<bool, String> {
+    async fn pass(&mut self) -> Result<bool, GivenUp> {
         let in_force = self.in_force.clone();
         let Seen {
             mut observed,
@@ -328,14 +343,14 @@ impl Leader {
             Ok(seen) => seen,
             Err(problem) => {
                 self.replica.health.kubernetes(Err(problem.clone()));
-                publish::trouble(self, &problem).await;
-                return Err(problem);
+                return Err(problem.into());
             }
         };
         self.replica.health.kubernetes(Ok(()));
         if let (Some(problem), Some(in_force)) = (blind, &in_force) {
-            let finished = self.finish(in_force, &mut observed, &problem).await;
-            return Err(finished.err().unwrap_or(problem));
+            self.finish(in_force, &mut observed, &problem).await?;
+            let is_told = true;
+            return Err(GivenUp { problem, is_told });
         }
         let Some(in_force) = in_force else {
             let pass = Pass::of(&observed);
@@ -353,8 +368,6 @@ impl Leader {
         if next.begins_or_ends() || observed.ledger.changes_servers() {
             self.hetzner = None;
         }
-        let makes_room = |e: &Effect| matches!(e, Effect::Uncordon { .. });
-        self.makes_room = next.effects.iter().any(makes_room);
         let failures = Executor::new(self, &in_force)
             .carry_out(&next.effects)
             .await;
@@ -401,22 +414,25 @@ impl Leader {
 
     /// What is there. The engine hears of a pause and of new manifests first: neither may wait for Hetzner.
     async fn look(&mut self, in_force: Option<&InForce>) -> Result<Seen, String> {
-        self.hear_wishes().await?;
-        let ledger = self.read_ledger().await?;
-        Box::pin(observe::observe(self, in_force, ledger)).await
+        let (wishes, ledger) = tokio::join!(self.read_wishes(), self.read_ledger());
+        self.hear(wishes?);
+        Box::pin(observe::observe(self, in_force, ledger?)).await
     }
 
-    async fn hear_wishes(&mut self) -> Result<(), String> {
+    async fn read_wishes(&self) -> Result<Wishes, String> {
         let client = &self.replica.clients.leader;
         let name = self.replica.config.cluster.name.as_str();
         let wishes = wishes::read(client, name).await;
-        self.wishes = wishes.map_err(|e| e.to_string())?;
+        wishes.map_err(|e| e.to_string())
+    }
+
+    fn hear(&mut self, wishes: Wishes) {
+        self.wishes = wishes;
         let paused = self.wishes.paused.is_some();
         self.replica.metrics.set_paused(paused);
         if let Some(in_force) = self.in_force.clone() {
             self.send_to_engine(&in_force);
         }
-        Ok(())
     }
 
     /// Steps and writes down, until a step wants nothing more written: then its effects may be carried out. `None` where
@@ -452,6 +468,15 @@ impl Leader {
             "after {MAX_ROUNDS} changes of the ledger there is always another one; that is a fault in fabrik, and this \
              pass does nothing"
         ))
+    }
+
+    /// Each pod that goes from one of these is a reason to look.
+    pub(super) fn watch_pods_of(&self, nodes: &BTreeSet<NodeName>) {
+        self.drained.send_if_modified(|drained| {
+            let changed = drained != nodes;
+            drained.clone_from(nodes);
+            changed
+        });
     }
 
     async fn read_ledger(&self) -> Result<Ledger, String> {

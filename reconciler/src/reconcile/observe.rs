@@ -44,7 +44,8 @@ pub async fn observe(
     let recent = leader.hetzner.take();
     let recent = recent.filter(|recent| recent.counts_for(subject.as_ref()));
     // Else this pass would end where it begins with the next node, and another one would look.
-    let recent = recent.filter(|recent| !leader.makes_room || !is_old(recent));
+    let makes_room = std::mem::take(&mut leader.makes_room);
+    let recent = recent.filter(|recent| !makes_room || !is_old(recent));
     let client = &leader.replica.clients.leader;
     let (hetzner, seen, volumes, tokens, mut pods, told, heard, ready_pods) = tokio::join!(
         async {
@@ -63,13 +64,12 @@ pub async fn observe(
     );
     let (mut seen, volumes, tokens, mut told) = (seen?, volumes?, tokens?, told?);
     let waiting = not_told(&ledger, &told);
-    leader.drained.send_if_modified(|drained| {
-        let changed = *drained != waiting;
-        drained.clone_from(&waiting);
-        changed
-    });
+    leader.watch_pods_of(&waiting);
     let emptied = emptied(&waiting, &seen, &pods, at);
-    let attached = attached_to(client, &waiting, &emptied, &volumes, &mut pods).await;
+    let (attached, etcd) = tokio::join!(
+        attached_to(client, &waiting, &emptied, &volumes, &mut pods),
+        systems::read_etcd(leader, &seen),
+    );
     let hetzner_is_old = recent.as_ref().is_some_and(is_old);
     let (hetzner, blind) = match hetzner {
         Ok(seen) => {
@@ -83,7 +83,7 @@ pub async fn observe(
         }
         Err(problem) => (Hetzner::default(), Some(problem)),
     };
-    let datastore = systems::datastore(leader, &seen).await;
+    let datastore = systems::datastore(leader, etcd);
     if !seen.unreadable.is_empty() {
         warn!(nodes = ?seen.unreadable, "Nodes with names that no server of ours can have; passed over");
     }

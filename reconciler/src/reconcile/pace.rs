@@ -20,7 +20,7 @@ pub const HETZNER_COUNTS: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 
 /// How often the cluster's status is written at most, where another pass follows at once.
-const STATUS_PERIOD: Duration = Duration::from_millis(500);
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
@@ -149,7 +149,7 @@ mod tests {
         let told = |millis| Some(now.checked_sub(Duration::from_millis(millis)).unwrap());
         assert!(is_told_now(None, BUSY, now));
         assert!(!is_told_now(told(100), BUSY, now));
-        assert!(is_told_now(told(500), BUSY, now));
+        assert!(is_told_now(told(1000), BUSY, now));
         assert!(is_told_now(told(100), BUSY_SPARING, now));
         assert!(is_told_now(told(100), IDLE, now));
     }

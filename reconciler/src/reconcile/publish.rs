@@ -108,10 +108,10 @@ pub async fn cluster(leader: &mut Leader, pass: Pass<'_>) {
         metrics.set_pools(&status::pools(&in_force.desired, observed));
     }
     let now = Instant::now();
-    if !pace::is_told_now(leader.publisher.at, next_in, now) {
+    let lacks_nodes = leader.publisher.nodes.as_ref() != Some(&observed.ledger.members);
+    if !lacks_nodes && !pace::is_told_now(leader.publisher.at, next_in, now) {
         return;
     }
-    leader.publisher.at = Some(now);
     let facts = Facts {
         desired,
         observed: Some(observed),
@@ -125,6 +125,7 @@ pub async fn cluster(leader: &mut Leader, pass: Pass<'_>) {
         leader: leader.replica.config.node.as_str(),
     };
     let told = leader.publisher.tell_status(&facts).await;
+    leader.publisher.at = told.is_ok().then_some(now);
     warn_about(told, "the status of FabrikCluster");
     let told = leader.publisher.tell_nodes(observed).await;
     warn_about(told, "the FabrikNodes");
@@ -289,7 +290,11 @@ impl Publisher {
         &mut self,
         members: &BTreeMap<IntentId, Member>,
     ) -> Result<(), kube::Error> {
-        let systems = self.status.iter().flat_map(|(status, _)| &status.systems);
+        // Where the status could not be written, what it says of them is not known.
+        let Some((status, _)) = &self.status else {
+            return Ok(());
+        };
+        let systems = status.systems.iter();
         let of: BTreeMap<&str, Standing> = systems
             .map(|s| (s.name.as_str(), Standing::from(s)))
             .collect();

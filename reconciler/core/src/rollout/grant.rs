@@ -19,7 +19,7 @@ use crate::id::{IntentId, PoolName, StorePath};
 use crate::ledger::{Change, Member, Purpose, Ticket};
 use crate::observed::{Observed, Role};
 use crate::step::Step;
-use crate::system::{Needs, Report, System, Target, Update};
+use crate::system::{Needs, Phase, Report, System, Target, Update};
 
 /// What is left of a pool's `max-unavailable`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,7 +230,15 @@ fn outdated<'a>(
             ));
             continue;
         };
+        if let Some(why) = half_way(member, report, goal) {
+            holds.push(held(HoldReason::Stuck, &why));
+            continue;
+        }
         match &report.staged {
+            Some(staged) if staged.needs == Needs::Reboot && report.default.is_none() => {
+                let why = "what it would boot can't be read, so it could not go back; its FabrikNode says why";
+                holds.push(held(HoldReason::Stuck, why));
+            }
             Some(staged) if staged.system == goal.output => candidates.push(Candidate {
                 id,
                 member,
@@ -243,6 +251,22 @@ fn outdated<'a>(
         }
     }
     candidates
+}
+
+/// S9: its agent would refuse the order, for what runs is not what it would go back to. A server with a try that has not
+/// ended well may be stuck on a k3s minor, and gets its fix all the same.
+fn half_way(member: &Member, report: &Report, goal: &System) -> Option<String> {
+    let activity = report.activity.as_ref();
+    let may_be_stuck =
+        member.role == Role::Server && activity.is_some_and(|a| a.phase != Phase::Kept);
+    let refuses = report.is_half_way() && report.running != goal.output && !may_be_stuck;
+    refuses.then(|| {
+        format!(
+            "runs {} and would boot another system: somebody has changed the one without the other. Reboot it, or make \
+             what runs its default (nixos-rebuild boot --no-reexec --store-path {0})",
+            report.running
+        )
+    })
 }
 
 /// S4: agents wait for the last server, whether it is a member or not. Who stays on its k3s minor does not wait for one

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use fabrik_core::observed::Role;
+use fabrik_core::observed::{Power, Role};
 use fabrik_core::system::Needs;
 
 use super::world::{Fate, World, path};
@@ -308,4 +308,70 @@ fn who_tries_once_more_goes_first_though_it_leads_or_another_is_the_canary_by_no
     world.observed.leader = Some(first.clone());
     world.settle("new");
     assert_eq!(world.tried[1].0, first);
+}
+
+/// Its agent would refuse the order: it must not be drained for that, and its system must not be denied for it.
+#[test]
+fn a_node_that_would_boot_another_system_is_left_alone_until_a_person_reboots_it() {
+    let mut world = World::new(3, 2, 1);
+    let by_hand = name("workers-1");
+    world.want("by-hand", "1.36.3+k3s1");
+    world.want("new", "1.36.3+k3s1");
+    world.machines.get_mut(&by_hand).unwrap().running = "by-hand".to_owned();
+    let told = world.stand_still().join("\n");
+    assert!(told.contains("node workers-1: runs "), "{told}");
+    assert!(told.contains("Reboot it"), "{told}");
+    assert!(world.tried.iter().all(|(node, _)| *node != by_hand));
+    world.nothing_is_left_over();
+
+    let machine = world.machines.get_mut(&by_hand).unwrap();
+    machine.running = machine.default.clone();
+    world.settle("new");
+}
+
+/// Somebody changed it after its ticket was granted: it refused, and a person has rebooted it into what it would boot.
+#[test]
+fn a_node_that_runs_what_it_boots_again_tries_once_more_whatever_that_is() {
+    let mut world = World::new(3, 1, 1);
+
+    world.want("by-hand", "1.36.3+k3s1");
+    world.want("new", "1.36.3+k3s1");
+    let node = world.until_ordered("workers");
+    world.cut_off = None;
+    let machine = world.machines.get_mut(&node).unwrap();
+    (machine.running, machine.refuses) = ("by-hand".to_owned(), true);
+    let told = world.stand_still().join("\n");
+    assert!(
+        told.contains("node workers-0: as the test wants it"),
+        "{told}"
+    );
+    assert!(told.contains("stands still until node workers-0"), "{told}");
+    assert!(world.observed.ledger.denied.is_empty(), "{told}");
+
+    let machine = world.machines.get_mut(&node).unwrap();
+    (machine.default, machine.refuses) = (machine.running.clone(), false);
+    world.settle("new");
+}
+
+#[test]
+fn a_silent_node_whose_machine_is_off_is_said_to_be_off_and_can_be_released() {
+    let mut world = World::new(3, 2, 1);
+    world.fates.insert("hangs".to_owned(), Fate::Hangs);
+    world.want("hangs", "1.36.3+k3s1");
+    world.until_tried("servers-1");
+    let id = world.observed.ledger.members.values();
+    let id = id.into_iter().find(|m| m.name == name("servers-1"));
+    let id = id.unwrap().server;
+    let servers = &mut world.observed.hetzner.servers;
+    servers.get_mut(&id).unwrap().power = Power::Off;
+    let told = world.stand_still().join("\n");
+    assert!(told.contains("its machine is off at Hetzner"), "{told}");
+    assert!(told.contains("release-ticket"), "{told}");
+    assert!(world.observed.ledger.denied.is_empty(), "{told}");
+
+    // Hetzner can't be read: nothing is said of the machine but that.
+    let servers = std::mem::take(&mut world.observed.hetzner.servers);
+    let told = world.stand_still().join("\n");
+    assert!(told.contains("Hetzner does not show its machine"), "{told}");
+    world.observed.hetzner.servers = servers;
 }

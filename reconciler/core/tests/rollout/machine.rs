@@ -23,6 +23,8 @@ pub struct Machine {
     pub from: String,
     /// It went back because its time was over.
     pub unheard: bool,
+    /// It runs one system and would boot another: its agent obeys no order.
+    pub refuses: bool,
     pub since: Timestamp,
 }
 
@@ -40,7 +42,10 @@ impl Machine {
             self.seen = order.ticket;
             self.until = now + SignedDuration::from_secs(order.seconds.into());
             self.from = self.running.clone();
-            self.unheard = false;
+            self.unheard = self.refuses;
+            if self.refuses {
+                return self.enter(order.ticket, Phase::WentBack, now);
+            }
             self.enter(order.ticket, Phase::Applying, now);
             self.apply(system, fate, needs);
             return;

@@ -188,6 +188,7 @@ impl World {
                 hangs: false,
                 from: "old".to_owned(),
                 unheard: false,
+                refuses: false,
                 since: Timestamp::UNIX_EPOCH,
             },
         );

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fabrik_core::id::{IntentId, PoolName};
 use fabrik_core::ledger::Member;
-use fabrik_core::observed::{Datastore, Observed};
+use fabrik_core::observed::{Datastore, Etcd, Observed};
 use fabrik_core::rollout;
 use fabrik_core::spec::Update as Settings;
 use fabrik_core::system::SignedPublication;
@@ -21,14 +21,21 @@ const BLOCKERS_PERIOD: Duration = Duration::from_secs(15);
 /// They are for people alone: no decision waits for them for longer.
 const BLOCKERS_LIMIT: Duration = Duration::from_secs(3);
 
-/// etcd, as far as it can be read. Where it is not known to be something else, nothing read is no leave to go on.
-pub async fn datastore(leader: &mut Leader, seen: &NodesSeen) -> Datastore {
-    let read = match &leader.etcd {
-        Some(etcd) => etcd.observe(&seen.hosts).await.map_err(|e| e.to_string()),
-        None if no_server_has_etcd(seen) => return Datastore::Other,
-        None => Err(
+/// What etcd says, where the configuration says how to ask it; `None` where the cluster's data are in something else.
+pub async fn read_etcd(leader: &Leader, seen: &NodesSeen) -> Option<Result<Etcd, String>> {
+    match &leader.etcd {
+        Some(etcd) => Some(etcd.observe(&seen.hosts).await.map_err(|e| e.to_string())),
+        None if no_server_has_etcd(seen) => None,
+        None => Some(Err(
             "the configuration has no [etcd], and servers keep the cluster's data in it".to_owned(),
-        ),
+        )),
+    }
+}
+
+/// etcd, as far as it could be read. Where it is not known to be something else, nothing read is no leave to go on.
+pub fn datastore(leader: &mut Leader, read: Option<Result<Etcd, String>>) -> Datastore {
+    let Some(read) = read else {
+        return Datastore::Other;
     };
     match read {
         Ok(etcd) => {

@@ -82,7 +82,9 @@ impl World {
             let ours = tickets.contains(&machine.name);
             let rented = self.observed.hetzner.servers.get(&machine.server);
             let on = rented.is_some_and(|s| s.power == Rented::Running);
-            if !ours && on && matches!(machine.power, Power::Hung | Power::Off) {
+            let stands = matches!(machine.power, Power::Hung | Power::Off);
+            // Nobody gives a ticket to a node that would boot another system than it runs.
+            if !ours && on && (stands || machine.is_half_way(&self.systems)) {
                 let (systems, now) = (&self.systems, self.now);
                 self.machines[index].reset(systems, now);
             }

@@ -9,7 +9,6 @@ use crate::hold::{Hold, HoldReason};
 use crate::id::IntentId;
 use crate::ledger::{Change, Ending, Ticket};
 use crate::names::RELEASE_TICKET_ANNOTATION;
-use crate::observed::Power;
 use crate::rollout::Rollout;
 use crate::step::Step;
 use crate::system::{Action, Order, Update};
@@ -167,16 +166,6 @@ fn order_once(rollout: &Rollout<'_>, id: &IntentId, update: &Update, order: Effe
 
 /// The reset is written down first: a machine is reset once, and then left to a person.
 fn reset(rollout: &Rollout<'_>, id: &IntentId, ticket: &Ticket, update: &Update) -> Step {
-    let server = rollout.observed.hetzner.servers.get(&ticket.server);
-    if server.is_none_or(|s| s.power != Power::Running) {
-        return Step::hold(Hold {
-            about: format!("node {}", ticket.node),
-            reason: HoldReason::Stuck,
-            message:
-                "is silent beyond its deadline, and Hetzner has no running machine of it to reset"
-                    .to_owned(),
-        });
-    }
     if update.reset.is_none() {
         return Step::change(Change::Reset {
             id: id.clone(),

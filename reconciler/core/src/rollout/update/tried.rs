@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 use super::{GRACE_SECS, Stage, snapshots_before};
 use crate::ledger::Ticket;
-use crate::observed::{Node, Role};
+use crate::observed::{Node, Power, Role};
 use crate::rollout::{Rollout, gates};
 use crate::spec::K3sVersion;
 use crate::system::{Activity, Needs, Phase, Report, Update};
@@ -56,10 +56,11 @@ impl<'a> Tried<'_, 'a> {
         })
     }
 
-    fn runs_old(&self) -> bool {
-        let from = &self.update.from;
+    /// It runs what an ordinary boot would start, and that is not the new system: the old one, or what a person gave it since.
+    fn is_back(&self) -> bool {
+        let new = &self.update.system;
         self.report
-            .is_some_and(|r| r.running == *from && r.boots(from))
+            .is_some_and(|r| r.running != *new && r.boots(&r.running))
     }
 
     fn late_by(&self) -> SignedDuration {
@@ -159,9 +160,9 @@ impl<'a> Tried<'_, 'a> {
 
     /// Neither came about, as far as the agent got. A person may have put it right since.
     fn failed(&self) -> Stage<'a> {
-        if self.runs_old() && self.is_back_on_newer_data() {
+        if self.is_back() && self.is_back_on_newer_data() {
             self.back_on_newer_data()
-        } else if self.runs_old() && self.node.ready {
+        } else if self.is_back() && self.node.ready {
             Stage::WentBack(self.message())
         } else {
             Stage::Stuck(self.message())
@@ -226,10 +227,13 @@ impl<'a> Tried<'_, 'a> {
     }
 
     fn went_back(&self) -> Stage<'a> {
-        if self.runs_old() && self.is_back_on_newer_data() {
+        let half_way = self.report.is_some_and(Report::is_half_way);
+        if self.is_back() && self.is_back_on_newer_data() {
             self.back_on_newer_data()
-        } else if self.runs_old() && self.node.ready {
+        } else if self.is_back() && self.node.ready {
             Stage::WentBack(self.message())
+        } else if half_way {
+            Stage::Stuck(self.message())
         } else if self.late_by() <= SignedDuration::from_secs(2 * RETURN_SECS) {
             Stage::GoingBack
         } else {
@@ -268,6 +272,13 @@ impl Tried<'_, '_> {
     /// server that etcd can't spare (S3).
     fn may_reset(&self) -> Result<(), String> {
         let node = self.node;
+        let servers = &self.rollout.observed.hetzner.servers;
+        match servers.get(&self.ticket.server).map(|s| s.power) {
+            Some(Power::Running) => {}
+            Some(Power::Off) => return Err("its machine is off at Hetzner. Power it on".to_owned()),
+            Some(Power::Changing) => return Err("Hetzner is changing its power".to_owned()),
+            None => return Err("Hetzner does not show its machine now".to_owned()),
+        }
         if node.ready {
             return Err("its Node is Ready. Look at its `fabrik agent`".to_owned());
         }
