@@ -1,41 +1,47 @@
 {
   description = "fabrik: a Kubernetes cluster on Hetzner Cloud that follows one git repository";
 
+  # The one input. docs/nixos.md, "What is not here", says why there is no other.
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
 
   outputs =
-    { self, nixpkgs }:
+    { self, nixpkgs, ... }:
     let
-      systems = [
+      inherit (nixpkgs) lib;
+      # What nodes run, and what people have who found a cluster from their laptop.
+      linux = [
         "x86_64-linux"
         "aarch64-linux"
       ];
-      forEach = make: nixpkgs.lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
-      workspace = builtins.fromTOML (builtins.readFile ./Cargo.toml);
+      darwin = [
+        "x86_64-darwin"
+        "aarch64-darwin"
+      ];
+      forEach = systems: make: lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
+      fabrik = import ./nixos/package.nix self;
     in
     {
-      packages = forEach (pkgs: {
-        default = pkgs.rustPlatform.buildRustPackage {
-          pname = "fabrik";
-          version = workspace.workspace.package.version;
-          src = self;
-          cargoLock.lockFile = ./Cargo.lock;
-          cargoBuildFlags = [ "--package=fabrik" ];
-          # The other tests need a control plane: `make test`.
-          cargoTestFlags = [ "--package=fabrik-core" ];
-          meta = {
-            description = "A Kubernetes cluster on Hetzner Cloud that follows one git repository";
-            license = pkgs.lib.licenses.asl20;
-            mainProgram = "fabrik";
-            platforms = systems;
-          };
-        };
-      });
+      packages = forEach (linux ++ darwin) (
+        pkgs:
+        {
+          default = pkgs.callPackage fabrik { };
+        }
+        // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
+          # Runs on any Linux: for rescue systems, other distributions and releases.
+          fabrik-static = pkgs.pkgsStatic.callPackage fabrik { };
+        }
+      );
 
-      nixosModules.default = import ./nixos/fabrik.nix self;
-      nixosModules.agent = import ./nixos/agent.nix self;
+      nixosModules = import ./nixos self;
 
-      devShells = forEach (pkgs: {
+      lib.mkCluster = import ./nixos/lib/mk-cluster.nix self;
+
+      templates.default = {
+        path = ./cluster-repo-template;
+        description = "A cluster's repository; `fabrik init` writes it with what can't be guessed";
+      };
+
+      devShells = forEach (linux ++ darwin) (pkgs: {
         default = pkgs.mkShell {
           packages = with pkgs; [
             age
@@ -46,6 +52,7 @@
             git
             gnumake
             go
+            nixfmt-rfc-style
             openssh
             python3
             rustc
@@ -55,25 +62,13 @@
         };
       });
 
-      checks = forEach (pkgs: {
-        package = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
-        # The module with the real option types, as far as a system goes without being built.
-        module =
-          let
-            system = nixpkgs.lib.nixosSystem {
-              modules = [
-                self.nixosModules.default
-                self.nixosModules.agent
-                ./tests/nix/example.nix
-                {
-                  nixpkgs.hostPlatform = pkgs.stdenv.hostPlatform.system;
-                  boot.isContainer = true;
-                  system.stateVersion = "26.05";
-                }
-              ];
-            };
-          in
-          pkgs.writeText "fabrik.service" system.config.systemd.units."fabrik.service".text;
-      });
+      checks = forEach linux (
+        pkgs:
+        {
+          package = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+        }
+        # The table's good specs with the real options and their types, as far as a system goes without being built.
+        // import ./tests/nix/checks.nix { inherit pkgs; flake = self; }
+      );
     };
 }

@@ -5,6 +5,7 @@ fabrik:
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
@@ -12,6 +13,8 @@ let
   cfg = config.services.fabrik-agent;
   inherit (config.boot.loader) grub;
   boot = config.fileSystems."/boot" or null;
+  # Before NixOS 25.11 its settings had options of their own.
+  hasManager = options.systemd ? settings;
 in
 {
   options.services.fabrik-agent = {
@@ -86,10 +89,19 @@ in
     boot.kernelModules = [ "softdog" ];
     boot.initrd.systemd.emergencyAccess = lib.mkDefault false;
     systemd.enableEmergencyMode = lib.mkDefault false;
-    systemd.settings.Manager = {
-      RuntimeWatchdogSec = lib.mkDefault "30s";
-      RebootWatchdogSec = lib.mkDefault "10min";
-    };
+    systemd.${if hasManager then "settings" else "watchdog"} =
+      if hasManager then
+        {
+          Manager = {
+            RuntimeWatchdogSec = lib.mkDefault "30s";
+            RebootWatchdogSec = lib.mkDefault "10min";
+          };
+        }
+      else
+        {
+          runtimeTime = lib.mkDefault "30s";
+          rebootTime = lib.mkDefault "10min";
+        };
     # Each system that takes a reboot leaves a kernel on the boot partition, and a generation that keeps it from being collected.
     boot.loader.grub.configurationLimit = lib.mkDefault 5;
     boot.loader.systemd-boot.configurationLimit = lib.mkDefault 5;

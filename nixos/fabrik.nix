@@ -30,7 +30,8 @@ let
   etcd = "/var/lib/rancher/k3s/server/tls/etcd";
 
   withoutNulls = lib.filterAttrsRecursive (_: value: value != null);
-  configFile = toml.generate "fabrik.toml" (withoutNulls cfg.settings);
+  isMachines = cfg.configFile != null;
+  configFile = if isMachines then cfg.configFile else toml.generate "fabrik.toml" (withoutNulls cfg.settings);
 in
 {
   options.services.fabrik = {
@@ -38,6 +39,16 @@ in
 
     package = optional lib.types.package fabrik.packages.${pkgs.stdenv.hostPlatform.system}.default
       "The fabrik to run.";
+
+    configFile = optional (lib.types.nullOr path) null ''
+      A configuration that is a file of this machine, as `fabrik found` writes it, instead of `settings`. One system serves all
+      servers, so what only one of them is can't be in it.
+    '';
+
+    credentials = optional (lib.types.attrsOf path) { } ''
+      Files that systemd reads for fabrik and shows to it alone. The configuration names them as
+      `/run/credentials/fabrik.service/NAME`. A new content is seen after a restart.
+    '';
 
     settings = {
       node = required lib.types.str "The name of this server's Node.";
@@ -112,7 +123,10 @@ in
       # Stopped first and started last, it would be gone for as long as an activation takes.
       stopIfChanged = false;
       # However often it ends, nobody else starts it again.
-      unitConfig.StartLimitIntervalSec = 0;
+      unitConfig = {
+        StartLimitIntervalSec = 0;
+      }
+      // lib.optionalAttrs isMachines { ConditionPathExists = configFile; };
       # ssh for repositories by SSH, git for local paths, sops for secrets, k3s for snapshots of etcd, systemd to bound what
       # an evaluation takes.
       path = [
@@ -139,10 +153,18 @@ in
         MemoryMax = "1536M";
         ProcSubset = "pid";
         # Tokens are renewed beside each other's old ones.
-        ReadWritePaths = lib.unique ([ cfg.settings.state-dir ] ++ map dirOf [
-          cfg.settings.kubernetes.leader-token-file
-          cfg.settings.kubernetes.applier-token-file
-        ]);
+        ReadWritePaths =
+          if isMachines then
+            [
+              "/var/lib/fabrik"
+              (dirOf configFile)
+            ]
+          else
+            lib.unique ([ cfg.settings.state-dir ] ++ map dirOf [
+              cfg.settings.kubernetes.leader-token-file
+              cfg.settings.kubernetes.applier-token-file
+            ]);
+        LoadCredential = lib.mapAttrsToList (name: file: "${name}:${file}") cfg.credentials;
         # Also for what runs in a scope. What is refused is told as an error: Nix and k3s go on without more stack.
         SystemCallFilter = [
           "@system-service"

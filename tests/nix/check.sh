@@ -1,5 +1,6 @@
 #!/bin/bash
-# Parses every .nix file and evaluates the NixOS modules with real Nix, as far as that goes without nixpkgs.
+# check.sh [--update]: parses every .nix file and evaluates `lib.mkCluster` and the NixOS modules with real Nix, as far as that
+# goes without nixpkgs; with a real one where FABRIK_TEST_NIXPKGS points to its tree. --update writes what is generated anew.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,29 +13,88 @@ trap 'rm -rf "$state"' EXIT
 export NIX_CONFIG="build-users-group ="
 export NIX_STORE_DIR=$state/store NIX_STATE_DIR=$state/var NIX_LOG_DIR=$state/log NIX_CONF_DIR=$state/conf HOME=$state
 
-git ls-files -co --exclude-standard '*.nix' | while read -r file; do
-    nix-instantiate --parse "$file" >/dev/null && echo "parses: $file"
-done
+# So that each fault of a run is seen: the last line decides.
+faults=0
+fail() { printf '%s\n' "$@" >&2; faults=$((faults + 1)); }
 
-evaluate() { nix-instantiate --eval --strict --json tests/nix/stub.nix -A "$1"; }
+mapfile -t files < <(git ls-files -co --exclude-standard '*.nix')
+for file in "${files[@]}"; do
+    nix-instantiate --parse "$file" >/dev/null || fail "does not parse: $file"
+    if grep -nP '\t| +$' "$file" /dev/null; then fail "$file: tabs or blanks at the end of a line"; fi
+done
+echo "parses: ${#files[@]} files"
+
+evaluate() { nix-instantiate --eval --strict --json "${2:-tests/nix/stub.nix}" -A "$1"; }
+text() { nix --extra-experimental-features nix-command eval --raw --file "$1" ${2:+"$2"}; }
+
+# The units, from the modules alone.
 unit=$(evaluate unit)
-expect() { grep -qF -- "$1" <<<"$unit" || { echo "the unit lacks $1: $unit" >&2; exit 1; }; }
+expect() { grep -qF -- "$1" <<<"$unit" || fail "the unit lacks $1: $unit"; }
 expect '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json run --config /stub/fabrik.toml?'
 expect '\"etcd\":{\"ca-file\":\"/var/lib/rancher/k3s/server/tls/etcd/server-ca.crt\"'
 expect '"path":["git","openssh","sops","k3s","systemd"]'
 expect '"CapabilityBoundingSet":""'
 expect '"ReadWritePaths":["/var/lib/fabrik","/etc/fabrik"]'
-[ "$(evaluate refusesUnknownKey)" = true ]
-[ "$(evaluate refusesMissingKey)" = true ]
 unit=$(evaluate agentUnit)
 expect '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json agent --config /etc/fabrik/agent.toml"'
 expect '"path":["nix","nixos-rebuild","systemd",'
 expect '"CapabilityBoundingSet":""'
-if grep -q 'token' <<<"$unit"; then echo "the agent's unit knows of a token: $unit" >&2; exit 1; fi
+if grep -q 'token' <<<"$unit"; then fail "the agent's unit knows of a token: $unit"; fi
 expect '"stopIfChanged":false'
-[ "$(evaluate goodMachine)" = '[]' ]
-[ "$(evaluate systemdBoot)" = '[]' ]
-[ "$(evaluate badMachines)" = '[1,1,1,1,1,1]' ]
-[ "$(evaluate kernelParams)" = '["panic=10","oops=panic","boot.panic_on_fail"]' ]
-echo 'evaluates: nixos/fabrik.nix, nixos/agent.nix (with a stub of nixpkgs)'
-echo 'left out: the types of options and the build of the package, which need nixpkgs: `nix flake check` does both'
+is() { [ "$(evaluate "$1")" = "$2" ] || fail "$1 is not $2"; }
+is refusesUnknownKey true
+is refusesMissingKey true
+is refusesWrongType true
+is goodMachine '[]'
+is systemdBoot '[]'
+is badMachines '[1,1,1,1,1,1]'
+is kernelParams '["panic=10","oops=panic","boot.panic_on_fail"]'
+
+# k3s starts where there is something that it may be, and founds nothing by itself.
+guard() { # ROLE WANTED FILE… : the guard's answer on a machine with these
+    local role=$1 wanted=$2 is=no
+    local machine=$state/machine dropins=$state/machine/etc/rancher/k3s/config.yaml.d
+    rm -rf "$machine" && mkdir -p "$dropins"
+    shift 2
+    for file in "$@"; do
+        case $file in
+        etcd) mkdir -p "$machine/var/lib/rancher/k3s/server/db/etcd" ;;
+        *) echo "$file" >"$dropins/50-fabrik.yaml" ;;
+        esac
+    done
+    bash <(text tests/nix/stub.nix "${role}Guard" | sed "s#/etc/rancher#$machine&#; s#/var/lib/rancher#$machine&#") 2>/dev/null && is=yes
+    [ "$is" = "$wanted" ] || fail "k3s on a new $role with '$*': started is $is"
+}
+guard server no
+guard server no 'node-name: server-2'
+guard server yes 'server: https://10.0.1.1:6443'
+guard server yes 'cluster-init: true'
+guard server yes etcd
+guard agent no
+guard agent no 'cluster-init: true'
+guard agent no etcd
+guard agent yes 'server: https://10.0.1.1:6443'
+echo 'evaluates: fabrik.service, fabrik-agent.service, the guard of k3s'
+
+# The table of specs.
+differences=$(text tests/nix/table.nix differences)
+[ -z "$differences" ] || fail "$differences"
+echo "evaluates: mkCluster, $(evaluate count tests/nix/table.nix) specs"
+
+# What is generated, and looked at when it changes.
+generated() { # EXPRESSION FILE
+    text "$1" >"$state/generated"
+    if [ "${update:-}" ]; then cp "$state/generated" "$2"; fi
+    diff -u "$2" "$state/generated" || fail "$2 is not up to date: tests/nix/check.sh --update"
+}
+[ "${1:-}" != --update ] || update=1
+generated tests/nix/units.nix tests/nix/units.txt
+generated tests/nix/options.nix docs/nixos-options.md
+echo 'up to date: docs/nixos-options.md, tests/nix/units.txt'
+
+if [ "${FABRIK_TEST_NIXPKGS:-}" ]; then
+    tests/nix/real.sh "$FABRIK_TEST_NIXPKGS" || fail 'systems do not evaluate with nixpkgs'
+else
+    echo 'left out: systems with the real options of NixOS (FABRIK_TEST_NIXPKGS), and what `nix flake check` builds of nixpkgs: the package, images, virtual machines'
+fi
+exit $((faults > 0))

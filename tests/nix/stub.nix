@@ -1,149 +1,168 @@
-# A STUB of nixpkgs' lib and pkgs, so that the modules of nixos/ can be evaluated where no nixpkgs is. It applies defaults
-# and refuses a key that has no option; it knows nothing of types. The flake's own checks use the real ones.
+# STUBS of nixpkgs' packages and of what NixOS declares, so that the modules of nixos/ can be evaluated where no nixpkgs is,
+# by ./modules.nix. Where FABRIK_TEST_NIXPKGS points to a real one, ./real.nix evaluates the same; so do the flake's checks.
 let
-  lib = {
-    types = {
-      str = "str";
-      package = "package";
-      nullOr = type: if builtins.isAttrs type then type else "null or ${type}";
-      listOf = type: "list of ${type}";
-      addCheck = type: _: { name = type; __toString = self: self.name; };
-      submodule = module: { inherit (module) options; __toString = _: "submodule"; };
-    };
-    hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
-    mkOption = option: option // { isOption = true; };
-    mkEnableOption = description: lib.mkOption { inherit description; type = "bool"; default = false; };
-    mkDefault = value: value;
-    mkIf = condition: content: if condition then content else { };
-    unique = builtins.foldl' (seen: item: if builtins.elem item seen then seen else seen ++ [ item ]) [ ];
-    getExe = package: "${package}/bin/fabrik";
-    filterAttrsRecursive =
-      keep: set:
-      builtins.listToAttrs (
-        builtins.concatMap (
-          name:
-          let
-            value = set.${name};
-          in
-          if !keep name value then
-            [ ]
-          else
-            [
-              {
-                inherit name;
-                value = if builtins.isAttrs value then lib.filterAttrsRecursive keep value else value;
-              }
-            ]
-        ) (builtins.attrNames set)
-      );
-  };
+  lib = import ./modules.nix;
 
-  pkgs = {
-    stdenv.hostPlatform.system = "stub";
+  # Each package is its name; each script is its text.
+  pkgsOf = system: {
+    stdenv.hostPlatform = {
+      inherit system;
+      isx86_64 = system != "aarch64-linux";
+    };
     coreutils = "coreutils";
+    cryptsetup = "cryptsetup";
     git = "git";
+    gnugrep = "/stub/gnugrep";
     grub2 = "grub2";
+    iproute2 = "/stub/iproute2";
+    nfs-utils = "nfs-utils";
     openssh = "openssh";
     sops = "sops";
     util-linux = "util-linux";
     formats.toml = _: { generate = name: settings: "/stub/${name}?${builtins.toJSON settings}"; };
+    dosfstools = "dosfstools";
+    e2fsprogs = "e2fsprogs";
+    gptfdisk = "gptfdisk";
+    nixos-install-tools = "nixos-install-tools";
+    zstd = "/stub/zstd";
+    writeShellScript = name: _: "/stub/${name}";
+    writeShellApplication = application: application;
+    # What is in no nixpkgs any more.
+    k3s_1_30 = throw "k3s_1_30 was removed";
+    k3s_1_35 = k3s "1.35.6+k3s1";
+    k3s_1_36 = k3s "1.36.3+k3s1";
+  };
+  k3s = version: {
+    type = "derivation";
+    name = "k3s-${version}";
+    outPath = "/stub/k3s-${version}";
+    inherit version;
   };
 
-  # Values of options: what is given, else the default, else an error that names the option.
-  fill =
-    path: options: given:
+  # What NixOS has where nobody says otherwise, as far as it is looked at.
+  nixos = pkgs: {
+    _file = "nixos";
+    options = {
+      services.k3s.disable = lib.mkOption { type = lib.types.listOf lib.types.str; default = [ ]; };
+      systemd.settings = lib.mkOption { type = lib.types.anything; default = { }; };
+    };
+    config = {
+      boot.loader.grub = {
+        enable = lib.mkOptionDefault true;
+        default = lib.mkOptionDefault "0";
+        mirroredBoots = lib.mkOptionDefault [ { path = "/boot"; } ];
+      };
+      services.k3s = {
+        package = lib.mkOptionDefault "k3s";
+        clusterInit = lib.mkOptionDefault false;
+        extraFlags = lib.mkOptionDefault [ ];
+      };
+      system.build.nixos-rebuild = "nixos-rebuild";
+      nix.package = "nix";
+      systemd.package = "systemd";
+    };
+  };
+
+  flake = {
+    packages = builtins.listToAttrs (
+      map (name: { inherit name; value.default = "/stub/fabrik"; }) [ "stub" "x86_64-linux" "aarch64-linux" ]
+    );
+    nixosModules = import ../../nixos flake;
+    inputs = { inherit nixpkgs; };
+  };
+  nixpkgs = {
+    lib.nixosSystem =
+      { modules, specialArgs }:
+      let
+        system = evaluated.config.nixpkgs.hostPlatform;
+        evaluated = lib.evalModules {
+          modules = [ (nixos (pkgsOf system)) ] ++ modules;
+          specialArgs = specialArgs // { pkgs = pkgsOf system; modulesPath = ./nixos/modules; };
+        };
+      in
+      evaluated;
+    legacyPackages = builtins.mapAttrs (system: _: pkgsOf system) { x86_64-linux = null; aarch64-linux = null; };
+  };
+
+  # The text of what may keep k3s from starting, with programs by their names alone.
+  guard =
+    role:
     let
-      unknown = builtins.filter (name: !(options ? ${name})) (builtins.attrNames given);
-      one =
-        name: option:
-        let
-          here = "${path}.${name}";
-          value = given.${name} or option.default or (throw "the option ${here} has no value");
-        in
-        if !(option.isOption or false) then
-          fill here option (given.${name} or { })
-        else if value != null && builtins.isAttrs (option.type or null) && option.type ? options then
-          fill here option.type.options value
-        else
-          value;
+      pkgs = pkgsOf "stub" // {
+        gnugrep = "";
+        iproute2 = "";
+        writeShellScript = _: text: builtins.replaceStrings [ "/bin/grep" "/bin/ip" ] [ "grep" "ip" ] text;
+      };
     in
-    if unknown != [ ] then
-      throw "the option ${path}.${builtins.head unknown} does not exist"
-    else
-      builtins.mapAttrs one options;
+    lib.concatStringsSep "\n" (lib.evalModules {
+      modules = [
+        (nixos pkgs)
+        flake.nixosModules.k3s
+        {
+          fabrik = {
+            inherit role;
+            cni = "none";
+            pool = "workers";
+            cluster = {
+              kubernetes.version = "1.36";
+              network.range = "10.0.0.0/16";
+            };
+          };
+        }
+      ];
+      specialArgs.pkgs = pkgs;
+    }).config.systemd.services.k3s.serviceConfig.ExecCondition;
 
   evaluate =
-    example:
-    let
-      module = import ../../nixos/fabrik.nix { packages.stub.default = "/stub/fabrik"; } {
-        inherit lib pkgs;
-        config = {
-          services.k3s.package = "k3s";
-          systemd.package = "systemd";
-          services.fabrik = fill "services.fabrik" module.options.services.fabrik example.services.fabrik;
-        };
-      };
-    in
-    module.config;
-
-  # What is right for fabrik, and not what NixOS has by default.
-  machine = {
-    boot.loader = {
-      grub = { enable = true; default = "0"; mirroredBoots = [ { path = "/boot"; } ]; };
-      systemd-boot.bootCounting.enable = false;
-    };
-    fileSystems."/boot".fsType = "vfat";
-  };
-
-  agent =
-    machine:
-    let
-      module = import ../../nixos/agent.nix { packages.stub.default = "/stub/fabrik"; } {
-        inherit lib pkgs;
-        config = machine // {
-          nix.package = "nix";
-          system.build.nixos-rebuild = "nixos-rebuild";
-          systemd.package = "systemd";
-          services.fabrik-agent = fill "services.fabrik-agent" module.options.services.fabrik-agent example.services.fabrik-agent;
-        };
-      };
-    in
-    module.config;
-
-  # What an agent's machine is refused for.
-  faults = machine: map (a: a.message) (builtins.filter (a: !a.assertion) (agent machine).assertions);
-  withGrub = grub: machine // { boot.loader = machine.boot.loader // { grub = machine.boot.loader.grub // grub; }; };
+    modules:
+    (lib.evalModules {
+      modules = [ (nixos (pkgsOf "stub")) ] ++ modules;
+      specialArgs.pkgs = pkgsOf "stub";
+    }).config;
 
   example = import ./example.nix;
+  # What is right for fabrik, and not what NixOS has by default.
+  machine = {
+    fileSystems."/boot".fsType = "vfat";
+  };
+  server = change: evaluate [ flake.nixosModules.fabrik machine example change ];
+
+  # What an agent's machine is refused for.
+  faults = change: map (a: a.message) (builtins.filter (a: !a.assertion) (server change).assertions);
+  refuses = change: !(builtins.tryEval (builtins.deepSeq (server change).systemd.services.fabrik true)).success;
 in
 {
-  agentUnit = (agent machine).systemd.services.fabrik-agent;
-  kernelParams = (agent machine).boot.kernelParams;
-  goodMachine = faults machine;
-  badMachines = map (machine: builtins.length (faults machine)) [
-    (machine // { fileSystems."/boot".fsType = "ext4"; })
-    (machine // { fileSystems = { }; })
-    (machine // { fileSystems."/boot" = { fsType = "vfat"; noCheck = true; }; })
-    (withGrub { default = "saved"; })
-    (withGrub { mirroredBoots = [ 1 2 ]; })
-    (machine // { boot.loader = machine.boot.loader // { systemd-boot.bootCounting.enable = true; }; })
+  inherit
+    flake
+    lib
+    nixos
+    nixpkgs
+    pkgsOf
+    ;
+
+  unit = (server { }).systemd.services.fabrik;
+  agentUnit = (server { }).systemd.services.fabrik-agent;
+  inherit ((server { }).boot) kernelParams;
+
+  serverGuard = guard "server";
+  agentGuard = guard "agent";
+
+  goodMachine = faults { };
+  systemdBoot = faults {
+    boot.loader.grub.enable = false;
+    boot.loader.systemd-boot.enable = true;
+    fileSystems."/boot".fsType = lib.mkForce "vfat";
+  };
+  badMachines = map (change: builtins.length (faults change)) [
+    { fileSystems."/boot".fsType = lib.mkForce "ext4"; }
+    { fileSystems = lib.mkForce { "/".fsType = "ext4"; }; }
+    { fileSystems."/boot".noCheck = true; }
+    { boot.loader.grub.default = "saved"; }
+    { boot.loader.grub.mirroredBoots = [ 1 2 ]; }
+    { boot.loader.systemd-boot.bootCounting.enable = true; }
   ];
-  systemdBoot = faults (machine // { boot.loader = { grub.enable = false; systemd-boot.enable = true; }; });
-  unit = (evaluate example).systemd.services.fabrik;
-  refusesUnknownKey =
-    !(builtins.tryEval (
-      builtins.deepSeq (evaluate {
-        services.fabrik = example.services.fabrik // {
-          settings = example.services.fabrik.settings // { nodes = "typo"; };
-        };
-      }) true
-    )).success;
-  refusesMissingKey =
-    !(builtins.tryEval (
-      builtins.deepSeq (evaluate {
-        services.fabrik = example.services.fabrik // {
-          settings = builtins.removeAttrs example.services.fabrik.settings [ "node" ];
-        };
-      }) true
-    )).success;
+
+  refusesUnknownKey = refuses { services.fabrik.settings.nodes = "typo"; };
+  refusesWrongType = refuses { services.fabrik.settings.node = lib.mkForce 1; };
+  refusesMissingKey = refuses { services.fabrik.settings.secrets = lib.mkForce { }; };
 }

@@ -1,0 +1,86 @@
+# The host's firewall. It lets in what Hetzner's does (`[firewall]` of cluster.toml, and ICMP), in both families, and what
+# nodes and pods of the cluster need of one another. Hetzner's does not see the private network, and a machine elsewhere
+# has none.
+{ config, lib, ... }:
+let
+  cfg = config.fabrik.firewall;
+  inherit (config.fabrik) cluster;
+  inherit (cluster) network;
+  isServer = config.fabrik.role == "server";
+
+  ports =
+    who: what:
+    lib.mkOption {
+      type = lib.types.listOf lib.types.port;
+      default = [ ];
+      description = "${what} ports that ${who} may reach on these nodes.";
+    };
+
+  # One rule for each family, for those of `sources` that are of it.
+  accept =
+    sources: protocol: list:
+    let
+      of = family: builtins.filter (source: lib.hasInfix ":" source == (family == "ip6")) sources;
+      set = items: "{ ${lib.concatMapStringsSep ", " toString items} }";
+      rule =
+        family:
+        lib.optionalString (of family != [ ] && list != [ ])
+          "${family} saddr ${set (of family)} ${protocol} dport ${set (lib.unique list)} accept\n";
+    in
+    rule "ip" + rule "ip6";
+in
+{
+  imports = [ ./cluster.nix ];
+
+  options.fabrik.firewall = {
+    nodes.tcp = ports "nodes" "TCP";
+    nodes.udp = ports "nodes" "UDP";
+    pods.tcp = ports "pods" "TCP";
+    pods.udp = ports "pods" "UDP";
+  };
+
+  config = {
+    networking = {
+      nftables.enable = lib.mkDefault true;
+      firewall = {
+        enable = lib.mkDefault true;
+        # What a pod sends may come back another way.
+        checkReversePath = lib.mkDefault "loose";
+        logRefusedConnections = lib.mkDefault false;
+        extraInputRules =
+          accept cluster.firewall.ssh-from "tcp" [ 22 ]
+          + lib.optionalString isServer (accept cluster.firewall.api-from "tcp" [ 6443 ])
+          + accept [ network.range ] "tcp" cfg.nodes.tcp
+          + accept [ network.range ] "udp" cfg.nodes.udp
+          + accept [ network.pods ] "tcp" cfg.pods.tcp
+          + accept [ network.pods ] "udp" cfg.pods.udp;
+      };
+
+      # Before Kubernetes rewrites destinations, when `input` and `forward` are too late.
+      nftables.tables.fabrik = {
+        family = "inet";
+        content = ''
+          chain metadata {
+            type filter hook prerouting priority raw;
+            # What was sent here and is for Hetzner's metadata comes from a pod: it would read the user data of its node.
+            ip daddr 169.254.169.254 drop comment "pods have no business with the metadata service"
+          }
+          chain node-ports {
+            type filter hook prerouting priority mangle;
+            ct state new iifname != "lo" fib daddr type local meta l4proto { tcp, udp } th dport 30000-32767 jump from-cluster
+          }
+          chain from-cluster {
+            ip saddr { ${network.range}, ${network.pods} } accept
+            drop comment "NodePorts are the private network's, as with Hetzner's firewall"
+          }
+        '';
+      };
+    };
+
+    fabrik.firewall = {
+      # The kubelet: logs, exec and metrics.
+      nodes.tcp = [ 10250 ];
+      pods.tcp = [ 10250 ];
+    };
+  };
+}

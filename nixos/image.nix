@@ -1,0 +1,72 @@
+# Two ways to bring ./disk.nix' layout about: `system.build.fabrikImage`, a raw disk for a snapshot, which nixpkgs' builder
+# makes in a virtual machine; and `system.build.fabrikInstall`, a program that puts the system on a disk of the machine that it
+# runs on, where there is no KVM to build the image with (a temporary server, a rescue system).
+{
+  config,
+  lib,
+  pkgs,
+  modulesPath,
+  ...
+}:
+let
+  isX86 = pkgs.stdenv.hostPlatform.isx86_64;
+  inherit (config.system) build;
+in
+{
+  system.build.fabrikImage = import (modulesPath + "/../lib/make-disk-image.nix") {
+    inherit config lib pkgs;
+    name = "fabrik-image-${config.fabrik.cluster.name}-${config.fabrik.pool}";
+    # A BIOS boot partition, an ESP and the root; it has the BIOS' one on aarch64 too, where nothing is in it.
+    partitionTableType = "hybrid";
+    # Where the ESP ends, in units of 1000: it begins at 8 MiB and has 512 MiB.
+    bootSize = "546M";
+    format = "raw";
+    copyChannel = false;
+    # It grows at its first boot. What is not there has not to be uploaded.
+    additionalSpace = "256M";
+    postVM = ''
+      ${pkgs.zstd}/bin/zstd --rm -T0 -10 "$diskImage"
+    '';
+  };
+
+  system.build.fabrikInstall = pkgs.writeShellApplication {
+    name = "fabrik-install";
+    runtimeInputs = [
+      pkgs.coreutils
+      pkgs.dosfstools
+      pkgs.e2fsprogs
+      pkgs.gptfdisk
+      pkgs.nixos-install-tools
+      pkgs.util-linux
+      config.systemd.package
+    ];
+    text = ''
+      # fabrik-install DISK: erases DISK and puts the system of pool ${config.fabrik.pool} on it.
+      disk=''${1:?which disk is to be erased}
+      ${lib.optionalString isX86 ''
+        if [ "$disk" != ${config.fabrik.disk.device} ]; then
+          echo "this system has GRUB on ${config.fabrik.disk.device}, not on $disk: set fabrik.disk.device" >&2
+          exit 1
+        fi
+      ''}
+      root=$(mktemp -d)
+      trap 'umount -R "$root" 2>/dev/null || true; rmdir "$root"' EXIT
+
+      wipefs --all --force "$disk"
+      sgdisk --zap-all \
+        --new=1:0:+1M --typecode=1:EF02 --change-name=1:bios \
+        --new=2:0:+512M --typecode=2:EF00 --change-name=2:ESP \
+        --new=3:0:0 --typecode=3:8300 --change-name=3:nixos "$disk"
+      udevadm settle
+      # What the kernel calls the disk, and then its partitions: `sda2`, `nvme0n1p2`.
+      mapfile -t names < <(lsblk --noheadings --list --paths --output NAME "$disk")
+      mkfs.vfat -F 32 -n ESP "''${names[2]}"
+      mkfs.ext4 -q -F -L nixos "''${names[3]}"
+
+      mount "''${names[3]}" "$root"
+      mkdir "$root/boot"
+      mount -o umask=0077 "''${names[2]}" "$root/boot"
+      nixos-install --root "$root" --system ${build.toplevel} --no-root-passwd --no-channel-copy
+    '';
+  };
+}

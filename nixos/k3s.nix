@@ -1,0 +1,90 @@
+# k3s, as nixpkgs runs it, with what both roles have. What differs from node to node (name, addresses, provider id, labels,
+# taints, the server to join, the token) is in /etc/rancher/k3s/config.yaml.d, which ./identity.nix, the seed or a person
+# has written: k3s reads those files beside its arguments (docs.k3s.io, "Configuration File").
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.fabrik;
+  k3s = config.services.k3s;
+  inherit (cfg.cluster) network;
+  isServer = cfg.role == "server";
+
+  wanted = cfg.cluster.kubernetes.version;
+  given = k3s.package.version;
+  isWanted = given == wanted || lib.hasPrefix "${wanted}." given;
+
+  dropIns = "/etc/rancher/k3s/config.yaml.d";
+  waitForAddress = pkgs.writeShellScript "fabrik-k3s-interface" ''
+    # The private interface may come later than all others, and under another name after a change of the server's type.
+    until [ -n "$interface" ]; do
+      read -r _ interface _ < <(${pkgs.iproute2}/bin/ip -oneline -4 address show to ${network.range}) || sleep 1
+    done
+    mkdir -p ${dropIns}
+    echo "flannel-iface: $interface" >${dropIns}/60-interface.yaml
+  '';
+  guard = pkgs.writeShellScript "fabrik-k3s-guard" ''
+    # A server that has no data, no server to join and no order to found would found a cluster of its own.
+    ${lib.optionalString isServer "[ -d /var/lib/rancher/k3s/server/db/etcd ] && exit 0"}
+    ${pkgs.gnugrep}/bin/grep -Eqs '^(server${lib.optionalString isServer "|cluster-init"}):' ${dropIns}/*.yaml && exit 0
+    echo "k3s waits: no file in ${dropIns} says which server to join" >&2
+    exit 1
+  '';
+in
+{
+  imports = [ ./cluster.nix ];
+
+  options.fabrik.cni = lib.mkOption {
+    type = lib.types.enum [ "flannel" "none" ];
+    default = "flannel";
+    description = ''
+      The pods' network: k3s' own, or none, where another one is among the manifests. It has to be the same on all nodes, so
+      set it in `nixos/all.nix`. It can't be changed under pods that run.
+    '';
+  };
+
+  config = {
+    services.k3s = {
+      enable = lib.mkDefault true;
+      role = cfg.role;
+      # Named, so that k3s does not start on a machine that has no such file at all.
+      configPath = lib.mkDefault "/etc/rancher/k3s/config.yaml";
+      # The kubelet holds shutdowns up until its pods are gone.
+      gracefulNodeShutdown.enable = lib.mkDefault true;
+    };
+    # As long as those two of its times together, at least: else the kubelet changes logind's files by itself.
+    environment.etc."systemd/logind.conf.d/50-fabrik.conf".text = lib.mkDefault ''
+      [Login]
+      InhibitDelayMaxSec=60
+    '';
+
+    systemd.services.k3s.serviceConfig.ExecCondition =
+      lib.optional (cfg.cni == "flannel") waitForAddress ++ [ guard ];
+
+    boot.kernelModules = [
+      "br_netfilter"
+      "overlay"
+    ];
+    boot.kernel.sysctl = {
+      "net.ipv4.ip_forward" = lib.mkDefault 1;
+      "net.ipv6.conf.all.forwarding" = lib.mkDefault 1;
+    };
+
+    # VXLAN.
+    fabrik.firewall.nodes.udp = lib.optional (cfg.cni == "flannel") 8472;
+
+    assertions = [
+      {
+        assertion = isWanted;
+        message = "cluster.toml: [kubernetes] version is `${wanted}`, and services.k3s.package of pool ${cfg.pool} is k3s ${given}";
+      }
+      {
+        assertion = !(k3s.clusterInit or false);
+        message = "services.k3s.clusterInit: a server that lost its disk would found a second cluster. The seed writes it to a file on the first server";
+      }
+    ];
+  };
+}

@@ -1,0 +1,137 @@
+# `fabrik.lib.mkCluster`: from a cluster's repository to the outputs of its flake. docs/building.md says what fabrik takes
+# of them, docs/nixos.md how to use it.
+fabrik:
+{
+  # The repository: `cluster.toml` and, where there are any, modules in `nixos/`.
+  src,
+  # The flake's inputs: what modules get as `inputs`, and where nixpkgs is taken from.
+  inputs ? { },
+  nixpkgs ? inputs.nixpkgs or fabrik.inputs.nixpkgs,
+  # k3s and the operating system may move apart.
+  k3s-nixpkgs ? inputs.k3s-nixpkgs or nixpkgs,
+  # Modules of all nodes, of the servers, of all agents and of single pools, beside those in `nixos/`.
+  modules ? { },
+  # The control plane is in no pool, so no server type says what it is.
+  servers-system ? "x86_64-linux",
+  specialArgs ? { },
+}:
+let
+  spec = import ./spec.nix (builtins.readFile (src + "/cluster.toml"));
+
+  # The faults of cluster.toml end each look at what is made of it, all at once and before the module system sees any.
+  faults = spec.faults ++ (if spec.cluster.kubernetes.version == "" then [ ] else versionFaults);
+  checked = value: if faults == [ ] then value else throw ("\n" + builtins.concatStringsSep "\n" faults);
+
+  k3s =
+    system:
+    import ./k3s-versions.nix {
+      pkgs = k3s-nixpkgs.legacyPackages.${system};
+      input = if inputs ? k3s-nixpkgs then "k3s-nixpkgs" else "nixpkgs";
+    };
+  wantedK3s = system: (k3s system).wanted spec.cluster.kubernetes.version;
+  # Of one architecture: a nixpkgs has the same releases for all of them.
+  versionFaults =
+    let
+      wanted = wantedK3s servers-system;
+    in
+    if wanted ? fault then [ "cluster.toml: [kubernetes] version: ${wanted.fault}" ] else [ ];
+
+  found = path: if builtins.pathExists (src + "/nixos/${path}.nix") then [ (src + "/nixos/${path}.nix") ] else [ ];
+  given = group: modules.${group} or [ ];
+
+  system =
+    {
+      role,
+      pool,
+      system,
+      modules,
+    }:
+    nixpkgs.lib.nixosSystem {
+      specialArgs = { inherit inputs; } // specialArgs;
+      modules = [
+        fabrik.nixosModules.default
+        (
+          { lib, ... }:
+          {
+            _file = "cluster.toml";
+            fabrik = {
+              inherit role pool;
+              inherit (spec) cluster;
+            };
+            services.k3s.package = lib.mkDefault (wantedK3s system).package;
+            nixpkgs.hostPlatform = lib.mkDefault system;
+          }
+        )
+      ]
+      ++ found "all"
+      ++ given "all"
+      ++ modules;
+    };
+
+  servers = system {
+    role = "server";
+    pool = "servers";
+    system = servers-system;
+    modules = found "servers" ++ given "servers";
+  };
+  agents = builtins.mapAttrs (
+    pool: of:
+    system {
+      inherit pool;
+      inherit (of) system;
+      role = "agent";
+      modules = found "agents" ++ given "agents" ++ found "pools/${pool}" ++ (modules.pools or { }).${pool} or [ ];
+    }
+  ) spec.pools;
+
+  # The first of two steps (docs/building.md): all that is new, but k3s of the minor that servers run.
+  first =
+    { minor, ... }:
+    let
+      old = (k3s servers-system).ofMinor (toString minor);
+    in
+    servers.extendModules {
+      modules = [
+        (
+          { lib, ... }:
+          {
+            services.k3s.package = lib.mkForce (
+              old.package or (throw "fabrik.first.servers: the servers run a minor that is left before the rest changes, and ${old.fault}")
+            );
+            fabrik.cluster.kubernetes.version = lib.mkForce "1.${toString minor}";
+          }
+        )
+      ];
+    };
+
+  nixosConfigurations = checked (agents // { inherit servers; });
+  # { SYSTEM = { PREFIX-POOL = …; }; }
+  bySystem =
+    prefix: of:
+    builtins.foldl' (
+      all: name:
+      let
+        machine = nixosConfigurations.${name};
+        architecture = if name == "servers" then servers-system else spec.pools.${name}.system;
+      in
+      all // { ${architecture} = (all.${architecture} or { }) // { "${prefix}-${name}" = of machine; }; }
+    ) { } (builtins.attrNames nixosConfigurations);
+  images = bySystem "image" (machine: machine.config.system.build.fabrikImage);
+in
+{
+  inherit nixosConfigurations;
+
+  fabrik = {
+    inherit faults;
+    first.servers = checked first;
+  };
+
+  # Each is the disk of a new node of that pool; `image` is that of a server.
+  packages = images // {
+    ${servers-system} = images.${servers-system} // {
+      image = images.${servers-system}.image-servers;
+    };
+  };
+
+  checks = bySystem "system" (machine: machine.config.system.build.toplevel);
+}

@@ -1,0 +1,78 @@
+# A control-plane node: k3s' servers with etcd, and `fabrik run`. What has to be the same on all servers
+# (docs.k3s.io/cli/server, "Critical Configuration Values") is from cluster.toml or written here, and nowhere else.
+{
+  config,
+  lib,
+  options,
+  ...
+}:
+let
+  cfg = config.fabrik;
+  inherit (cfg.cluster) network;
+
+  # What the repository has to say of, and nobody else: an ingress, load balancers, a storage class.
+  packaged = [
+    "traefik"
+    "servicelb"
+    "local-storage"
+  ];
+  # What a server may be told once, by cluster.toml or by this module.
+  told = import ./lib/flags.nix lib config.services.k3s.extraFlags [
+    "--cluster-cidr"
+    "--cluster-init"
+    "--flannel-backend"
+    "--secrets-encryption"
+    "--service-cidr"
+  ];
+  twice = builtins.filter (flag: flag == "--cluster-init" || lib.count (other: other == flag) told > 1) (lib.unique told);
+  # Older releases of NixOS have no option for it.
+  hasDisable = options.services.k3s ? disable;
+in
+{
+  imports = [ ./k3s.nix ];
+
+  config = lib.mkIf (cfg.role == "server") {
+    services.k3s = {
+      extraFlags = [
+        "--cluster-cidr=${network.pods}"
+        "--service-cidr=${network.services}"
+        # Secrets are encrypted in etcd and in its snapshots.
+        "--secrets-encryption"
+      ]
+      ++ (
+        if cfg.cni == "flannel" then
+          [ "--flannel-backend=vxlan" ]
+        else
+          [
+            "--flannel-backend=none"
+            "--disable-network-policy"
+          ]
+      )
+      ++ lib.optionals (!hasDisable) (map (name: "--disable=${name}") packaged);
+    }
+    // lib.optionalAttrs hasDisable { disable = lib.mkDefault packaged; };
+
+    assertions = [
+      {
+        assertion = twice == [ ];
+        message = "services.k3s.extraFlags of the servers: ${toString twice} is not to be set here. The ranges are in cluster.toml, the pods' network is `fabrik.cni`, and who founds the cluster is said by a file on that server";
+      }
+    ];
+
+    # The API server and k3s' supervisor, etcd, and what fabrik builds (docs/building.md, "What nodes see").
+    fabrik.firewall = {
+      nodes.tcp = [
+        6443
+        2379
+        2380
+        9642
+      ];
+      pods.tcp = [ 6443 ];
+    };
+    services.fabrik = {
+      enable = lib.mkDefault true;
+      # Which server it is, and what it was founded with, is in a file of the machine.
+      configFile = lib.mkDefault "/etc/fabrik/config.toml";
+    };
+  };
+}

@@ -1,0 +1,26 @@
+# The table's good specs as checks of the flake: each system of them, evaluated with the real nixpkgs. What is built is a
+# file that names them, so nothing of them is.
+{ pkgs, flake }:
+let
+  inherit (pkgs) lib;
+  of =
+    spec:
+    let
+      cluster = flake.lib.mkCluster {
+        src = ./specs + "/${spec}";
+        # Which releases of k3s there are changes with nixpkgs, and is not what is checked here.
+        k3s-nixpkgs.legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: {
+          k3s_1_36 = flake.inputs.nixpkgs.legacyPackages.${system}.k3s // { version = "1.36.3+k3s1"; };
+        });
+      };
+      systems = lib.mapAttrs (_: machine: machine.config.system.build.toplevel.drvPath) cluster.nixosConfigurations;
+    in
+    pkgs.writeText "systems-of-${spec}.json" (builtins.unsafeDiscardStringContext (builtins.toJSON systems));
+  good = builtins.filter (name: !lib.hasPrefix "wrong-" name) (builtins.attrNames (builtins.readDir ./specs));
+in
+builtins.listToAttrs (
+  map (spec: {
+    name = "systems-of-${spec}";
+    value = of spec;
+  }) good
+)

@@ -1,0 +1,35 @@
+# The systems of the table's good specs, with the modules of a real nixpkgs: `tree` is one, with its `lib` and `nixos`.
+{ tree, spec }:
+let
+  lib = import (tree + "/lib");
+  nixpkgs = {
+    lib = lib // {
+      nixosSystem =
+        args:
+        import (tree + "/nixos/lib/eval-config.nix") (
+          {
+            inherit lib;
+            system = null;
+          }
+          // args
+        );
+    };
+    legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: import tree { localSystem = { inherit system; }; });
+  };
+  flake = {
+    inputs = { inherit nixpkgs; };
+    nixosModules = import ../../nixos flake;
+    # The build of the package is the flake's to check.
+    packages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: {
+      default = nixpkgs.legacyPackages.${system}.hello;
+    });
+  };
+  cluster = import ../../nixos/lib/mk-cluster.nix flake { src = ./specs + "/${spec}"; };
+in
+{
+  systems = builtins.mapAttrs (_: machine: machine.config.system.build.toplevel.drvPath) cluster.nixosConfigurations;
+  exec = builtins.mapAttrs (_: machine: machine.config.systemd.services.k3s.serviceConfig.ExecStart) cluster.nixosConfigurations;
+  warnings = builtins.mapAttrs (_: machine: machine.config.warnings) cluster.nixosConfigurations;
+  images = builtins.mapAttrs (_: machine: machine.config.system.build.fabrikImage.drvPath) cluster.nixosConfigurations;
+  first = (cluster.fabrik.first.servers { minor = 35; version = "1.35.6+k3s1"; }).config.system.build.toplevel.drvPath;
+}

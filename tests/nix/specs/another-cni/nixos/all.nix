@@ -1,0 +1,1 @@
+{ fabrik.cni = "none"; }

@@ -1,0 +1,3 @@
+{
+  services.k3s.extraFlags = [ "--kubelet-arg=max-pods=200" ];
+}

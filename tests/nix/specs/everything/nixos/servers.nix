@@ -1,0 +1,3 @@
+{
+  services.k3s.extraFlags = [ "--etcd-snapshot-retention=10" ];
+}

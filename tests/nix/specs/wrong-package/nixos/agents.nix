@@ -1,0 +1,1 @@
+{ pkgs, ... }: { services.k3s.package = pkgs.k3s_1_35; }

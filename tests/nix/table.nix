@@ -1,0 +1,49 @@
+# The specs of specs/, each with what is expected of it in its lines that begin with `#> `: the faults that are told, or for
+# each pool its system, its k3s with all arguments, and what it is refused for. A folder `nixos/` beside it is the user's own.
+let
+  stub = import ./stub.nix;
+  inherit (stub) lib;
+
+  mkCluster = import ../../nixos/lib/mk-cluster.nix stub.flake;
+  names = builtins.attrNames (builtins.readDir ./specs);
+
+  said =
+    spec:
+    let
+      cluster = mkCluster { src = ./specs + "/${spec}"; };
+      machine =
+        name:
+        let
+          inherit (cluster.nixosConfigurations.${name}) config;
+          inherit (config.services) k3s;
+          flags = k3s.extraFlags ++ map (it: "--disable=${it}") k3s.disable;
+          refusals = builtins.filter (it: !it.assertion) config.assertions;
+        in
+        [ "${name}: ${config.nixpkgs.hostPlatform} ${k3s.package.version} k3s ${lib.concatStringsSep " " ([ k3s.role ] ++ flags)}" ]
+        ++ map (it: "${name}: ${it.message}") refusals;
+    in
+    if cluster.fabrik.faults != [ ] then
+      cluster.fabrik.faults
+    else
+      lib.concatMap machine (builtins.attrNames cluster.nixosConfigurations);
+
+  expected =
+    spec:
+    let
+      lines = lib.splitString "\n" (builtins.readFile (./specs + "/${spec}/cluster.toml"));
+      rest = line: builtins.substring 3 (builtins.stringLength line) line;
+    in
+    map rest (builtins.filter (lib.hasPrefix "#> ") lines);
+
+  compare =
+    spec:
+    let
+      is = said spec;
+    in
+    if is == expected spec then [ ] else [ "specs/${spec}/cluster.toml: it says now" ] ++ map (line: "#> ${line}") is;
+in
+{
+  count = builtins.length names;
+  good = builtins.filter (name: !lib.hasPrefix "wrong-" name) names;
+  differences = lib.concatStringsSep "\n" (lib.concatMap compare names);
+}
