@@ -8,14 +8,6 @@ let
   inherit (cluster) network;
   isServer = config.fabrik.role == "server";
 
-  ports =
-    who: what:
-    lib.mkOption {
-      type = lib.types.listOf lib.types.port;
-      default = [ ];
-      description = "${what} ports that ${who} may reach on these nodes.";
-    };
-
   # One rule for each family, for those of `sources` that are of it.
   accept =
     sources: protocol: list:
@@ -30,14 +22,10 @@ let
     rule "ip" + rule "ip6";
 in
 {
-  imports = [ ./cluster.nix ];
-
-  options.fabrik.firewall = {
-    nodes.tcp = ports "nodes" "TCP";
-    nodes.udp = ports "nodes" "UDP";
-    pods.tcp = ports "pods" "TCP";
-    pods.udp = ports "pods" "UDP";
-  };
+  imports = [
+    ./cluster.nix
+    ./ports.nix
+  ];
 
   config = {
     networking = {
@@ -52,6 +40,8 @@ in
           + lib.optionalString isServer (accept cluster.firewall.api-from "tcp" [ 6443 ])
           + accept [ network.range ] "tcp" cfg.nodes.tcp
           + accept [ network.range ] "udp" cfg.nodes.udp
+          # kube-proxy's own sockets, which load balancers ask whether a node has a pod of theirs (healthCheckNodePort).
+          + accept [ network.range ] "tcp" [ "30000-32767" ]
           + accept [ network.pods ] "tcp" cfg.pods.tcp
           + accept [ network.pods ] "udp" cfg.pods.udp;
       };
@@ -62,25 +52,21 @@ in
         content = ''
           chain metadata {
             type filter hook prerouting priority raw;
-            # What was sent here and is for Hetzner's metadata comes from a pod: it would read the user data of its node.
-            ip daddr 169.254.169.254 drop comment "pods have no business with the metadata service"
+            # What comes in here and is for the metadata service is from a pod, which would read the user data of its node. What
+            # the node asks for itself does not come in.
+            ip daddr 169.254.169.254 drop
           }
+          # NodePorts are the private network's, as with Hetzner's firewall.
           chain node-ports {
             type filter hook prerouting priority mangle;
             ct state new iifname != "lo" fib daddr type local meta l4proto { tcp, udp } th dport 30000-32767 jump from-cluster
           }
           chain from-cluster {
             ip saddr { ${network.range}, ${network.pods} } accept
-            drop comment "NodePorts are the private network's, as with Hetzner's firewall"
+            drop
           }
         '';
       };
-    };
-
-    fabrik.firewall = {
-      # The kubelet: logs, exec and metrics.
-      nodes.tcp = [ 10250 ];
-      pods.tcp = [ 10250 ];
     };
   };
 }

@@ -44,8 +44,8 @@ in
       # fabrik-install DISK: erases DISK and puts the system of pool ${config.fabrik.pool} on it.
       disk=''${1:?which disk is to be erased}
       ${lib.optionalString isX86 ''
-        if [ "$disk" != ${config.fabrik.disk.device} ]; then
-          echo "this system has GRUB on ${config.fabrik.disk.device}, not on $disk: set fabrik.disk.device" >&2
+        if [ "$disk" != ${config.boot.loader.grub.device} ]; then
+          echo "this system has GRUB on ${config.boot.loader.grub.device}, not on $disk: set fabrik.disk.device" >&2
           exit 1
         fi
       ''}

@@ -35,7 +35,10 @@ let
   '';
 in
 {
-  imports = [ ./cluster.nix ];
+  imports = [
+    ./cluster.nix
+    ./ports.nix
+  ];
 
   options.fabrik.cni = lib.mkOption {
     type = lib.types.enum [ "flannel" "none" ];
@@ -73,8 +76,13 @@ in
       "net.ipv6.conf.all.forwarding" = lib.mkDefault 1;
     };
 
-    # VXLAN.
-    fabrik.firewall.nodes.udp = lib.optional (cfg.cni == "flannel") 8472;
+    fabrik.firewall = {
+      # The kubelet: logs, exec and metrics.
+      nodes.tcp = [ 10250 ];
+      pods.tcp = [ 10250 ];
+      # VXLAN.
+      nodes.udp = lib.optional (cfg.cni == "flannel") 8472;
+    };
 
     assertions = [
       {

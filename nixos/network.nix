@@ -14,9 +14,9 @@
     enable = lib.mkDefault true;
     networks."10-fabrik" = {
       # Interfaces of hardware. Their names differ between server types, and `Kind=` keeps those of pods out.
-      matchConfig = lib.mkDefault {
-        Type = "ether";
-        Kind = "!*";
+      matchConfig = {
+        Type = lib.mkDefault "ether";
+        Kind = lib.mkDefault "!*";
       };
       networkConfig = {
         DHCP = lib.mkDefault "ipv4";

@@ -79,6 +79,13 @@ echo 'evaluates: fabrik.service, fabrik-agent.service, the guard of k3s'
 # The table of specs.
 differences=$(text tests/nix/table.nix differences)
 [ -z "$differences" ] || fail "$differences"
+steps=$(evaluate steps tests/nix/table.nix)
+[ "$steps" = '[["1.35.6+k3s1","1.36.3+k3s1"],[]]' ] || fail "the two steps of the servers are $steps"
+overridden=$(evaluate overridden tests/nix/table.nix)
+[ "$overridden" = '[false,[{"device":"/swap"}],10,{"autoResize":true,"device":"/dev/disk/by-label/nixos","fsType":"xfs"},false,"no firewall",false,false]' ] ||
+    fail "a user's module does not have its way: $overridden"
+images=$(evaluate images tests/nix/table.nix)
+[ "$images" = '{"aarch64-linux":["image-arm"],"x86_64-linux":["image","image-amd","image-intel","image-servers"]}' ] || fail "the images are $images"
 echo "evaluates: mkCluster, $(evaluate count tests/nix/table.nix) specs"
 
 # What is generated, and looked at when it changes.

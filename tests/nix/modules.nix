@@ -158,28 +158,32 @@ let
           config = if isLong then content.config or { } else removeAttrs content [ "imports" "key" "_file" "disabledModules" ];
           inherit file;
         };
-      collect = modules: concatMap (module: let loaded = load module; in [ loaded ] ++ collect loaded.imports) modules;
-      everything = collect modules;
-      disabled = concatMap (module: module.disabled) everything;
-      # A module that is imported twice is there once, and with it what it imports.
-      chosen =
-        (foldl'
-          (
-            state: module:
-            if module.key != null && (elem module.key state.seen || elem module.key disabled) then
-              state
-            else
-              {
-                seen = state.seen ++ [ module.key ];
-                list = state.list ++ [ module ];
-              }
-          )
+      # With what they import, but for those that `skip` names.
+      collect =
+        skip:
+        concatMap (
+          module:
+          let
+            loaded = load module;
+          in
+          if loaded.key != null && elem loaded.key skip then [ ] else [ loaded ] ++ collect skip loaded.imports
+        );
+      disabled = concatMap (module: module.disabled) (collect [ ] modules);
+      # A module that is imported twice is there once.
+      once =
+        state: module:
+        if module.key != null && elem module.key state.seen then
+          state
+        else
           {
-            seen = [ ];
-            list = [ ];
-          }
-          everything
-        ).list;
+            seen = state.seen ++ [ module.key ];
+            list = state.list ++ [ module ];
+          };
+      nothing = {
+        seen = [ ];
+        list = [ ];
+      };
+      chosen = (foldl' once nothing (collect disabled modules)).list;
       options = mergeOptions "" (map (module: module.options) chosen);
       definitions = concatMap (module: expand { when = [ ]; priority = 100; value = module.config; inherit (module) file; }) chosen;
       config = mergeTree "" false options definitions;

@@ -24,12 +24,13 @@ let
       default = nixpkgs.legacyPackages.${system}.hello;
     });
   };
-  cluster = import ../../nixos/lib/mk-cluster.nix flake { src = ./specs + "/${spec}"; };
+  cluster = import ../../nixos/lib/mk-cluster.nix flake {
+    src = ./specs + "/${spec}";
+    inputs.fabrik = flake;
+  };
 in
 {
+  inherit (cluster) nixosConfigurations;
   systems = builtins.mapAttrs (_: machine: machine.config.system.build.toplevel.drvPath) cluster.nixosConfigurations;
-  exec = builtins.mapAttrs (_: machine: machine.config.systemd.services.k3s.serviceConfig.ExecStart) cluster.nixosConfigurations;
-  warnings = builtins.mapAttrs (_: machine: machine.config.warnings) cluster.nixosConfigurations;
   images = builtins.mapAttrs (_: machine: machine.config.system.build.fabrikImage.drvPath) cluster.nixosConfigurations;
-  first = (cluster.fabrik.first.servers { minor = 35; version = "1.35.6+k3s1"; }).config.system.build.toplevel.drvPath;
 }

@@ -4,7 +4,7 @@ let
   stub = import ./stub.nix;
   inherit (stub) lib;
 
-  mkCluster = import ../../nixos/lib/mk-cluster.nix stub.flake;
+  mkCluster = args: import ../../nixos/lib/mk-cluster.nix stub.flake ({ inputs.fabrik = stub.flake; } // args);
   names = builtins.attrNames (builtins.readDir ./specs);
 
   said =
@@ -41,8 +41,39 @@ let
       is = said spec;
     in
     if is == expected spec then [ ] else [ "specs/${spec}/cluster.toml: it says now" ] ++ map (line: "#> ${line}") is;
+  servers35 = (mkCluster { src = ./specs/exact-release; }).fabrik.first.servers {
+    version = "1.35.6+k3s1";
+    minor = 35;
+  };
+  servers36 = (mkCluster { src = ./specs/exact-release; }).nixosConfigurations.servers;
+  versions = map (machine: machine.config.services.k3s.package.version);
 in
 {
+  # The two steps of servers that run 1.35 (docs/building.md): their k3s, and what the first one is refused for.
+  steps = [
+    (versions [
+      servers35
+      servers36
+    ])
+    (builtins.filter (it: !it.assertion) servers35.config.assertions)
+  ];
+  # What specs/overridden has otherwise than fabrik would.
+  overridden =
+    let
+      inherit ((mkCluster { src = ./specs/overridden; }).nixosConfigurations.workers) config;
+    in
+    [
+      config.services.openssh.enable
+      config.swapDevices
+      config.boot.loader.timeout
+      config.fileSystems."/"
+      config.services.k3s.gracefulNodeShutdown.enable
+      (config.networking.nftables or "no firewall")
+      (config.systemd.services ? fabrik-identity)
+      (config.system.build ? fabrikImage)
+    ];
+  # What there is an image of.
+  images = builtins.mapAttrs (_: builtins.attrNames) (mkCluster { src = ./specs/both-architectures; }).packages;
   count = builtins.length names;
   good = builtins.filter (name: !lib.hasPrefix "wrong-" name) names;
   differences = lib.concatStringsSep "\n" (lib.concatMap compare names);
