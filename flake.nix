@@ -66,6 +66,7 @@
         pkgs:
         {
           package = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+          cluster = pkgs.callPackage ./tests/nix/vm.nix { flake = self; };
         }
         # The table's good specs with the real options and their types, as far as a system goes without being built.
         // import ./tests/nix/checks.nix { inherit pkgs; flake = self; }

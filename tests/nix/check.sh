@@ -81,6 +81,14 @@ differences=$(text tests/nix/table.nix differences)
 [ -z "$differences" ] || fail "$differences"
 steps=$(evaluate steps tests/nix/table.nix)
 [ "$steps" = '[["1.35.6+k3s1","1.36.3+k3s1"],[]]' ] || fail "the two steps of the servers are $steps"
+says() { # ATTRIBUTE TEXT : evaluating it fails with that
+    local said
+    if said=$(evaluate "$1" tests/nix/table.nix 2>&1); then fail "$1 evaluates"; fi
+    grep -qF -- "$2" <<<"$said" || fail "$1 does not say '$2', but: $said"
+}
+says wrong 'cluster.toml: [pools.none] `server-types` is empty'
+says wrong 'cluster.toml: [network] `pods` must be a string in quotes, and is a whole number'
+says broken 'while reading cluster.toml'
 overridden=$(evaluate overridden tests/nix/table.nix)
 [ "$overridden" = '[false,[{"device":"/swap"}],10,{"autoResize":true,"device":"/dev/disk/by-label/nixos","fsType":"xfs"},false,"no firewall",false,false]' ] ||
     fail "a user's module does not have its way: $overridden"

@@ -9,10 +9,7 @@ let
       cluster = flake.lib.mkCluster {
         src = ./specs + "/${spec}";
         inputs.fabrik = flake;
-        # Which releases of k3s there are changes with nixpkgs, and is not what is checked here.
-        k3s-nixpkgs.legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: {
-          k3s_1_36 = flake.inputs.nixpkgs.legacyPackages.${system}.k3s // { version = "1.36.3+k3s1"; };
-        });
+        k3s-nixpkgs.legacyPackages = lib.mapAttrs (_: import ./k3s-of-the-table.nix) flake.inputs.nixpkgs.legacyPackages;
       };
       systems = lib.mapAttrs (_: machine: machine.config.system.build.toplevel.drvPath) cluster.nixosConfigurations;
     in

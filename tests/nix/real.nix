@@ -27,6 +27,7 @@ let
   cluster = import ../../nixos/lib/mk-cluster.nix flake {
     src = ./specs + "/${spec}";
     inputs.fabrik = flake;
+    k3s-nixpkgs.legacyPackages = lib.mapAttrs (_: import ./k3s-of-the-table.nix) nixpkgs.legacyPackages;
   };
 in
 {

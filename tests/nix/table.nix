@@ -72,6 +72,9 @@ in
       (config.systemd.services ? fabrik-identity)
       (config.system.build ? fabrikImage)
     ];
+  # What Nix says of a wrong one, and of one that is no TOML.
+  wrong = builtins.attrNames (mkCluster { src = ./specs/wrong-everywhere; }).nixosConfigurations;
+  broken = import ../../nixos/lib/spec.nix "[cluster\n";
   # What there is an image of.
   images = builtins.mapAttrs (_: builtins.attrNames) (mkCluster { src = ./specs/both-architectures; }).packages;
   count = builtins.length names;
