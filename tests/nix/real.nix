@@ -1,5 +1,5 @@
-# The systems of the table's good specs, with the modules of a real nixpkgs: `tree` is one, with its `lib` and `nixos`.
-{ tree, spec }:
+# The systems of the cluster's repository `src`, with the modules of a real nixpkgs: `tree` is one, with its `lib` and `nixos`.
+{ tree, src }:
 let
   lib = import (tree + "/lib");
   nixpkgs = {
@@ -25,7 +25,7 @@ let
     });
   };
   cluster = import ../../nixos/lib/mk-cluster.nix flake {
-    src = ./specs + "/${spec}";
+    inherit src;
     inputs.fabrik = flake;
     k3s-nixpkgs.legacyPackages = lib.mapAttrs (_: import ./k3s-of-the-table.nix) nixpkgs.legacyPackages;
   };
