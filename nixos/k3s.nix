@@ -64,8 +64,11 @@ in
       InhibitDelayMaxSec=60
     '';
 
-    systemd.services.k3s.serviceConfig.ExecCondition =
-      lib.optional (cfg.cni == "flannel") waitForAddress ++ [ guard ];
+    # Asked at each start, also after a failure.
+    systemd.services.k3s.serviceConfig.ExecCondition = [
+      guard
+    ]
+    ++ lib.optional (cfg.cni == "flannel") waitForAddress;
 
     boot.kernelModules = [
       "br_netfilter"
