@@ -12,6 +12,7 @@ pub mod access;
 mod agent;
 mod checkout;
 mod found;
+mod identify;
 mod leader;
 pub mod logging;
 mod pause;
@@ -48,6 +49,8 @@ pub enum Verb {
     Run(run::Options),
     /// Runs on every node, and follows the leader's orders about the system that the node runs.
     Agent(agent::Options),
+    /// Runs once at each boot of a node: makes out of the server's user data what k3s and the agent are started with.
+    Identify(identify::Options),
     /// Says all that is wrong with a repository, before it is pushed.
     Validate(validate::Options),
     /// Says what a commit will do, before it is pushed.
@@ -103,6 +106,7 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Found(options) => found::run(*options).await,
         Verb::Run(options) => run::run(options).await,
         Verb::Agent(options) => Box::pin(agent::run(options)).await,
+        Verb::Identify(options) => identify::run(options).await,
         Verb::Validate(options) => validate::run(options).await,
         Verb::Plan(options) => plan::run(options).await,
         Verb::Status(options) => status::run(options).await,

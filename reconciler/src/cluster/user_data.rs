@@ -1,18 +1,24 @@
 //! What a new worker is told at its first boot. Everybody on the machine can read it, so it holds one secret only: a join
 //! token that lives for minutes and is revoked when the Node has joined.
 
+use std::collections::BTreeMap;
+
 use fabrik_core::effect::NewServer;
-use fabrik_core::id::ClusterId;
-use serde_json::json;
+use fabrik_core::id::{ClusterId, ClusterName, NodeName, PoolName};
+use serde::{Deserialize, Serialize};
 
 use crate::secrets::Secret;
 
 /// The layout's version.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
+
+/// The role of a worker.
+pub const AGENT: &str = "agent";
 
 /// What every worker of a cluster is told.
 #[derive(Debug, Clone, Copy)]
 pub struct Cluster<'a> {
+    pub name: &'a ClusterName,
     pub id: &'a ClusterId,
     /// Supervisors to join at.
     pub servers: &'a [String],
@@ -22,30 +28,67 @@ pub struct Cluster<'a> {
     pub cache_urls: &'a [String],
 }
 
-/// The user data of a worker: JSON, with k3s' words. The machine tries `servers` in order, and again until one answers:
-/// it can join while any of them is up.
+/// The user data of a server: JSON, with k3s' words. The machine tries `servers` in order, and again until one answers:
+/// it can join while any of them is up. What a newer leader adds, an older image passes over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct UserData {
+    pub fabrik: u32,
+    pub role: String,
+    pub pool: PoolName,
+    pub node_name: NodeName,
+    pub cluster_name: ClusterName,
+    pub cluster_id: ClusterId,
+    pub public_key: Option<String>,
+    #[serde(default)]
+    pub cache_urls: Vec<String>,
+    pub servers: Vec<String>,
+    #[serde(with = "in_clear")]
+    pub token: Secret,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub taints: Vec<String>,
+}
+
+/// The user data of a worker, as Hetzner gets it.
 pub fn worker(server: &NewServer, cluster: Cluster<'_>, token: &Secret) -> Secret {
-    let document = json!({
-        "cluster-id": cluster.id,
-        "public-key": cluster.public_key,
-        "cache-urls": cluster.cache_urls,
-        "fabrik": VERSION,
-        "role": "agent",
-        "pool": server.pool,
-        "node-name": server.name,
-        "servers": cluster.servers,
-        "token": token.expose_str().unwrap_or_default(),
-        "labels": server.node_labels,
-        "taints": server.node_taints,
-    });
-    Secret::new(document.to_string().into_bytes())
+    let user_data = UserData {
+        fabrik: VERSION,
+        role: AGENT.to_owned(),
+        pool: server.pool.clone(),
+        node_name: server.name.clone(),
+        cluster_name: cluster.name.clone(),
+        cluster_id: cluster.id.clone(),
+        public_key: cluster.public_key.map(str::to_owned),
+        cache_urls: cluster.cache_urls.to_vec(),
+        servers: cluster.servers.to_vec(),
+        token: token.clone(),
+        labels: server.node_labels.clone(),
+        taints: server.node_taints.clone(),
+    };
+    // Names, lists and texts: nothing in it has no JSON.
+    Secret::new(serde_json::to_vec(&user_data).unwrap_or_default())
+}
+
+/// The one place where a join token is written down: the document is a secret as a whole.
+mod in_clear {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::secrets::Secret;
+
+    pub fn serialize<S: Serializer>(secret: &Secret, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(secret.expose_str().unwrap_or_default())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {
+        String::deserialize(from).map(|text| Secret::new(text.into_bytes()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -68,6 +111,7 @@ mod tests {
         let token = Secret::new(b"K10ca::id.secret".to_vec());
         let caches = ["https://127.20.0.1:9642".to_owned()];
         let cluster = Cluster {
+            name: &"demo".parse().unwrap(),
             id: &"abcdefgh01234567".parse().unwrap(),
             servers: &urls,
             public_key: Some("fabrik-demo-1:AAAA"),
@@ -79,7 +123,7 @@ mod tests {
             "fabrik": 1, "role": "agent", "pool": "workers", "node-name": "demo-workers-k3x9qd",
             "servers": urls, "token": "K10ca::id.secret",
             "labels": {"tier": "web"}, "taints": ["dedicated=web:NoSchedule"],
-            "cluster-id": "abcdefgh01234567", "public-key": "fabrik-demo-1:AAAA", "cache-urls": caches,
+            "cluster-name": "demo", "cluster-id": "abcdefgh01234567", "public-key": "fabrik-demo-1:AAAA", "cache-urls": caches,
         });
         assert_eq!(document, expected);
     }

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use fabrik_core::id::{ClusterId, ClusterName, NodeName};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::boot::{Layout, Machine, Tools};
 use super::programs::Programs;
 use crate::config::{self, ConfigError};
 use crate::signing::PublicKey;
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct AgentConfig {
     /// The Node that this machine is, and the FabrikNode that it reads and reports in.
@@ -31,7 +31,7 @@ pub struct AgentConfig {
     pub boot: Boot,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Cluster {
     pub name: ClusterName,
@@ -40,25 +40,25 @@ pub struct Cluster {
     pub public_key: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Cache {
     /// The caches of the servers; any of them may have built.
     pub urls: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Nix {
     /// Looked in before PATH, for Nix and all other programs.
     pub program_dir: PathBuf,
     /// `--store`, where it is not the machine's own.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<PathBuf>,
 }
 
 /// Where the boot loader's files are.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Boot {
     pub folder: PathBuf,

@@ -261,6 +261,7 @@ impl<'a> Executor<'a> {
             }
         };
         let cluster = user_data::Cluster {
+            name: &config.cluster.name,
             id: &config.cluster.id,
             servers: &config.kubernetes.join_urls,
             public_key: public_key.as_deref(),

@@ -2,6 +2,7 @@
 //! "Server Metadata"): plain text, one document in YAML.
 
 use std::fmt::Write;
+use std::net::Ipv6Addr;
 
 use crate::project::Project;
 use crate::resources::servers::Server;
@@ -52,6 +53,27 @@ fn document(project: &Project, server: &Server) -> String {
         let value = if value.is_empty() { "''" } else { &value };
         let _ = writeln!(text, "{name}: {value}");
     }
+    text.push_str(&network_config(server));
+    text
+}
+
+/// As cloud-init reads it: the public interface, and a second name of it for IPv6, which is static.
+fn network_config(server: &Server) -> String {
+    let [.., a, b, c, d] = server.meta.id.to_be_bytes();
+    let mac = format!("96:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+    let mut text = format!(
+        "network-config:\n  config:\n  - mac_address: {mac}\n    name: eth0\n    subnets:\n    \
+         - ipv4: true\n      type: dhcp\n    type: physical\n"
+    );
+    if let Some(ipv6) = &server.ipv6 {
+        let address = Ipv6Addr::from_bits(ipv6.network.to_bits() | 1);
+        let _ = write!(
+            text,
+            "  - name: eth0:0\n    subnets:\n    - address: {address}/64\n      gateway: fe80::1\n      \
+             ipv6: true\n      type: static\n    type: physical\n"
+        );
+    }
+    text.push_str("  version: 1\n");
     text
 }
 

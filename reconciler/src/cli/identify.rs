@@ -1,0 +1,28 @@
+//! `fabrik identify`: at each boot of a node, before k3s.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::Failure;
+use crate::node::identify;
+
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Where Hetzner's metadata service is.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://169.254.169.254/hetzner/v1"
+    )]
+    metadata: String,
+    /// Where the machine's files are.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    identify::run(&options.metadata, &options.root).await?;
+    Ok(ExitCode::SUCCESS)
+}

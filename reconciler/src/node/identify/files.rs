@@ -1,0 +1,157 @@
+//! The files that a machine is started with, as text.
+
+use std::net::Ipv4Addr;
+
+use fabrik_core::id::NodeName;
+use serde::Serialize;
+
+use super::{Identity, STATE_DIR};
+use crate::node::config::{self, AgentConfig, Boot};
+
+/// k3s reads all of this folder beside its `config.yaml` (docs.k3s.io, "Configuration File").
+const K3S: &str = "etc/rancher/k3s/config.yaml.d/50-fabrik.yaml";
+const AGENT: &str = "etc/fabrik/agent.toml";
+const HOSTNAME: &str = "etc/fabrik/hostname";
+/// Read by systemd-networkd; gone at the next boot, and written again.
+const NETWORK: &str = "run/systemd/network/05-fabrik-public.network";
+const FRONT_PORT: u16 = 9644;
+
+/// All of them, each with its path below the machine's root. `server` is where k3s joins.
+pub fn of(identity: &Identity, server: Option<&str>) -> Vec<(&'static str, String)> {
+    let mut files = vec![
+        (K3S, k3s(identity, server)),
+        (HOSTNAME, format!("{}\n", identity.node)),
+    ];
+    files.extend(agent(identity).map(|text| (AGENT, text)));
+    files.extend(network(identity).map(|text| (NETWORK, text)));
+    files
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct K3s<'a> {
+    node_name: &'a NodeName,
+    node_ip: Ipv4Addr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_external_ip: Option<Ipv4Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
+    token_file: String,
+    node_label: &'a [String],
+    node_taint: &'a [String],
+    /// Added to those of other files, where without the plus it would stand in their place.
+    #[serde(rename = "kubelet-arg+")]
+    kubelet_arg: [String; 1],
+}
+
+/// `server:` is at the start of a line: the NixOS modules look for it before they start k3s.
+fn k3s(identity: &Identity, server: Option<&str>) -> String {
+    let config = K3s {
+        node_name: &identity.node,
+        node_ip: identity.addresses.private,
+        node_external_ip: identity.addresses.public,
+        server,
+        token_file: format!("/{STATE_DIR}/token"),
+        node_label: &identity.labels,
+        node_taint: &identity.taints,
+        kubelet_arg: [format!("provider-id=hcloud://{}", identity.server)],
+    };
+    // Texts and lists of texts: nothing in it has no YAML.
+    serde_saphyr::to_string(&config).unwrap_or_default()
+}
+
+fn agent(identity: &Identity) -> Option<String> {
+    let config = AgentConfig {
+        node: identity.node.clone(),
+        state_dir: "/var/lib/fabrik-agent".into(),
+        root: "/".into(),
+        kubeconfig: "/var/lib/rancher/k3s/agent/kubelet.kubeconfig".into(),
+        front: ([127, 0, 0, 1], FRONT_PORT).into(),
+        cluster: identity.agent.clone()?,
+        cache: config::Cache {
+            urls: identity.cache_urls.clone(),
+        },
+        nix: config::Nix {
+            program_dir: "/run/current-system/sw/bin".into(),
+            store: None,
+        },
+        boot: Boot::default(),
+    };
+    // Paths and texts: nothing in it has no TOML.
+    toml::to_string(&config).ok()
+}
+
+fn network(identity: &Identity) -> Option<String> {
+    let ipv6 = identity.addresses.ipv6.as_ref()?;
+    Some(format!(
+        "[Match]\nMACAddress={}\n\n[Network]\nDHCP=ipv4\nAddress={}\nGateway={}\n",
+        ipv6.mac, ipv6.address, ipv6.gateway
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::metadata::{Addresses, Ipv6};
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            server: 42,
+            addresses: Addresses {
+                private: "10.0.1.3".parse().unwrap(),
+                public: Some("203.0.113.7".parse().unwrap()),
+                ipv6: Some(Ipv6 {
+                    mac: "96:00:00:00:00:01".to_owned(),
+                    address: "2001:db8:1::1/64".to_owned(),
+                    gateway: "fe80::1".to_owned(),
+                }),
+            },
+            agent: Some(config::Cluster {
+                name: "demo".parse().unwrap(),
+                id: "abcdefgh01234567".parse().unwrap(),
+                public_key: "fabrik-demo-1:l7HQMPq1P9pXkdFeoCXiKGVPCgIiIjYF8QxhF4K7dKE=".to_owned(),
+            }),
+            cache_urls: vec!["https://10.0.1.1:9642".to_owned()],
+            node: "demo-workers-k3x9qd".parse().unwrap(),
+            servers: vec!["https://10.0.1.1:6443".to_owned()],
+            labels: vec!["tier=web".to_owned()],
+            taints: vec!["dedicated=web:NoSchedule".to_owned()],
+        }
+    }
+
+    fn text(files: &[(&str, String)], path: &str) -> String {
+        let file = files.iter().find(|(of, _)| *of == path);
+        file.unwrap_or_else(|| panic!("{path}")).1.clone()
+    }
+
+    #[test]
+    fn k3s_is_told_all_that_differs_from_node_to_node() {
+        let files = of(&identity(), Some("https://10.0.1.2:6443"));
+        let written = text(&files, K3S);
+        assert!(written.contains("\nserver: "), "{written}");
+        let config: Value = serde_saphyr::from_str(&written).unwrap();
+        let expected = json!({
+            "node-name": "demo-workers-k3x9qd", "node-ip": "10.0.1.3", "node-external-ip": "203.0.113.7",
+            "server": "https://10.0.1.2:6443", "token-file": "/var/lib/fabrik-identity/token",
+            "node-label": ["tier=web"], "node-taint": ["dedicated=web:NoSchedule"],
+            "kubelet-arg+": ["provider-id=hcloud://42"],
+        });
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn the_agent_reads_what_is_written_for_it() {
+        let files = of(&identity(), None);
+        let config = AgentConfig::parse("agent.toml", &text(&files, AGENT)).unwrap();
+        assert_eq!(config.node, identity().node);
+        assert_eq!(config.cluster, identity().agent.unwrap());
+        let keyless = Identity {
+            agent: None,
+            ..identity()
+        };
+        let files = of(&keyless, None);
+        assert!(!files.iter().any(|(path, _)| *path == AGENT));
+    }
+}

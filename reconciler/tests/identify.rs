@@ -1,0 +1,145 @@
+//! A machine learns who it is from the metadata service of its server, once, and keeps to it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use fabrik::node::AgentConfig;
+use fabrik::node::identify::{IdentifyError, run};
+use hetzner_emulator::{Emulator, Options};
+use serde_json::{Value, json};
+
+const TOKEN: &str = "K10ca::id.planted-join-token";
+
+struct Cloud {
+    emulator: Emulator,
+    network: Value,
+}
+
+impl Cloud {
+    async fn start() -> Self {
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
+        let options = Options {
+            tokens: vec!["t".to_owned()],
+            action_duration: Duration::ZERO,
+            ..Options::default()
+        };
+        let emulator = Emulator::start(options).await.unwrap();
+        let mut cloud = Self {
+            emulator,
+            network: Value::Null,
+        };
+        let subnet =
+            json!({"type": "cloud", "network_zone": "eu-central", "ip_range": "10.0.1.0/24"});
+        let network = json!({"name": "demo", "ip_range": "10.0.0.0/16", "subnets": [subnet]});
+        cloud.network = cloud.post("networks", network).await["network"]["id"].clone();
+        cloud
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        let url = format!("{}/{path}", self.emulator.endpoint());
+        let request = reqwest::Client::new().post(url).bearer_auth("t");
+        let answer = request.json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 201, "{path}");
+        answer.json().await.unwrap()
+    }
+
+    /// A server with that user data; its id, and where its metadata service is.
+    async fn server(&self, name: &str, user_data: &str) -> (u64, String) {
+        let order = json!({
+            "name": name, "server_type": "cx33", "image": "debian-12", "location": "fsn1",
+            "networks": [self.network], "user_data": user_data,
+        });
+        let server = self.post("servers", order).await;
+        let id = server["server"]["id"].as_u64().unwrap();
+        let url = self.emulator.url();
+        (id, format!("{url}/_emulator/servers/{id}/hetzner/v1"))
+    }
+}
+
+fn user_data(server: &str) -> String {
+    json!({
+        "fabrik": 1, "role": "agent", "pool": "workers", "node-name": "demo-workers-k3x9qd",
+        "cluster-name": "demo", "cluster-id": "abcdefgh01234567",
+        "public-key": "fabrik-demo-1:l7HQMPq1P9pXkdFeoCXiKGVPCgIiIjYF8QxhF4K7dKE=",
+        "cache-urls": ["https://10.0.1.1:9642"], "servers": ["https://127.0.0.1:1", server],
+        "token": TOKEN, "labels": {"tier": "web"}, "taints": ["dedicated=web:NoSchedule"],
+    })
+    .to_string()
+}
+
+fn k3s(root: &Path) -> Value {
+    let path = root.join("etc/rancher/k3s/config.yaml.d/50-fabrik.yaml");
+    serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_machine_knows_who_it_is_from_its_first_boot_on() {
+    let cloud = Cloud::start().await;
+    // Something that answers where a supervisor would; before it in the list is nobody.
+    let supervisor = format!(
+        "https://{}",
+        cloud.emulator.url().trim_start_matches("http://")
+    );
+    let (id, metadata) = cloud.server("one", &user_data(&supervisor)).await;
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    run(&metadata, root).await.unwrap();
+
+    let config = k3s(root);
+    assert_eq!(config["node-name"], "demo-workers-k3x9qd");
+    assert_eq!(config["server"], supervisor.as_str());
+    assert_eq!(config["node-ip"], "10.0.1.1");
+    assert_eq!(
+        config["kubelet-arg+"],
+        json!([format!("provider-id=hcloud://{id}")])
+    );
+    let agent = AgentConfig::load(&root.join("etc/fabrik/agent.toml")).unwrap();
+    assert_eq!(agent.node.as_str(), "demo-workers-k3x9qd");
+    let network = root.join("run/systemd/network/05-fabrik-public.network");
+    assert!(
+        fs::read_to_string(&network)
+            .unwrap()
+            .contains("Gateway=fe80::1")
+    );
+    let token = root.join("var/lib/fabrik-identity/token");
+    assert_eq!(fs::read_to_string(&token).unwrap(), TOKEN);
+    let mode = fs::metadata(&token).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // The next boot: what is in /run is gone, and what the metadata service says of the rest by now is not asked.
+    fs::remove_dir_all(root.join("run")).unwrap();
+    run(&metadata, root).await.unwrap();
+    assert!(network.exists());
+    assert_eq!(k3s(root), config);
+}
+
+#[tokio::test]
+async fn a_disk_of_another_server_joins_nothing() {
+    let cloud = Cloud::start().await;
+    let supervisor = format!(
+        "https://{}",
+        cloud.emulator.url().trim_start_matches("http://")
+    );
+    let (first, metadata) = cloud.server("one", &user_data(&supervisor)).await;
+    let (second, copied) = cloud.server("two", "#cloud-config\n").await;
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    run(&metadata, root).await.unwrap();
+    let config = root.join("etc/rancher/k3s/config.yaml.d/50-fabrik.yaml");
+    fs::remove_file(&config).unwrap();
+    let error = run(&copied, root).await.unwrap_err();
+    assert!(
+        matches!(error, IdentifyError::OtherServer { kept_server, server, .. } if (kept_server, server) == (first, second)),
+        "{error}"
+    );
+    assert!(!config.exists(), "k3s is told nothing");
+
+    let empty = tempfile::tempdir().unwrap();
+    let error = run(&copied, empty.path()).await.unwrap_err();
+    assert!(matches!(error, IdentifyError::NotOurs { .. }), "{error}");
+    assert!(!empty.path().join("etc").exists());
+}
