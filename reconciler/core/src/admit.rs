@@ -6,7 +6,7 @@ use crate::diagnostic::{Diagnostic, Place};
 use crate::id::{ClusterName, CommitId};
 use crate::ladder::{self, Refusal};
 use crate::ledger::Ledger;
-use crate::spec::{Foundation, K3sVersion, Spec, place_of, text_of};
+use crate::spec::{Foundation, Spec, Wanted, place_of, text_of};
 
 const SPEC_FILE: &str = "cluster.toml";
 
@@ -115,8 +115,8 @@ fn version_in_force<'a>(ledger: &'a Ledger, in_force: Option<&'a Spec>) -> Optio
 fn ladder(ledger: &Ledger, candidate: &Candidate<'_>) -> Option<Diagnostic> {
     let from = version_in_force(ledger, candidate.in_force)?;
     let to = candidate.says("kubernetes", "version", |s| s.kubernetes.version.clone())?;
-    let from: K3sVersion = from.parse().ok()?;
-    let to: K3sVersion = to.parse().ok()?;
+    let from = from.parse::<Wanted>().ok()?.at_least(None);
+    let to = to.parse::<Wanted>().ok()?.at_least(Some(from));
     let Refusal { problem, remedy } = ladder::refuse_step(from, to)?;
     Some(Diagnostic {
         place: place_of(SPEC_FILE, candidate.text, "kubernetes", "version"),

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::parse::{parse, token_reference};
 pub use self::place::{place_of, text_of};
 pub use self::selector::{Pattern, Pods, Selector};
-pub use self::version::K3sVersion;
+pub use self::version::{K3sVersion, Wanted};
 use crate::id::{ClusterName, NodeName, PoolName};
 use crate::window::Window;
 
@@ -104,7 +104,7 @@ pub struct Check {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kubernetes {
-    /// The k3s version, as `1.36.3+k3s1`.
+    /// The k3s version, as `1.36.3+k3s1`, or a minor of it, as `1.36`.
     pub version: String,
 }
 

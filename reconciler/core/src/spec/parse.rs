@@ -16,7 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, Table, Text};
-use super::{Hetzner, K3sVersion, Kubernetes, Limits, SecretRef, Spec};
+
+use super::{Hetzner, Kubernetes, Limits, SecretRef, Spec, Wanted};
 use crate::diagnostic::Diagnostic;
 use crate::id::{ClusterName, InvalidId};
 use crate::merge;
@@ -126,7 +127,7 @@ fn kubernetes(root: &mut Table<'_>) -> Option<Kubernetes> {
         &format!("add `[kubernetes]` with `version = {EXAMPLE}`"),
     )?;
     let version = table.required_string("version", EXAMPLE);
-    let version = version.filter(|text| match text.value.parse::<K3sVersion>() {
+    let version = version.filter(|text| match text.value.parse::<Wanted>() {
         Ok(_) => true,
         Err(problem) => {
             table.fault(

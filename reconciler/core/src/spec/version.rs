@@ -46,6 +46,55 @@ impl FromStr for K3sVersion {
     }
 }
 
+/// What `cluster.toml` may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// `1.36`: whichever release of that minor the pinned nixpkgs has.
+    Minor(u32),
+    Exact(K3sVersion),
+}
+
+impl FromStr for Wanted {
+    /// What is wrong, in words that complete "`x` …".
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let minor = text.strip_prefix("1.").and_then(number);
+        minor.map_or_else(|| text.parse().map(Self::Exact), |m| Ok(Self::Minor(m)))
+    }
+}
+
+impl Wanted {
+    pub fn is_met_by(self, version: K3sVersion) -> bool {
+        match self {
+            Self::Minor(minor) => version.minor == minor,
+            Self::Exact(exact) => version == exact,
+        }
+    }
+
+    /// The oldest release that it may mean, but none older than `from` where their minor is one.
+    pub fn at_least(self, from: Option<K3sVersion>) -> K3sVersion {
+        let (patch, revision) = (0, 0);
+        match self {
+            Self::Exact(exact) => exact,
+            Self::Minor(minor) => from.filter(|f| f.minor == minor).unwrap_or(K3sVersion {
+                minor,
+                patch,
+                revision,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Minor(minor) => write!(f, "1.{minor}"),
+            Self::Exact(exact) => exact.fmt(f),
+        }
+    }
+}
+
 impl TryFrom<String> for K3sVersion {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
@@ -91,6 +140,23 @@ fn number(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_minor_is_met_by_each_of_its_releases_and_means_no_step_back() {
+        let version = |text: &str| text.parse::<K3sVersion>().unwrap();
+        let minor: Wanted = "1.36".parse().unwrap();
+        assert_eq!(minor.to_string(), "1.36");
+        assert!(minor.is_met_by(version("1.36.3+k3s1")));
+        assert!(!minor.is_met_by(version("1.37.0+k3s1")));
+        let runs = version("1.36.3+k3s1");
+        assert_eq!(minor.at_least(Some(runs)), runs);
+        assert_eq!(minor.at_least(None).to_string(), "1.36.0+k3s0");
+        let exact: Wanted = "1.36.3+k3s1".parse().unwrap();
+        assert!(exact.is_met_by(runs) && !exact.is_met_by(version("1.36.3+k3s2")));
+        for bad in ["1", "1.", "1.036", "1.36.3", "1.x", "2.0"] {
+            assert!(bad.parse::<Wanted>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn versions_are_ordered_by_age_and_not_by_text() {

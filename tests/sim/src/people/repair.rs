@@ -84,7 +84,8 @@ impl World {
             let on = rented.is_some_and(|s| s.power == Rented::Running);
             let stands = matches!(machine.power, Power::Hung | Power::Off);
             // Nobody gives a ticket to a node that would boot another system than it runs.
-            if !ours && on && (stands || machine.is_half_way(&self.systems)) {
+            let half_way = machine.is_on() && machine.is_half_way(&self.systems);
+            if !ours && on && (stands || half_way) {
                 let (systems, now) = (&self.systems, self.now);
                 self.machines[index].reset(systems, now);
             }
