@@ -7,6 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::world::{APPLY_TICKS, Fate, path};
 
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that can be true of a machine"
+)]
 pub struct Machine {
     pub running: String,
     pub default: String,
