@@ -14,6 +14,7 @@ mod builder;
 pub mod cache;
 mod evaluate;
 mod git_cache;
+mod lock;
 mod nix;
 mod preview;
 mod published;
@@ -24,6 +25,7 @@ mod trace;
 
 pub use builder::Builder;
 pub use evaluate::Origin;
+pub use lock::{LockError, lock};
 pub use nix::NixError;
 pub use preview::{Preview, Previewed};
 pub use published::Published;
@@ -148,6 +150,11 @@ pub enum BuildError {
          and builders in [nix] of cluster.toml"
     )]
     NixConfig,
+    #[error(
+        "flake.lock does not lock what flake.nix asks for as {}. What is not locked could be something else for each who \
+         builds it, so fabrik builds nothing of it. Run `nix flake lock`, commit flake.lock, and push", inputs.join(", ")
+    )]
+    Unlocked { inputs: Vec<String> },
     #[error(transparent)]
     NoSystem(#[from] NoSystem),
     #[error("pool {pool}: {problem}")]

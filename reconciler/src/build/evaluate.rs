@@ -66,6 +66,8 @@ struct Examined {
     source: String,
     present: bool,
     nix_config: bool,
+    /// Inputs that the lock file does not have. Of one that it has otherwise than `flake.nix`, Nix tells.
+    unlocked: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -88,7 +90,7 @@ impl Evaluator<'_> {
     /// The commit's flake, if it has one.
     ///
     /// # Errors
-    /// It tries to configure Nix, or can't be read.
+    /// It tries to configure Nix, has inputs that are not locked, or can't be read.
     pub async fn examine(&self) -> Result<Option<Flake>, BuildError> {
         let arguments = format!(
             r#"url = "file://{}"; rev = "{}";"#,
@@ -99,6 +101,11 @@ impl Evaluator<'_> {
         let found: Examined = self.ask(what, EXAMINE, &arguments, None).await?;
         if found.nix_config {
             return Err(BuildError::NixConfig);
+        }
+        if !found.unlocked.is_empty() {
+            return Err(BuildError::Unlocked {
+                inputs: found.unlocked,
+            });
         }
         Ok(found.present.then_some(Flake {
             source: found.source,
@@ -178,7 +185,7 @@ impl Evaluator<'_> {
             limits: Some(self.limits),
             source,
         };
-        let printed = self.nix.run(task).await?;
+        let printed = self.nix.run(task).await.map_err(explained)?;
         serde_json::from_str(&printed).map_err(|error| {
             NixError::Unreadable {
                 what,
@@ -207,6 +214,21 @@ impl Described {
             derivation: path(self.derivation)?,
             kubernetes,
         })
+    }
+}
+
+/// Nix names an input whose place in `flake.nix` is not the one that was locked, and no way out.
+pub(super) fn explained(error: NixError) -> BuildError {
+    const START: &str = "cannot update unlocked flake input '";
+    let input = match &error {
+        NixError::Failed { said, .. } => said.split_once(START),
+        _ => None,
+    };
+    match input.and_then(|(_, rest)| rest.split_once('\'')) {
+        Some((input, _)) => BuildError::Unlocked {
+            inputs: vec![input.to_owned()],
+        },
+        None => error.into(),
     }
 }
 

@@ -119,13 +119,15 @@ impl Nix {
     }
 
     /// As a person uses it, with all that is theirs.
-    pub fn of_person(program_dir: &Path) -> Self {
-        Self {
-            program_dir: program_dir.to_owned(),
+    pub fn on_path() -> Option<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let program_dir = std::env::split_paths(&path).find(|dir| dir.join("nix").is_file())?;
+        Some(Self {
+            program_dir,
             store: None,
             environment: std::env::vars_os().collect(),
             home: None,
-        }
+        })
     }
 
     /// The same with a variable more.

@@ -8,7 +8,7 @@ use fabrik_core::system::System;
 
 use super::BuildError;
 use super::NoSystem;
-use super::evaluate::{Described, FLAGS};
+use super::evaluate::{Described, FLAGS, explained};
 use super::nix::{Nix, NixError, Task};
 
 /// What the agent looks for in closures (`node/look.rs`) is named here as NixOS' options have it.
@@ -69,10 +69,8 @@ impl Preview {
     /// # Errors
     /// Why it can't be evaluated here, in words that complete "systems were not evaluated: …".
     pub fn of(dir: &Path, commit: Option<&CommitId>) -> Result<Self, String> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let program_dir = std::env::split_paths(&path).find(|dir| dir.join("nix").is_file());
-        let program_dir = program_dir.ok_or("nix is not on PATH")?;
-        Self::with(Nix::of_person(&program_dir), dir, commit)
+        let nix = Nix::on_path().ok_or("nix is not on PATH")?;
+        Self::with(nix, dir, commit)
     }
 
     pub(super) fn with(nix: Nix, dir: &Path, commit: Option<&CommitId>) -> Result<Self, String> {
@@ -105,7 +103,7 @@ impl Preview {
             limits: None,
             source: None,
         };
-        let printed = self.nix.run(task).await?;
+        let printed = self.nix.run(task).await.map_err(explained)?;
         let answer: Answer = serde_json::from_str(&printed).map_err(|error| {
             let problem = error.to_string();
             NixError::Unreadable { what, problem }

@@ -208,6 +208,45 @@ async fn a_flake_may_not_configure_nix_nor_build_while_it_is_evaluated() {
 }
 
 #[tokio::test]
+async fn an_input_that_is_not_locked_is_refused_by_its_name() {
+    let bed = Bed::new();
+    let mut run = bed.start();
+    let mut message = async |commit: CommitId| {
+        let builds = run.until_settled(bed.request(&commit)).await;
+        builds.holds(&commit).pop().map(|hold| hold.message)
+    };
+    let input = bed.path("input");
+    std::fs::create_dir(&input).unwrap();
+    std::fs::write(input.join("flake.nix"), "{ outputs = _: { }; }").unwrap();
+    let with = |inputs: &str, arguments: &str| {
+        let flake = Bed::flake(&[]).replacen("{ self }", &format!("{{ self{arguments} }}"), 1);
+        flake.replacen('{', &format!("{{ {inputs}"), 1)
+    };
+    let ours = format!(r#"inputs.ours.url = "path:{}";"#, input.display());
+    let flake = with(&ours, ", ours, implied");
+    let told = message(bed.commit_file(&flake)).await.unwrap();
+    let expected = "flake.lock does not lock what flake.nix asks for as implied, ours. ";
+    assert!(told.starts_with(expected), "{told}");
+    assert!(
+        told.contains("Run `nix flake lock`, commit flake.lock"),
+        "{told}"
+    );
+
+    std::fs::write(bed.path("work/flake.nix"), with(&ours, ", ours")).unwrap();
+    super::lock::lock_with(&bed.nix(), &bed.path("work"))
+        .await
+        .unwrap();
+    assert_eq!(message(bed.push()).await, None);
+
+    let moved = with(&ours.replace("path:", "path:/moved"), ", ours");
+    let told = message(bed.commit_file(&moved)).await.unwrap();
+    assert!(
+        told.starts_with("flake.lock does not lock what flake.nix asks for as ours. "),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn a_commit_may_say_nothing_of_systems_and_not_half_of_it() {
     let bed = Bed::new();
     let mut run = bed.start();

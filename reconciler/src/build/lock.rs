@@ -1,0 +1,46 @@
+//! Locks the inputs of a flake: on a person's machine, with their own Nix.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::evaluate::encoded;
+use super::nix::{Nix, NixError, Task};
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("nix is not on PATH")]
+    NoNix,
+    #[error("{}: {source}", dir.display())]
+    Dir {
+        dir: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Nix(#[from] NixError),
+}
+
+/// Writes `flake.lock` into the root of a git work tree. It takes a network, and its time.
+///
+/// # Errors
+/// There is no Nix, or an input can't be fetched.
+pub async fn lock(dir: &Path) -> Result<(), LockError> {
+    let nix = Nix::on_path().ok_or(LockError::NoNix)?;
+    lock_with(&nix, dir).await
+}
+
+pub(super) async fn lock_with(nix: &Nix, dir: &Path) -> Result<(), LockError> {
+    let dir = std::fs::canonicalize(dir).map_err(|source| LockError::Dir {
+        dir: dir.to_owned(),
+        source,
+    })?;
+    let flake = format!("git+file://{}", encoded(&dir));
+    let task = Task {
+        what: "locking the inputs of flake.nix".to_owned(),
+        program: "nix",
+        args: ["flake", "lock", &flake].map(OsString::from).into(),
+        limits: None,
+        source: None,
+    };
+    nix.run(task).await?;
+    Ok(())
+}
