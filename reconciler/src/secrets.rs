@@ -13,14 +13,14 @@ mod secret;
 mod shape;
 mod sops;
 
-pub use check::{Check, Verdict, check, decrypt_file, users_age_key_file};
+pub use check::{Check, Verdict, age_key_place, check, decrypt_file, users_age_key_file};
 pub use creation_rules::{RULES_FILE, plaintext_violations};
 pub use error::SecretsError;
 pub use field::field;
 pub use format::Format;
 pub use secret::Secret;
 pub use shape::{Shape, SopsFile, shape};
-pub use sops::{Sops, SopsConfig, well_formed};
+pub use sops::{Sops, SopsConfig, encrypt, well_formed};
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! What `fabrik secrets check` and `fabrik secrets decrypt` do.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use fabrik_core::diagnostic::Diagnostic;
@@ -75,19 +76,33 @@ pub async fn decrypt_file(sops: &Sops, file: &Path) -> Result<Secret, SecretsErr
     sops.open(&file.display().to_string(), &content).await
 }
 
-/// The age key file of whoever runs this, where `sops` looks for it: `$SOPS_AGE_KEY_FILE`, else `sops/age/keys.txt`
-/// in the user's configuration directory.
+/// The age key file of whoever runs this, where `sops` looks for it. `$SOPS_AGE_KEY_FILE` counts whether it is there or not.
 pub fn users_age_key_file() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(file) = variable("SOPS_AGE_KEY_FILE") {
+    let file = age_key_place()?;
+    (variable(KEY_FILE_VARIABLE).is_some() || file.is_file()).then_some(file)
+}
+
+/// Where `sops` looks for the age key of whoever runs this: `$SOPS_AGE_KEY_FILE`, else `sops/age/keys.txt` in the user's
+/// configuration directory.
+pub fn age_key_place() -> Option<PathBuf> {
+    if let Some(file) = variable(KEY_FILE_VARIABLE) {
         return Some(file.into());
     }
+    // As Go has it (os.UserConfigDir), and before that `sops` itself on a Mac.
     let config = match variable("XDG_CONFIG_HOME") {
         Some(dir) => PathBuf::from(dir),
+        None if cfg!(target_os = "macos") => {
+            PathBuf::from(variable("HOME")?).join("Library/Application Support")
+        }
         None => PathBuf::from(variable("HOME")?).join(".config"),
     };
-    let file = config.join("sops/age/keys.txt");
-    file.is_file().then_some(file)
+    Some(config.join("sops/age/keys.txt"))
+}
+
+const KEY_FILE_VARIABLE: &str = "SOPS_AGE_KEY_FILE";
+
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 async fn check_file(

@@ -42,6 +42,12 @@ pub enum SecretsError {
         code: i32,
         message: String,
     },
+    /// `sops` did not encrypt a new file.
+    NotEncrypted {
+        path: String,
+        code: i32,
+        message: String,
+    },
     /// The plaintext is no tree of keys.
     NotATree {
         path: String,
@@ -116,6 +122,10 @@ impl SecretsError {
                 let colon = if message.is_empty() { "" } else { ": " };
                 format!("could not be opened by sops (exit code {code}){colon}{message}")
             }
+            Self::NotEncrypted { code, message, .. } => {
+                let colon = if message.is_empty() { "" } else { ": " };
+                format!("could not be encrypted by sops (exit code {code}){colon}{message}")
+            }
             Self::NotATree { key, reason, .. } => {
                 format!("can't be searched for `{key}`: once decrypted, it is {reason}")
             }
@@ -167,6 +177,9 @@ impl SecretsError {
                 .into(),
             Self::TooBig { .. } => "split it".into(),
             Self::Sops { path, .. } => format!("run `sops decrypt {path}` to see more"),
+            Self::NotEncrypted { path, .. } => {
+                format!("have a rule in .sops.yaml that is for {path} and names age recipients")
+            }
             Self::NotATree { .. } => "write it as YAML or JSON".into(),
             Self::NoSuchField { path, .. } => {
                 format!("add it with `sops edit {path}`, or correct what refers to it")
@@ -193,6 +206,7 @@ impl SecretsError {
             | Self::Timeout { path, .. }
             | Self::TooBig { path, .. }
             | Self::Sops { path, .. }
+            | Self::NotEncrypted { path, .. }
             | Self::NotATree { path, .. }
             | Self::NoSuchField { path, .. }
             | Self::Rules { path, .. } => Some(path),

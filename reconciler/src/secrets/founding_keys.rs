@@ -70,16 +70,23 @@ pub fn age_recipients(path: &Path) -> Result<Vec<String>, SecretsError> {
     }
 }
 
-fn ensure_age(path: &Path) -> Result<String, SecretsError> {
-    let key = ensure_file(path, || {
-        let identity = age::x25519::Identity::generate();
-        let text = Zeroizing::new(format!(
-            "# public key: {}\n{}\n",
-            identity.to_public(),
-            identity.to_string().expose_secret()
-        ));
-        Ok(Secret::new(text.as_bytes().to_vec()))
-    })?;
+/// A new age identity as `age-keygen` writes it, and whom it is for.
+pub fn new_age_key() -> (Secret, String) {
+    let identity = age::x25519::Identity::generate();
+    let recipient = identity.to_public().to_string();
+    let text = Zeroizing::new(format!(
+        "# public key: {recipient}\n{}\n",
+        identity.to_string().expose_secret()
+    ));
+    (Secret::new(text.as_bytes().to_vec()), recipient)
+}
+
+/// Whom the first age key in a file is for; it is made if there is no such file.
+///
+/// # Errors
+/// The file can't be written, or holds no age key.
+pub fn ensure_age(path: &Path) -> Result<String, SecretsError> {
+    let key = ensure_file(path, || Ok(new_age_key().0))?;
     recipients_of(&key)
         .into_iter()
         .next()

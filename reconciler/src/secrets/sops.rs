@@ -1,6 +1,7 @@
 //! Opening SOPS files by the real `sops`: ciphertext on its stdin, plaintext on its stdout, nothing on disk.
 
 mod cache;
+mod encrypt;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use self::cache::Cache;
+pub use self::encrypt::encrypt;
 use super::{Format, Secret, SecretsError, Shape, SopsFile, shape};
 use crate::repo::BlobId;
 
@@ -84,7 +86,7 @@ impl Sops {
     pub(super) async fn open(&self, path: &str, ciphertext: &[u8]) -> Result<Secret, SecretsError> {
         let key_file = absolute(&self.0.age_key_file);
         readable(&key_file)?;
-        let binary = self.find_binary()?;
+        let binary = find_binary(self.0.binary.as_deref())?;
         // The semaphore is never closed, and without a permit we would only run one child more.
         let _permit = self.0.children.acquire().await.ok();
         let mut command = Command::new(&binary);
@@ -149,29 +151,6 @@ impl Sops {
         Recipients::of_key_file(&self.0.age_key_file)
     }
 
-    fn find_binary(&self) -> Result<PathBuf, SecretsError> {
-        let named = self.0.binary.clone().or_else(|| {
-            std::env::var_os(BINARY_VARIABLE)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        });
-        if let Some(binary) = named {
-            let binary = absolute(&binary);
-            return if binary.is_file() {
-                Ok(binary)
-            } else {
-                Err(SecretsError::SopsMissing {
-                    binary: Some(binary),
-                })
-            };
-        }
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path)
-            .map(|dir| absolute(&dir.join("sops")))
-            .find(|candidate| candidate.is_file())
-            .ok_or(SecretsError::SopsMissing { binary: None })
-    }
-
     /// Tells the cause by the exit code (SOPS' `cmd/sops/codes`). What `sops` said is repeated only where it can't
     /// speak of values: it quotes what it stumbles over.
     fn explain(
@@ -227,6 +206,30 @@ impl Sops {
             }),
         }
     }
+}
+
+/// The program: the one that is named, else `$FABRIK_SOPS`, else the one in PATH.
+fn find_binary(named: Option<&Path>) -> Result<PathBuf, SecretsError> {
+    let named = named.map(Path::to_owned).or_else(|| {
+        std::env::var_os(BINARY_VARIABLE)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    });
+    if let Some(binary) = named {
+        let binary = absolute(&binary);
+        return if binary.is_file() {
+            Ok(binary)
+        } else {
+            Err(SecretsError::SopsMissing {
+                binary: Some(binary),
+            })
+        };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| absolute(&dir.join("sops")))
+        .find(|candidate| candidate.is_file())
+        .ok_or(SecretsError::SopsMissing { binary: None })
 }
 
 /// The public halves of the identities in a key file.
