@@ -115,14 +115,16 @@ fn validate_says_what_it_opened_and_what_it_could_not() {
     assert_eq!(
         text(&output.stdout),
         "ok: 1 pool, 1 unit with 2 objects, 0 secrets opened\n\
-         not opened, for want of a key of theirs, and checked for their shape only: manifests/web/password.yaml, secrets/hetzner.yaml\n"
+         not opened (no key for them here, or fabrik does not use them), checked for their shape only: manifests/web/password.yaml, secrets/hetzner.yaml\n\
+         not checked: whether Hetzner has these types, locations and images, and the API server takes these objects\n"
     );
     let key = keys.our_file();
     let output = validate(&repository, &["--age-key-file", key.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(
         text(&output.stdout),
-        "ok: 1 pool, 1 unit with 2 objects, 2 secrets opened\n"
+        "ok: 1 pool, 1 unit with 2 objects, 2 secrets opened\n\
+         not checked: whether Hetzner has these types, locations and images, and the API server takes these objects\n"
     );
 }
 

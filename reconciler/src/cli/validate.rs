@@ -1,5 +1,6 @@
 //! `fabrik validate`: all that is wrong with a repository, before it is pushed.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, Output, say};
 use crate::gate::{Access, Candidate, Faulty, read_commit};
+use crate::repo::Tree;
 use crate::secrets::{Sops, users_age_key_file};
 
 #[derive(Debug, Args)]
@@ -27,14 +29,19 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let key = options.age_key_file.or_else(users_age_key_file);
     let sops = key.map(|file| Sops::new(file, None));
-    let result = match super::tree_of_root(&options.dir) {
-        Ok(tree) => read_commit(&tree, Access::of_person(sops.as_ref())).await?,
-        Err(error) => Err(Faulty::of(error.into_diagnostic()?)),
+    let (result, unchecked) = match super::tree_of_root(&options.dir) {
+        Ok(tree) => {
+            let read = read_commit(&tree, Access::of_person(sops.as_ref())).await?;
+            (read, unchecked(&tree))
+        }
+        Err(error) => (Err(Faulty::of(error.into_diagnostic()?)), Vec::new()),
     };
     match options.output {
-        Output::Json => say(serde_json::to_string_pretty(&document(&result))?)?,
+        Output::Json => say(serde_json::to_string_pretty(&document(
+            &result, &unchecked,
+        ))?)?,
         Output::Human => match &result {
-            Ok(candidate) => say(checked(candidate))?,
+            Ok(candidate) => say(checked(candidate, &unchecked))?,
             Err(faulty) => print_faults(&faulty.diagnostics),
         },
     }
@@ -61,7 +68,7 @@ fn counted(number: usize, noun: &str) -> String {
 }
 
 /// What was looked at, and what could not be.
-fn checked(candidate: &Candidate) -> String {
+fn checked(candidate: &Candidate, unchecked: &[&str]) -> String {
     let objects: usize = candidate.units.values().map(Vec::len).sum();
     let mut lines = format!(
         "ok: {}, {} with {}, {} opened",
@@ -71,15 +78,31 @@ fn checked(candidate: &Candidate) -> String {
         counted(candidate.opened, "secret"),
     );
     if !candidate.unopened.is_empty() {
-        lines.push_str(
-            "\nnot opened, for want of a key of theirs, and checked for their shape only: ",
-        );
+        lines.push_str("\nnot opened (no key for them here, or fabrik does not use them), checked for their shape only: ");
         lines.push_str(&candidate.unopened.join(", "));
+    }
+    for what in unchecked {
+        let _infallible = write!(lines, "\nnot checked: {what}");
     }
     lines
 }
 
-fn document(result: &Result<Candidate, Faulty>) -> Value {
+/// What only others can tell, of a repository with these files.
+fn unchecked(tree: &Tree) -> Vec<&'static str> {
+    let mut unchecked = Vec::new();
+    if tree.file("flake.nix").is_some() {
+        unchecked.push(
+            "flake.nix: `fabrik plan` evaluates it where Nix is on PATH, and the leader does",
+        );
+        if tree.file("flake.lock").is_none() {
+            unchecked.push("flake.lock, which is not there: `nix flake lock` makes it. The leader refuses inputs that are not locked");
+        }
+    }
+    unchecked.push("whether Hetzner has these types, locations and images, and the API server takes these objects");
+    unchecked
+}
+
+fn document(result: &Result<Candidate, Faulty>, unchecked: &[&str]) -> Value {
     match result {
         Err(faulty) => json!({"valid": false, "diagnostics": faulty.diagnostics}),
         Ok(candidate) => json!({
@@ -90,6 +113,7 @@ fn document(result: &Result<Candidate, Faulty>) -> Value {
             "objects": candidate.units.values().map(Vec::len).sum::<usize>(),
             "secretsOpened": candidate.opened,
             "secretsUnopened": candidate.unopened,
+            "unchecked": unchecked,
         }),
     }
 }
