@@ -13,6 +13,7 @@ mod agent;
 mod checkout;
 mod found;
 mod identify;
+mod init;
 mod leader;
 pub mod logging;
 mod pause;
@@ -43,6 +44,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Makes the repository of a cluster, from a template; done again, it keeps what is there.
+    Init(Box<init::Options>),
     /// Makes a cluster into one that fabrik runs; may be repeated.
     Found(Box<FoundOptions>),
     /// Runs one replica, on a control-plane node.
@@ -103,6 +106,7 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 
 pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
+        Verb::Init(options) => init::run(*options).await,
         Verb::Found(options) => found::run(*options).await,
         Verb::Run(options) => run::run(options).await,
         Verb::Agent(options) => Box::pin(agent::run(options)).await,

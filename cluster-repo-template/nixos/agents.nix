@@ -1,0 +1,5 @@
+# All workers.
+{ ... }:
+{
+  # services.k3s.extraFlags = [ "--kubelet-arg=max-pods=200" ];
+}

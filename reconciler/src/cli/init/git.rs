@@ -1,0 +1,162 @@
+//! The person's own git: begins the repository, and compares and merges texts.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use super::template::is_executable;
+
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    #[error("git can't be run: {0}. Install it and have it in PATH")]
+    Missing(#[source] std::io::Error),
+    #[error("git {verb} failed: {said}")]
+    Failed { verb: String, said: String },
+    #[error("a temporary file can't be written: {0}")]
+    Disk(#[from] std::io::Error),
+}
+
+/// A text as it is and as it would be; `None`: there is no such file.
+pub struct Change<'a> {
+    pub path: &'a str,
+    pub before: Option<&'a str>,
+    pub after: Option<&'a str>,
+}
+
+/// Makes a repository of `dir` where it is none. Says whether it did.
+pub fn begin(dir: &Path) -> Result<bool, GitError> {
+    if dir.join(".git").exists() {
+        return Ok(false);
+    }
+    run(dir, &["init", "--quiet", "--initial-branch=main"], &[])?;
+    Ok(true)
+}
+
+pub fn add(dir: &Path, paths: &[String]) -> Result<(), GitError> {
+    run(dir, &["add", "--"], paths).map(drop)
+}
+
+/// Commits these paths, and nothing else that may be in the index.
+pub fn commit(dir: &Path, message: &str, paths: &[String]) -> Result<(), GitError> {
+    let args = ["commit", "--quiet", "--message", message, "--"];
+    run(dir, &args, paths).map(drop)
+}
+
+/// What came from `base` to `theirs`, put into `mine`, and whether that went without a conflict. Conflicts are marked.
+pub fn merge(base: &str, mine: &str, theirs: &str) -> Result<(String, bool), GitError> {
+    let dir = tempfile::tempdir()?;
+    for (name, text) in [("base", base), ("mine", mine), ("theirs", theirs)] {
+        fs::write(dir.path().join(name), text)?;
+    }
+    let labels = ["-L", "yours", "-L", "as it was", "-L", "the template's"];
+    let files = ["mine", "base", "theirs"];
+    let args = [["merge-file", "-p"].as_slice(), &labels, &files].concat();
+    let output = output(dir.path(), &args, &[])?;
+    // The number of conflicts (git-merge-file(1)); what is above is an error.
+    match output.status.code() {
+        Some(conflicts @ 0..=127) => {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            Ok((text, conflicts == 0))
+        }
+        _ => Err(failed("merge-file", &output)),
+    }
+}
+
+/// Changes as one patch that `git apply` takes.
+pub fn diff(changes: &[Change<'_>]) -> Result<String, GitError> {
+    let dir = tempfile::tempdir()?;
+    for side in ["a", "b"] {
+        fs::create_dir(dir.path().join(side))?;
+    }
+    for change in changes {
+        for (side, text) in [("a", change.before), ("b", change.after)] {
+            let Some(text) = text else { continue };
+            let file = dir.path().join(side).join(change.path);
+            if let Some(parent) = file.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&file, text)?;
+            if is_executable(change.path) {
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+            }
+        }
+    }
+    // The folders are called as git calls the two sides.
+    let args = [
+        "diff",
+        "--no-index",
+        "--no-prefix",
+        "--no-color",
+        "--no-ext-diff",
+        "a",
+        "b",
+    ];
+    let output = output(dir.path(), &args, &[])?;
+    match output.status.code() {
+        Some(0 | 1) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        _ => Err(failed("diff", &output)),
+    }
+}
+
+fn run(dir: &Path, args: &[&str], paths: &[String]) -> Result<Output, GitError> {
+    let output = output(dir, args, paths)?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(failed(args.first().copied().unwrap_or_default(), &output))
+}
+
+fn output(dir: &Path, args: &[&str], paths: &[String]) -> Result<Output, GitError> {
+    let mut git = Command::new("git");
+    git.current_dir(dir)
+        .args(args)
+        .args(paths.iter().map(OsStr::new))
+        .stdin(Stdio::null());
+    git.output().map_err(GitError::Missing)
+}
+
+fn failed(verb: &str, output: &Output) -> GitError {
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    GitError::Failed {
+        verb: verb.to_owned(),
+        said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merge_takes_both_and_marks_where_both_changed_the_same() {
+        let base = "one\ntwo\nthree\nfour\nfive\n";
+        let mine = base.replace("one", "ONE");
+        let merged = merge(base, &mine, &base.replace("five", "FIVE")).unwrap();
+        assert_eq!(merged, ("ONE\ntwo\nthree\nfour\nFIVE\n".to_owned(), true));
+        let (text, clean) = merge(base, &mine, &base.replace("one", "uno")).unwrap();
+        assert!(!clean && text.contains("<<<<<<< yours\nONE\n"), "{text}");
+    }
+
+    #[test]
+    fn a_patch_names_files_as_the_repository_does() {
+        let changes = [
+            Change {
+                path: "ci/check",
+                before: None,
+                after: Some("new\n"),
+            },
+            Change {
+                path: "a b",
+                before: Some("old\n"),
+                after: Some("new\n"),
+            },
+        ];
+        let patch = diff(&changes).unwrap();
+        assert!(patch.contains("--- /dev/null\n+++ b/ci/check\n"), "{patch}");
+        assert!(patch.contains("new file mode 100755"), "{patch}");
+        assert!(patch.contains("-old\n+new\n"), "{patch}");
+        assert_eq!(diff(&[]).unwrap(), "");
+    }
+}

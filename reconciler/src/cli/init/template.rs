@@ -1,0 +1,193 @@
+//! The files of `cluster-repo-template/`, which are in this binary, with answers in them.
+//!
+//! The template is itself a repository, with an example wherever an answer goes; so it can be read, and used without
+//! `fabrik init` as well.
+
+use std::collections::BTreeMap;
+
+use super::answers::{Answers, Forge};
+
+/// Texts by path.
+pub type Files = BTreeMap<&'static str, String>;
+
+pub const RULES_FILE: &str = ".sops.yaml";
+
+macro_rules! template {
+    ($($path:literal)*) => {
+        [$(($path, include_str!(concat!("../../../../cluster-repo-template/", $path)))),*]
+    };
+}
+
+const FILES: [(&str, &str); 14] = template![
+    ".forgejo/workflows/fabrik.yml"
+    ".github/workflows/fabrik.yml"
+    ".gitignore"
+    ".gitlab-ci.yml"
+    ".sops.yaml"
+    "README.md"
+    "ci/check"
+    "cluster.toml"
+    "flake.nix"
+    "manifests/hello/hello.yaml"
+    "nixos/agents.nix"
+    "nixos/all.nix"
+    "nixos/pools/workers.nix"
+    "nixos/servers.nix"
+];
+
+/// The files that these answers ask for. Without recipients there are no rules of SOPS: then they are somebody else's.
+pub fn files(answers: &Answers) -> Files {
+    let wanted = |path: &str| match forge_of(path) {
+        Some(forge) => answers.forge == forge,
+        None => path != RULES_FILE || answers.recipients.is_some(),
+    };
+    FILES
+        .iter()
+        .filter(|(path, _)| wanted(path))
+        .map(|(path, text)| (*path, filled(text, answers)))
+        .collect()
+}
+
+pub fn is_executable(path: &str) -> bool {
+    path == "ci/check"
+}
+
+fn forge_of(path: &str) -> Option<Forge> {
+    let forges = [
+        (".github/", Forge::Github),
+        (".gitlab-ci.yml", Forge::Gitlab),
+        (".forgejo/", Forge::Forgejo),
+    ];
+    let fits = |(start, forge): (&str, Forge)| path.starts_with(start).then_some(forge);
+    forges.into_iter().find_map(fits)
+}
+
+/// Each answer in the place of its example. The name goes first: what is put in later may contain anything.
+fn filled(text: &str, answers: &Answers) -> String {
+    let list = |words: &[String]| toml::Value::from(words.to_vec()).to_string();
+    let key = toml::Value::from(answers.ssh_key.as_str());
+    let mut filled = text.to_owned();
+    let mut put = |example: &str, answer: &str| filled = filled.replace(example, answer);
+    put("my-cluster", answers.name.as_str());
+    put("count = 2", &format!("count = {}", answers.workers));
+    put(r#"["cx33", "cx43"]"#, &list(&answers.server_types));
+    put(r#"["fsn1", "nbg1"]"#, &list(&answers.locations));
+    let line = format!("{} = {key}", owner(&answers.ssh_key));
+    put(r#"you = "ssh-ed25519 AAAA… you""#, &line);
+    put("github:OWNER/fabrik", &answers.fabrik_flake);
+    if let Some(recipients) = &answers.recipients {
+        put("age1cluster", &recipients.cluster);
+        put("age1you", &recipients.people.join(","));
+    }
+    filled
+}
+
+/// Who an SSH key belongs to, by its comment, in letters that TOML takes as a key without quotes.
+fn owner(ssh_key: &str) -> &str {
+    let comment = ssh_key.split_whitespace().nth(2).unwrap_or_default();
+    let name = comment.split('@').next().unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let fits = (1..=63).contains(&name.len()) && name.chars().all(plain);
+    let edges = name.trim_matches(['-', '_']) == name;
+    if fits && edges { name } else { "you" }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+
+    use fabrik_core::spec;
+
+    use super::super::answers::tests::answers;
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_folder_is_in_the_binary_with_its_mode() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster-repo-template");
+        let mut found = Vec::new();
+        let mut dirs = vec![root.clone()];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path: PathBuf = entry.unwrap().path();
+                if path.is_dir() {
+                    dirs.push(path);
+                    continue;
+                }
+                let mode = fs::metadata(&path).unwrap().permissions().mode();
+                let path = path.strip_prefix(&root).unwrap().to_str().unwrap();
+                assert_eq!(mode & 0o100 != 0, is_executable(path), "{path}");
+                found.push(path.to_owned());
+            }
+        }
+        found.sort();
+        assert_eq!(found, FILES.map(|(path, _)| path));
+    }
+
+    #[test]
+    fn each_answer_finds_its_example_and_no_example_is_left() {
+        let answers = answers();
+        let files = files(&answers);
+        let spec = spec::parse("cluster.toml", &files["cluster.toml"]).unwrap();
+        let pool = spec.pools.values().next().unwrap();
+        assert_eq!((spec.name.as_str(), pool.count), ("demo", 3));
+        assert_eq!(pool.server_types, ["cx53"]);
+        assert_eq!(pool.locations, ["hel1", "nbg1"]);
+        assert_eq!(spec.ssh_keys["alice"], answers.ssh_key);
+        assert!(
+            files["flake.nix"].contains("fabrik.url = \"git+https://git.example.com/fabrik\";")
+        );
+        let rules = &files[".sops.yaml"];
+        assert!(
+            rules.contains("^secrets/age\\.key$\n    age: age1me,age1her\n"),
+            "{rules}"
+        );
+        assert_eq!(rules.matches("age: age1theirs,age1me,age1her\n").count(), 2);
+        for (path, text) in &files {
+            for example in [
+                "my-cluster",
+                "OWNER",
+                "AAAA…",
+                "age1you",
+                "age1cluster",
+                "cx43",
+            ] {
+                assert!(!text.contains(example), "{path} still has {example}");
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_one_workflow_for_the_forge_and_no_rules_without_recipients() {
+        let mut answers = answers();
+        let workflow = |path: &&str| forge_of(path).is_some();
+        for (forge, expected) in [
+            (Forge::Github, vec![".github/workflows/fabrik.yml"]),
+            (Forge::Gitlab, vec![".gitlab-ci.yml"]),
+            (Forge::Forgejo, vec![".forgejo/workflows/fabrik.yml"]),
+            (Forge::None, vec![]),
+        ] {
+            answers.forge = forge;
+            let files = files(&answers);
+            assert_eq!(
+                files.keys().copied().filter(workflow).collect::<Vec<_>>(),
+                expected
+            );
+        }
+        answers.recipients = None;
+        assert!(!files(&answers).contains_key(RULES_FILE));
+    }
+
+    #[test]
+    fn an_ssh_key_is_called_after_its_owner_where_that_is_a_name() {
+        for (key, name) in [
+            ("ssh-ed25519 AAAA alice@laptop", "alice"),
+            ("ssh-ed25519 AAAA", "you"),
+            ("ssh-ed25519 AAAA a.b@c", "you"),
+            ("ssh-ed25519 AAAA -a", "you"),
+        ] {
+            assert_eq!(owner(key), name, "{key}");
+        }
+    }
+}
