@@ -143,6 +143,20 @@ pub fn write(worktree: &Worktree, kubernetes_version: &str, fabrik: Build) -> Re
     Ok(())
 }
 
+/// Writes the flake into a folder of its own, where it stands in for fabrik's.
+pub fn write_stand_in(dir: &Path, kubernetes_version: &str) -> Result<()> {
+    write_to(dir, kubernetes_version, Build::Tested)
+}
+
+fn write_to(dir: &Path, kubernetes_version: &str, fabrik: Build) -> Result<()> {
+    for (path, text) in flake(kubernetes_version, fabrik)? {
+        let file = dir.join(path);
+        fs::create_dir_all(file.parent().context("a folder")?)?;
+        fs::write(file, text)?;
+    }
+    Ok(())
+}
+
 /// Changes the system of a pool in a work tree. Commits nothing.
 pub fn change(worktree: &Worktree, pool: &str, change: &SystemChange) -> Result<()> {
     let mut pools: BTreeMap<String, Settings> = serde_json::from_str(&worktree.read(SETTINGS)?)?;
@@ -188,11 +202,7 @@ impl Image {
     /// Builds the systems. Blocks for a second or two.
     pub fn build(dir: &Path, nix: &Path, kubernetes_version: &str, fabrik: Build) -> Result<Self> {
         let (root, source, programs) = (dir.join("root"), dir.join("flake"), dir.join("nix"));
-        for (path, text) in flake(kubernetes_version, fabrik)? {
-            let file = source.join(path);
-            fs::create_dir_all(file.parent().context("a folder")?)?;
-            fs::write(file, text)?;
-        }
+        write_to(&source, kubernetes_version, fabrik)?;
         let conf = root.join("etc/nix");
         for folder in [&conf, &programs, &root.join("root")] {
             fs::create_dir_all(folder)?;

@@ -58,5 +58,25 @@
       nixosConfigurations = builtins.mapAttrs nixos pools;
       # As another commit's system with the k3s of old: the first of two steps.
       fabrik.first.servers = { version, ... }: nixos "servers" (pools.servers // { k3s = version; });
+
+      # Stands in for fabrik's own library, where it is the input of a repository that `fabrik init` made: the pools and the
+      # k3s are those of cluster.toml, and all workers have one system.
+      lib.mkCluster =
+        { src, inputs }:
+        let
+          spec = builtins.fromTOML (builtins.readFile (src + "/cluster.toml"));
+          system =
+            pool: k3s:
+            let
+              name = if pool == "servers" then pool else "workers";
+            in
+            nixos name (pools.${name} // { inherit k3s; });
+        in
+        {
+          nixosConfigurations = builtins.mapAttrs (pool: _: system pool spec.kubernetes.version) (
+            spec.pools // { servers = { }; }
+          );
+          fabrik.first.servers = { version, ... }: system "servers" version;
+        };
     };
 }

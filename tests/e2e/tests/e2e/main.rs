@@ -13,6 +13,7 @@ mod secrets;
 mod shrink;
 mod split;
 mod story;
+mod template;
 mod unreadable;
 mod verbs;
 mod workers;
