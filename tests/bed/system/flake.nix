@@ -65,6 +65,9 @@
         { src, inputs }:
         let
           spec = builtins.fromTOML (builtins.readFile (src + "/cluster.toml"));
+          wanted = spec.kubernetes.version;
+          # A minor is the release of it that the bed has.
+          k3s = if builtins.match "1\\.[0-9]+" wanted == null then wanted else pools.servers.k3s;
           system =
             pool: k3s:
             let
@@ -73,7 +76,7 @@
             nixos name (pools.${name} // { inherit k3s; });
         in
         {
-          nixosConfigurations = builtins.mapAttrs (pool: _: system pool spec.kubernetes.version) (
+          nixosConfigurations = builtins.mapAttrs (pool: _: system pool k3s) (
             spec.pools // { servers = { }; }
           );
           fabrik.first.servers = { version, ... }: system "servers" version;
