@@ -31,8 +31,6 @@ const IDENTITY: &str = "identity.json";
 /// The network may come up late, and a server's private network later still.
 const METADATA_LIMIT: Duration = Duration::from_secs(300);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// At later boots nothing but a check depends on it.
-const CHECK_LIMIT: Duration = Duration::from_secs(5);
 /// How long one supervisor may take to be reached, and all of them together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const SERVERS_LIMIT: Duration = Duration::from_secs(30);
@@ -183,14 +181,14 @@ fn parse(text: &str) -> Result<UserData, IdentifyError> {
 
 /// Where the metadata service does not answer, that is no reason not to boot.
 async fn is_the_same_machine(metadata: &str, identity: &Identity) -> Result<(), IdentifyError> {
-    match timeout(CHECK_LIMIT, metadata::instance_id(metadata)).await {
-        Ok(Ok(server)) if server != identity.server => Err(IdentifyError::OtherServer {
+    match metadata::instance_id(metadata).await {
+        Ok(server) if server != identity.server => Err(IdentifyError::OtherServer {
             kept: identity.node.clone(),
             kept_server: identity.server,
             server,
         }),
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) | Err(_) => {
+        Ok(_) => Ok(()),
+        Err(_) => {
             warn!("the metadata service does not answer: what is on the disk counts");
             Ok(())
         }

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 const REQUEST_LIMIT: Duration = Duration::from_secs(3);
@@ -37,7 +38,9 @@ pub struct Ipv6 {
 #[serde(rename_all = "kebab-case")]
 struct Document {
     instance_id: u64,
-    public_ipv4: Option<Ipv4Addr>,
+    /// Empty where there is none.
+    #[serde(default)]
+    public_ipv4: String,
     #[serde(default)]
     network_config: NetworkConfig,
 }
@@ -84,21 +87,27 @@ pub async fn instance_id(url: &str) -> Result<u64, String> {
 }
 
 fn parse(document: &str, networks: &str) -> Result<Metadata, String> {
-    let document: Document =
-        serde_saphyr::from_str(document).map_err(|error| format!("metadata: {error}"))?;
+    let document: Document = yaml("metadata", document)?;
     // Nothing at all where there is none.
-    let networks: Option<Vec<PrivateNetwork>> =
-        serde_saphyr::from_str(networks).map_err(|error| format!("private-networks: {error}"))?;
+    let networks: Option<Vec<PrivateNetwork>> = yaml("private-networks", networks)?;
     let private = networks.into_iter().flatten().next();
     let private = private.ok_or("the server is in no private network")?;
+    let public = Some(document.public_ipv4).filter(|text| !text.is_empty());
+    let public = public.map(|text| text.parse()).transpose();
+    let public = public.map_err(|error| format!("metadata: public-ipv4: {error}"))?;
     Ok(Metadata {
         instance_id: document.instance_id,
         addresses: Addresses {
             private: private.ip,
-            public: document.public_ipv4,
+            public,
             ipv6: ipv6(document.network_config),
         },
     })
+}
+
+/// The document holds vendor data, and so perhaps a password: an error says where, and quotes nothing.
+fn yaml<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, String> {
+    serde_saphyr::from_str(text).map_err(|error| format!("{name}: {}", error.without_snippet()))
 }
 
 /// The interface without a MAC is a second name of the one before it.
@@ -176,5 +185,21 @@ mod tests {
         }
         let metadata = parse("instance-id: 42\n", NETWORKS).unwrap();
         assert_eq!(metadata.addresses.ipv6, None);
+    }
+    #[test]
+    fn a_server_without_a_public_address_has_an_empty_text_for_it() {
+        let metadata = parse("instance-id: 42\npublic-ipv4: ''\n", NETWORKS).unwrap();
+        assert_eq!(metadata.addresses.public, None);
+        let problem = parse("instance-id: 42\npublic-ipv4: x\n", NETWORKS).unwrap_err();
+        assert!(problem.contains("public-ipv4"), "{problem}");
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_not_quoted() {
+        let vendor_data = "vendor_data: 'password: hunter2'\n";
+        let document = format!("{vendor_data}instance-id: none\n{vendor_data}");
+        let problem = parse(&document, NETWORKS).unwrap_err();
+        assert!(problem.starts_with("metadata: "), "{problem}");
+        assert!(!problem.contains("hunter2"), "{problem}");
     }
 }
