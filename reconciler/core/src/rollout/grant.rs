@@ -234,21 +234,24 @@ fn outdated<'a>(
             holds.push(held(HoldReason::Stuck, &why));
             continue;
         }
-        match &report.staged {
-            Some(staged) if staged.needs == Needs::Reboot && report.default.is_none() => {
-                let why = "what it would boot can't be read, so it could not go back; its FabrikNode says why";
-                holds.push(held(HoldReason::Stuck, why));
-            }
-            Some(staged) if staged.system == goal.output => candidates.push(Candidate {
-                id,
-                member,
-                goal,
-                report,
-                needs: staged.needs,
-                available: guard::is_available(id, member, rollout.observed),
-            }),
-            _ => holds.push(held(HoldReason::Fetching, "is fetching the new system")),
+        let staged = report.staged.as_ref();
+        let Some(staged) = staged.filter(|s| s.system == goal.output) else {
+            holds.push(held(HoldReason::Fetching, "is fetching the new system"));
+            continue;
+        };
+        if staged.needs == Needs::Reboot && report.default.is_none() {
+            let why = "what it would boot can't be read, so it could not go back; its FabrikNode says why";
+            holds.push(held(HoldReason::Stuck, why));
+            continue;
         }
+        candidates.push(Candidate {
+            id,
+            member,
+            goal,
+            report,
+            needs: staged.needs,
+            available: guard::is_available(id, member, rollout.observed),
+        });
     }
     candidates
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use fabrik_core::hold::HoldReason;
 use fabrik_core::observed::{Power, Role};
-use fabrik_core::system::Needs;
+use fabrik_core::system::{Needs, Staged};
 
 use super::world::{Fate, World, path};
 use super::{name, pool};
@@ -374,4 +375,26 @@ fn a_silent_node_whose_machine_is_off_is_said_to_be_off_and_can_be_released() {
     let told = world.stand_still().join("\n");
     assert!(told.contains("Hetzner does not show its machine"), "{told}");
     world.observed.hetzner.servers = servers;
+}
+
+/// It could not go back. Whether it has to boot at all is known once the system is there.
+#[test]
+fn a_node_whose_boot_menu_can_not_be_read_takes_no_reboot_and_may_fetch_before() {
+    let mut world = World::new(1, 1, 1);
+    world.want("new", "1.36.3+k3s1");
+    let mut held_with = |staged: &str| {
+        let system = world.observed.systems.get_mut(&name("servers-0")).unwrap();
+        let report = system.report.as_mut().unwrap();
+        report.default = None;
+        report.staged = Some(Staged {
+            system: path(staged),
+            needs: Needs::Reboot,
+        });
+        let mut holds = world.decide().holds.into_iter();
+        holds
+            .find(|h| h.about == "node servers-0")
+            .map(|h| h.reason)
+    };
+    assert_eq!(held_with("old"), Some(HoldReason::Fetching));
+    assert_eq!(held_with("new"), Some(HoldReason::Stuck));
 }
