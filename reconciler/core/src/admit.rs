@@ -6,7 +6,7 @@ use crate::diagnostic::{Diagnostic, Place};
 use crate::id::{ClusterName, CommitId};
 use crate::ladder::{self, Refusal};
 use crate::ledger::Ledger;
-use crate::spec::{Foundation, Spec, Wanted, place_of, text_of};
+use crate::spec::{Foundation, Spec, place_of, text_of};
 
 const SPEC_FILE: &str = "cluster.toml";
 
@@ -115,9 +115,8 @@ fn version_in_force<'a>(ledger: &'a Ledger, in_force: Option<&'a Spec>) -> Optio
 fn ladder(ledger: &Ledger, candidate: &Candidate<'_>) -> Option<Diagnostic> {
     let from = version_in_force(ledger, candidate.in_force)?;
     let to = candidate.says("kubernetes", "version", |s| s.kubernetes.version.clone())?;
-    let from = from.parse::<Wanted>().ok()?.at_least(None);
-    let to = to.parse::<Wanted>().ok()?.at_least(Some(from));
-    let Refusal { problem, remedy } = ladder::refuse_step(from, to)?;
+    let step = ladder::refuse_step(from.parse().ok()?, to.parse().ok()?);
+    let Refusal { problem, remedy } = step?;
     Some(Diagnostic {
         place: place_of(SPEC_FILE, candidate.text, "kubernetes", "version"),
         object: "[kubernetes]".to_owned(),
@@ -309,6 +308,22 @@ pods = "10.42.0.0/16"
             [
                 "cluster.toml:4:11: [kubernetes]: `version` skips from 1.36.3+k3s1 to 1.38.0+k3s1\n  → go 1.36 → 1.37 → 1.38 instead, one push each: Kubernetes takes one minor version at a time"
             ]
+        );
+    }
+    #[test]
+    fn a_minor_may_follow_a_release_and_is_called_as_it_is_written() {
+        for fine in ["1.36", "1.37"] {
+            assert_eq!(with("1.36.3+k3s1", fine), Vec::<String>::new(), "{fine}");
+        }
+        let down = with("1.36.3+k3s1", "1.35");
+        assert!(
+            down[0].contains("goes back from 1.36.3+k3s1 to 1.35\n"),
+            "{down:?}"
+        );
+        let far = with("1.36.3+k3s1", "1.38");
+        assert!(
+            far[0].contains("skips from 1.36.3+k3s1 to 1.38\n"),
+            "{far:?}"
         );
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::hold::{Hold, HoldReason};
 use crate::id::{NodeName, PoolName};
 use crate::observed::Role;
-use crate::spec::K3sVersion;
+use crate::spec::{K3sRelease, K3sVersion};
 
 /// How many minors a kubelet may be older than its API server.
 const KUBELET_LAG_MINORS: u32 = 3;
@@ -52,7 +52,10 @@ pub struct Refusal {
 
 /// What becomes of the step: first what the commit says by itself, then where the nodes stand.
 pub fn judge(climb: &Climb<'_>) -> Verdict {
-    let step = climb.from.and_then(|from| refuse_step(from, climb.to));
+    let exact = K3sRelease::Exact;
+    let step = climb
+        .from
+        .and_then(|from| refuse_step(exact(from), exact(climb.to)));
     let refusals: Vec<Refusal> = step.into_iter().chain(refuse_pools(climb)).collect();
     if !refusals.is_empty() {
         return Verdict::Refused(refusals);
@@ -66,22 +69,21 @@ pub fn judge(climb: &Climb<'_>) -> Verdict {
 }
 
 /// No minor is skipped, and none is gone back to. A patch may be gone back to.
-pub fn refuse_step(from: K3sVersion, to: K3sVersion) -> Option<Refusal> {
-    let next = from.minor.saturating_add(1);
-    if to.minor < from.minor {
+pub fn refuse_step(from: K3sRelease, to: K3sRelease) -> Option<Refusal> {
+    let (old, new) = (from.minor(), to.minor());
+    if new < old {
         Some(Refusal {
             problem: format!("goes back from {from} to {to}"),
             remedy: format!(
-                "stay on 1.{} or go on from it: Kubernetes can't go back a minor version",
-                from.minor
+                "stay on 1.{old} or go on from it: Kubernetes can't go back a minor version"
             ),
         })
-    } else if to.minor > next {
+    } else if new > old.saturating_add(1) {
         Some(Refusal {
             problem: format!("skips from {from} to {to}"),
             remedy: format!(
                 "go {} instead, one push each: Kubernetes takes one minor version at a time",
-                rungs(from.minor, to.minor)
+                rungs(old, new)
             ),
         })
     } else {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::parse::{parse, token_reference};
 pub use self::place::{place_of, text_of};
 pub use self::selector::{Pattern, Pods, Selector};
-pub use self::version::{K3sVersion, Wanted};
+pub use self::version::{K3sRelease, K3sVersion};
 use crate::id::{ClusterName, NodeName, PoolName};
 use crate::window::Window;
 

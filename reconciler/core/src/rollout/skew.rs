@@ -8,7 +8,7 @@ use super::grant::rung;
 use crate::hold::{Hold, HoldReason};
 use crate::id::PoolName;
 use crate::ladder::{self, Climb, Verdict};
-use crate::spec::{K3sVersion, Wanted};
+use crate::spec::{K3sRelease, K3sVersion};
 
 /// Why the systems' versions of k3s can't all be reached from here, if they can't.
 pub(super) fn holds(rollout: &Rollout<'_>) -> Vec<Hold> {
@@ -39,7 +39,7 @@ pub(super) fn holds(rollout: &Rollout<'_>) -> Vec<Hold> {
             .map(|r| format!("version {}: {}", r.problem, r.remedy))
             .collect(),
     };
-    let stated: Option<Wanted> = rollout.desired.spec.kubernetes.version.parse().ok();
+    let stated: Option<K3sRelease> = rollout.desired.spec.kubernetes.version.parse().ok();
     let other = stated.filter(|stated| !stated.is_met_by(to)).map(|stated| {
         format!(
             "cluster.toml says {stated}, and the servers' system brings {to}: let both say the same"

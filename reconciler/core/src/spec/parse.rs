@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, Table, Text};
 
-use super::{Hetzner, Kubernetes, Limits, SecretRef, Spec, Wanted};
+use super::{Hetzner, K3sRelease, Kubernetes, Limits, SecretRef, Spec};
 use crate::diagnostic::Diagnostic;
 use crate::id::{ClusterName, InvalidId};
 use crate::merge;
@@ -127,7 +127,7 @@ fn kubernetes(root: &mut Table<'_>) -> Option<Kubernetes> {
         &format!("add `[kubernetes]` with `version = {EXAMPLE}`"),
     )?;
     let version = table.required_string("version", EXAMPLE);
-    let version = version.filter(|text| match text.value.parse::<Wanted>() {
+    let version = version.filter(|text| match text.value.parse::<K3sRelease>() {
         Ok(_) => true,
         Err(problem) => {
             table.fault(

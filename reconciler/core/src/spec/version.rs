@@ -48,13 +48,13 @@ impl FromStr for K3sVersion {
 
 /// What `cluster.toml` may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum K3sRelease {
     /// `1.36`: whichever release of that minor the pinned nixpkgs has.
     Minor(u32),
     Exact(K3sVersion),
 }
 
-impl FromStr for Wanted {
+impl FromStr for K3sRelease {
     /// What is wrong, in words that complete "`x` …".
     type Err = &'static str;
 
@@ -64,29 +64,23 @@ impl FromStr for Wanted {
     }
 }
 
-impl Wanted {
+impl K3sRelease {
+    pub fn minor(self) -> u32 {
+        match self {
+            Self::Minor(minor) => minor,
+            Self::Exact(exact) => exact.minor,
+        }
+    }
+
     pub fn is_met_by(self, version: K3sVersion) -> bool {
         match self {
             Self::Minor(minor) => version.minor == minor,
             Self::Exact(exact) => version == exact,
         }
     }
-
-    /// The oldest release that it may mean, but none older than `from` where their minor is one.
-    pub fn at_least(self, from: Option<K3sVersion>) -> K3sVersion {
-        let (patch, revision) = (0, 0);
-        match self {
-            Self::Exact(exact) => exact,
-            Self::Minor(minor) => from.filter(|f| f.minor == minor).unwrap_or(K3sVersion {
-                minor,
-                patch,
-                revision,
-            }),
-        }
-    }
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for K3sRelease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Minor(minor) => write!(f, "1.{minor}"),
@@ -142,19 +136,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_minor_is_met_by_each_of_its_releases_and_means_no_step_back() {
+    fn a_minor_is_met_by_each_of_its_releases() {
         let version = |text: &str| text.parse::<K3sVersion>().unwrap();
-        let minor: Wanted = "1.36".parse().unwrap();
+        let minor: K3sRelease = "1.36".parse().unwrap();
         assert_eq!(minor.to_string(), "1.36");
         assert!(minor.is_met_by(version("1.36.3+k3s1")));
         assert!(!minor.is_met_by(version("1.37.0+k3s1")));
         let runs = version("1.36.3+k3s1");
-        assert_eq!(minor.at_least(Some(runs)), runs);
-        assert_eq!(minor.at_least(None).to_string(), "1.36.0+k3s0");
-        let exact: Wanted = "1.36.3+k3s1".parse().unwrap();
+        let exact: K3sRelease = "1.36.3+k3s1".parse().unwrap();
+        assert_eq!((minor.minor(), exact.minor()), (36, 36));
         assert!(exact.is_met_by(runs) && !exact.is_met_by(version("1.36.3+k3s2")));
         for bad in ["1", "1.", "1.036", "1.36.3", "1.x", "2.0"] {
-            assert!(bad.parse::<Wanted>().is_err(), "{bad}");
+            assert!(bad.parse::<K3sRelease>().is_err(), "{bad}");
         }
     }
 
