@@ -119,8 +119,10 @@ struct GivenUp {
 
 impl From<String> for GivenUp {
     fn from(problem: String) -> Self {
-        let is_told = false;
-        Self { problem, is_told }
+        Self {
+            problem,
+            is_told: false,
+        }
     }
 }
 
@@ -237,7 +239,8 @@ impl Leader {
                 }
                 Err(GivenUp { problem, is_told }) => {
                     warn!(%problem, "this pass was given up; nothing that it did not see is believed");
-                    if !is_told {
+                    // Whoever leads by now has told what there is.
+                    if !is_told && self.authority.check().is_ok() {
                         publish::trouble(self, &problem).await;
                     }
                     (Duration::from_secs(3), pace::busy(self.hetzner_left()))
@@ -349,8 +352,10 @@ impl Leader {
         self.replica.health.kubernetes(Ok(()));
         if let (Some(problem), Some(in_force)) = (blind, &in_force) {
             self.finish(in_force, &mut observed, &problem).await?;
-            let is_told = true;
-            return Err(GivenUp { problem, is_told });
+            return Err(GivenUp {
+                problem,
+                is_told: true,
+            });
         }
         let Some(in_force) = in_force else {
             let pass = Pass::of(&observed);
