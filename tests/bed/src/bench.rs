@@ -32,7 +32,10 @@ pub async fn run() -> Result<()> {
     applied(&bed)?;
     let pushes = pushes(&bed).await?;
     eprintln!("Measuring starts …");
-    let plans = plans(&bed)?;
+    let observed = format!("http://{}/observed", listen(&bed));
+    let dir = bed.git().dir().display().to_string();
+    let plans = runs(&bed, &["plan", &dir, "--observed", &observed])?;
+    let validations = runs(&bed, &["validate", &dir])?;
     let starts = starts(&bed).await?;
     eprintln!("Measuring memory …");
     tokio::time::sleep(IDLE).await;
@@ -47,6 +50,10 @@ pub async fn run() -> Result<()> {
     println!(
         "| `fabrik plan` starts → plan printed | {} |",
         spread(&plans)
+    );
+    println!(
+        "| `fabrik validate` starts → ends | {} |",
+        spread(&validations)
     );
     println!(
         "| `fabrik run` starts → leads and has finished its first pass | {} |",
@@ -88,15 +95,12 @@ async fn pushes(bed: &Bed) -> Result<Vec<Duration>> {
     Ok(taken)
 }
 
-fn plans(bed: &Bed) -> Result<Vec<Duration>> {
-    let observed = format!("http://{}/observed", listen(bed));
-    let dir = bed.git().dir().display().to_string();
+/// Whole runs of the command line.
+fn runs(bed: &Bed, arguments: &[&str]) -> Result<Vec<Duration>> {
     let mut taken = Vec::new();
     for _ in 0..ROUNDS {
         let began = Instant::now();
-        let output = bed
-            .fabrik_cmd(&["plan", &dir, "--observed", &observed])?
-            .output()?;
+        let output = bed.fabrik_cmd(arguments)?.output()?;
         ensure!(
             output.status.success(),
             "{}",
