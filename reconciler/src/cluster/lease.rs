@@ -71,6 +71,14 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// One that no other replica can end.
+    #[cfg(test)]
+    pub fn unlimited() -> Self {
+        let far = Duration::from_secs(3600);
+        let (_, until) = watch::channel(Some(Instant::now() + far));
+        Self { until, epoch: 1 }
+    }
+
     /// # Errors
     /// `Lost` from the renew deadline on, measured from the start of the last renewal that succeeded.
     pub fn check(&self) -> Result<(), Lost> {

@@ -1,6 +1,6 @@
 //! Carries effects out: each once, after a look at the authority, some at a time. What fails is told and rests.
 
-use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::leader::{InForce, Leader};
 use super::tell;
 use crate::cluster::events::Weight;
-use crate::cluster::nodes::{self, Eviction};
+use crate::cluster::nodes;
 use crate::cluster::user_data;
 use crate::hetzner::{self, HetznerError};
 use crate::report::Outcome;
@@ -23,11 +23,7 @@ use crate::signing::SigningKey;
 
 /// How many effects are under way at once.
 const CONCURRENCY: usize = 8;
-/// So many evictions of one namespace are asked for in a pass: people and nodes are heard between passes.
-const MAX_LANE: usize = 16;
 const NO_ETCD: &str = "the configuration has no [etcd]: run `fabrik found` on this server again";
-/// An API server that takes its time must not keep them for long either.
-const LANE_LIMIT: Duration = Duration::from_secs(5);
 /// For as long as the core may ask for one reset, and longer.
 const RESET_ONCE: Duration = Duration::from_secs(60);
 /// kubectl's interval between two tries to evict a pod.
@@ -39,7 +35,7 @@ pub struct Executor<'a> {
 }
 
 /// What came of one effect.
-enum Done {
+pub(super) enum Done {
     Yes,
     /// Not yet: another replica is to do it.
     HandsOver,
@@ -53,6 +49,15 @@ enum Done {
     },
 }
 
+impl Done {
+    pub(super) fn refused(why: impl Display) -> Self {
+        Self::No {
+            reason: HoldReason::Refused,
+            message: why.to_string(),
+        }
+    }
+}
+
 impl<'a> Executor<'a> {
     pub fn new(leader: &'a mut Leader, in_force: &'a InForce) -> Self {
         Self { leader, in_force }
@@ -62,6 +67,9 @@ impl<'a> Executor<'a> {
     pub async fn carry_out(&mut self, effects: &[Effect]) -> Vec<Hold> {
         let now = Instant::now();
         let mut holds = Vec::new();
+        for (effect, done) in self.leader.evictions.take_ended() {
+            holds.extend(self.note(&effect, done));
+        }
         let mut due = Vec::new();
         for effect in effects {
             match self.leader.backoff.resting(&key(effect), now) {
@@ -70,22 +78,16 @@ impl<'a> Executor<'a> {
                 None => due.push(effect),
             }
         }
+        let is_eviction = |effect: &&Effect| matches!(effect, Effect::Evict { .. });
+        let (evictions, due): (Vec<_>, Vec<_>) = due.into_iter().partition(is_eviction);
+        self.leader.evictions.start(effects, &evictions);
         let this = &*self;
-        let results: Vec<Vec<(&Effect, Done)>> = futures::stream::iter(lanes(due))
-            .map(|lane| async move {
-                let mut results = Vec::new();
-                for effect in lane {
-                    // What is left is due in the next pass as well.
-                    if now.elapsed() < LANE_LIMIT || results.is_empty() {
-                        results.push((effect, this.one(effect).await));
-                    }
-                }
-                results
-            })
+        let results: Vec<(&Effect, Done)> = futures::stream::iter(due)
+            .map(|effect| async move { (effect, this.one(effect).await) })
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
-        for (effect, done) in results.into_iter().flatten() {
+        for (effect, done) in results {
             holds.extend(self.note(effect, done));
         }
         holds
@@ -112,10 +114,7 @@ impl<'a> Executor<'a> {
 
     async fn one(&self, effect: &Effect) -> Done {
         if let Err(lost) = self.leader.authority.check() {
-            return Done::No {
-                reason: HoldReason::Refused,
-                message: lost.to_string(),
-            };
+            return Done::refused(lost);
         }
         let client = &self.leader.replica.clients.leader_once;
         let result = match effect {
@@ -157,12 +156,6 @@ impl<'a> Executor<'a> {
                 .revoke(intent)
                 .await
                 .map_err(|e| e.to_string()),
-            Effect::Evict {
-                namespace,
-                pod,
-                uid,
-                ..
-            } => return self.evict(namespace, pod, uid).await,
             Effect::ForcePod {
                 namespace,
                 pod,
@@ -180,10 +173,7 @@ impl<'a> Executor<'a> {
         };
         match result {
             Ok(()) => Done::Yes,
-            Err(message) => Done::No {
-                reason: HoldReason::Refused,
-                message,
-            },
+            Err(message) => Done::refused(message),
         }
     }
 
@@ -210,27 +200,6 @@ impl<'a> Executor<'a> {
             .map_err(|e| e.to_string())
     }
 
-    async fn evict(&self, namespace: &str, pod: &str, uid: &Uid) -> Done {
-        match nodes::evict(
-            &self.leader.replica.clients.leader_once,
-            namespace,
-            pod,
-            uid,
-        )
-        .await
-        {
-            Ok(Eviction::Accepted | Eviction::Gone) => Done::Yes,
-            Ok(Eviction::Blocked(message)) => Done::Blocked {
-                uid: uid.clone(),
-                message,
-            },
-            Err(error) => Done::No {
-                reason: HoldReason::Refused,
-                message: error.to_string(),
-            },
-        }
-    }
-
     /// The token first: a machine that boots finds it valid.
     async fn create_server(&self, effect: &Effect, server: &NewServer) -> Done {
         let token = match self
@@ -240,12 +209,7 @@ impl<'a> Executor<'a> {
             .await
         {
             Ok(token) => token,
-            Err(error) => {
-                return Done::No {
-                    reason: HoldReason::Refused,
-                    message: error.to_string(),
-                };
-            }
+            Err(error) => return Done::refused(error),
         };
         let config = &self.leader.replica.config;
         let key = config.nix.as_ref();
@@ -253,12 +217,7 @@ impl<'a> Executor<'a> {
         let public_key = match key.transpose() {
             Ok(key) => key.map(|key| key.public_half()),
             // A node that knows no key could never be told what to run.
-            Err(error) => {
-                return Done::No {
-                    reason: HoldReason::Refused,
-                    message: error.to_string(),
-                };
-            }
+            Err(error) => return Done::refused(error),
         };
         let cluster = user_data::Cluster {
             name: &config.cluster.name,
@@ -269,10 +228,7 @@ impl<'a> Executor<'a> {
         };
         let user_data = user_data::worker(server, cluster, &token);
         if let Err(lost) = self.leader.authority.check() {
-            return Done::No {
-                reason: HoldReason::Refused,
-                message: lost.to_string(),
-            };
+            return Done::refused(lost);
         }
         self.at_hetzner(effect, user_data.expose_str().unwrap_or_default())
             .await
@@ -289,10 +245,7 @@ impl<'a> Executor<'a> {
                 reason: reason(&error),
                 message: error.to_string(),
             },
-            None => Done::No {
-                reason: HoldReason::Refused,
-                message: "is no effect at Hetzner".to_owned(),
-            },
+            None => Done::refused("is no effect at Hetzner"),
         }
     }
 
@@ -362,22 +315,6 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// What may be carried out at the same time. Evictions under one budget meet as conflicts in the API server, which lets
-/// each wait for half a second (its `EvictionsRetry`): those of a namespace go one after the other, some in each pass.
-fn lanes(effects: Vec<&Effect>) -> Vec<Vec<&Effect>> {
-    let mut lanes = Vec::new();
-    let mut evictions = BTreeMap::<&str, Vec<&Effect>>::new();
-    for effect in effects {
-        match effect {
-            Effect::Evict { namespace, .. } => evictions.entry(namespace).or_default().push(effect),
-            _ => lanes.push(vec![effect]),
-        }
-    }
-    let bounded = |lane: Vec<_>| lane.into_iter().take(MAX_LANE).collect();
-    lanes.extend(evictions.into_values().map(bounded));
-    lanes
-}
-
 fn key(effect: &Effect) -> String {
     format!("{} {}", effect.verb(), effect.target())
 }
@@ -396,34 +333,5 @@ fn reason(error: &HetznerError) -> HoldReason {
         HetznerError::NameTaken { .. } => HoldReason::NameTaken,
         HetznerError::RateLimited { .. } => HoldReason::Throttled,
         _ => HoldReason::Refused,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn evictions_in_one_namespace_go_one_after_the_other_and_all_else_side_by_side() {
-        let evict = |namespace: &str, pod: &str| Effect::Evict {
-            node: "w-1".parse().unwrap(),
-            namespace: namespace.to_owned(),
-            pod: pod.to_owned(),
-            uid: pod.parse().unwrap(),
-        };
-        let revoke = |intent: &str| Effect::RevokeToken {
-            intent: intent.parse().unwrap(),
-        };
-        let effects = [
-            evict("shop", "a"),
-            revoke("abc234"),
-            evict("shop", "b"),
-            evict("web", "c"),
-            revoke("abc235"),
-        ];
-        let lanes = lanes(effects.iter().collect());
-        let lengths: Vec<usize> = lanes.iter().map(Vec::len).collect();
-        assert_eq!(lengths, [1, 1, 2, 1]);
-        assert_eq!(lanes[2], [&effects[0], &effects[2]]);
     }
 }

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tracing::{Instrument as _, info, info_span, warn};
 
 use super::builds::Building;
+use super::evictions::Evictions;
 use super::execute::Executor;
 use super::ledger::{self, Held};
 use super::observe::{self, Recent, Seen};
@@ -67,6 +68,7 @@ pub struct Leader {
     /// What was said last about git, if it can't be reached.
     pub(super) trouble: Option<String>,
     pub(super) wishes: Wishes,
+    pub(super) evictions: Evictions,
     /// Evictions that were refused, and when to ask again.
     pub(super) blocked: BTreeMap<Uid, (String, Instant)>,
     pub(super) backoff: Backoff,
@@ -170,6 +172,7 @@ impl Leader {
             look_again: false,
             trouble: None,
             wishes: Wishes::default(),
+            evictions: Evictions::new(clients.leader_once.clone(), authority.clone()),
             blocked: BTreeMap::new(),
             backoff: Backoff::default(),
             resets: BTreeMap::new(),
@@ -305,6 +308,7 @@ impl Leader {
             },
             _ = self.reports.changed() => Wake::Look,
             () = Building::changed(&mut self.building) => Wake::Look,
+            () = self.evictions.changed() => Wake::Look,
             () = tokio::time::sleep(pause) => Wake::Look,
         }
     }
