@@ -15,6 +15,21 @@ let
   boot = config.fileSystems."/boot" or null;
   # Before NixOS 25.11 its settings had options of their own.
   hasManager = options.systemd ? settings;
+  # What it takes to keep secrets, and to place them by owner.
+  secrets = {
+    StateDirectory = "fabrik-agent";
+    StateDirectoryMode = "0700";
+    RuntimeDirectory = "fabrik/secrets";
+    RuntimeDirectoryMode = "0711";
+    # Units go on reading them whatever becomes of this one.
+    RuntimeDirectoryPreserve = true;
+    CapabilityBoundingSet = "CAP_CHOWN";
+    SystemCallFilter = [
+      "@system-service"
+      "~@privileged @mount @reboot"
+      "@chown"
+    ];
+  };
 in
 {
   options.services.fabrik-agent = {
@@ -60,23 +75,30 @@ in
         NIX_REMOTE = "daemon";
         HOME = "/var/lib/fabrik-agent";
       };
-      serviceConfig = import ./hardening.nix // {
+      serviceConfig = import ./hardening.nix // secrets // {
         ExecStart = "${lib.getExe cfg.package} --log-format json agent --config ${cfg.configFile}";
         Restart = "always";
         RestartSec = "2s";
         # It has nothing to hand over: what it has begun is in units of its own.
         TimeoutStopSec = "5s";
-        StateDirectory = "fabrik-agent";
-        StateDirectoryMode = "0700";
         MemoryMax = "512M";
         # Pods come first.
         Nice = 10;
         CPUWeight = 20;
         IOWeight = 20;
-        SystemCallFilter = [
-          "@system-service"
-          "~@privileged @mount @reboot"
-        ];
+      };
+    };
+
+    # What was given to this node before, for units that come after it: also where no API server answers yet.
+    systemd.services.fabrik-secrets = {
+      description = "the secrets that fabrik gave this node";
+      wantedBy = [ "multi-user.target" ];
+      before = [ "fabrik-agent.service" ];
+      unitConfig.ConditionPathExists = cfg.configFile;
+      serviceConfig = import ./hardening.nix // secrets // {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        ExecStart = "${lib.getExe cfg.package} --log-format json agent --config ${cfg.configFile} --place-secrets";
       };
     };
 

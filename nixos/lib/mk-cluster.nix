@@ -39,6 +39,17 @@ let
   found = path: if builtins.pathExists (src + "/nixos/${path}.nix") then [ (src + "/nixos/${path}.nix") ] else [ ];
   given = group: modules.${group} or [ ];
 
+  # Another encrypted file makes another system, which rolls as any other and restarts these units (docs/secrets.md).
+  restarts =
+    pool:
+    builtins.concatMap (
+      secret:
+      map (unit: {
+        inherit unit;
+        trigger = builtins.hashFile "sha256" (src + "/${secret.file}");
+      }) secret.restart
+    ) (builtins.filter (secret: builtins.elem pool secret.pools) spec.secrets);
+
   system =
     {
       role,
@@ -59,6 +70,11 @@ let
               inherit (spec) cluster;
             };
             services.k3s.package = lib.mkDefault (wantedK3s system).package;
+            systemd.services = lib.mkMerge (
+              map (restart: {
+                ${lib.removeSuffix ".service" restart.unit}.restartTriggers = [ restart.trigger ];
+              }) (restarts pool)
+            );
             nixpkgs.hostPlatform = lib.mkDefault system;
           }
         )

@@ -152,6 +152,19 @@ let
     else
       bad "" "[cluster] name: `${given.value}` is none: use a-z, 0-9 and -, beginning with a letter";
 
+  # What is wrong with one is `fabrik validate`'s to say.
+  secrets =
+    let
+      given = (table "secrets").value;
+      strings = value: if builtins.isList value then builtins.filter builtins.isString value else [ ];
+      isOne = name: builtins.isAttrs given.${name} && builtins.isString (given.${name}.file or null);
+    in
+    map (name: {
+      inherit (given.${name}) file;
+      pools = strings (given.${name}.pools or [ ]);
+      restart = strings (given.${name}.restart or [ ]);
+    }) (builtins.filter isOne (builtins.attrNames given));
+
   values = builtins.mapAttrs (_: found: found.value);
   faultsOf = found: builtins.concatMap (one: one.faults) (builtins.attrValues found);
 in
@@ -164,6 +177,7 @@ in
       "firewall"
       "ssh-keys"
       "pools"
+      "secrets"
     ]
     ++ name.faults
     ++ version.faults
@@ -183,4 +197,7 @@ in
 
   # { NAME.system = "x86_64-linux"; }
   pools = values pools;
+
+  # Of each, its SOPS file, the pools that have it, and the units that another one restarts.
+  inherit secrets;
 }

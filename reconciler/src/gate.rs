@@ -3,6 +3,7 @@
 //!
 //! The leader, `fabrik validate` and `fabrik plan` read commits here and nowhere else.
 
+mod node_secrets;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use fabrik_core::admit;
 use fabrik_core::desired::Inventory;
 use fabrik_core::diagnostic::Diagnostic;
-use fabrik_core::id::{ClusterName, CommitId, UnitName};
+use fabrik_core::id::{ClusterName, CommitId, SecretName, UnitName};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::{Object, Units};
 use fabrik_core::spec::{self, Spec};
@@ -49,6 +50,8 @@ pub struct Candidate {
     pub units: Units,
     /// Hetzner's; `None` when there was no key to open it with.
     pub token: Option<Secret>,
+    /// What nodes are given, as far as it was opened, and the blob of git that each value is in.
+    pub node_secrets: NodeSecrets,
     /// SOPS files that were looked at from outside only: they are encrypted to others, or there was no key.
     pub unopened: Vec<String>,
     /// Encrypted manifests that don't even show what they are called: they are not among the units.
@@ -71,6 +74,13 @@ impl Candidate {
             .map(|(name, objects)| (name.clone(), inventory(objects)))
             .collect()
     }
+}
+
+/// The values of `[secrets]`, and the id of the blob that each is in.
+#[derive(Debug, Clone, Default)]
+pub struct NodeSecrets {
+    pub values: BTreeMap<SecretName, Secret>,
+    pub sources: BTreeMap<SecretName, String>,
 }
 
 /// A commit that is not right in itself.
@@ -163,6 +173,14 @@ pub async fn read_commit(
             None => None,
         },
     };
+    let node_secrets = match &spec {
+        Some(spec) => {
+            reader
+                .node_secrets(spec, text.as_deref().unwrap_or_default())
+                .await?
+        }
+        None => NodeSecrets::default(),
+    };
     let units = reader.units().await?;
     let unopened = reader.other_secrets().await?;
     reader.forget_unused();
@@ -176,6 +194,7 @@ pub async fn read_commit(
             text,
             units,
             token,
+            node_secrets,
             unopened,
             unplanned,
             opened,
@@ -186,4 +205,24 @@ pub async fn read_commit(
             text,
         }),
     })
+}
+
+/// What is wrong with the secrets that nodes are given, where `cluster.toml` says rightly which those are.
+///
+/// # Errors
+/// As of [`read_commit`].
+pub async fn check_node_secrets(
+    tree: &Tree,
+    access: Access<'_>,
+) -> Result<Vec<Diagnostic>, SecretsError> {
+    let mut reader = Reader::new(tree, access);
+    if tree.file(SPEC_FILE).is_none() {
+        return Ok(Vec::new());
+    }
+    let text = reader.spec_text()?.unwrap_or_default();
+    let Ok(spec) = spec::parse(SPEC_FILE, &text) else {
+        return Ok(Vec::new());
+    };
+    reader.node_secrets(&spec, &text).await?;
+    Ok(reader.into_faults())
 }

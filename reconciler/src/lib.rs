@@ -9,6 +9,7 @@ pub mod build;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod delivery;
 pub mod gate;
 pub mod hetzner;
 pub mod node;

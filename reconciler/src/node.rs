@@ -16,6 +16,7 @@ pub mod identity;
 pub mod look;
 pub mod programs;
 pub mod run;
+pub mod secrets;
 pub mod stage;
 pub mod state;
 pub mod unit;

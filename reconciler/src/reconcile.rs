@@ -34,6 +34,7 @@ use crate::signing::KeyError;
 
 mod admission;
 mod builds;
+mod delivery;
 mod evictions;
 mod execute;
 mod leader;

@@ -38,7 +38,7 @@ expect '"ReadWritePaths":["/var/lib/fabrik","/etc/fabrik"]'
 unit=$(evaluate agentUnit)
 expect '"ExecStart":"/stub/fabrik/bin/fabrik --log-format json agent --config /etc/fabrik/agent.toml"'
 expect '"path":["nix","nixos-rebuild","systemd",'
-expect '"CapabilityBoundingSet":""'
+expect '"CapabilityBoundingSet":"CAP_CHOWN"'
 if grep -q 'token' <<<"$unit"; then fail "the agent's unit knows of a token: $unit"; fi
 expect '"stopIfChanged":false'
 is() { [ "$(evaluate "$1")" = "$2" ] || fail "$1 is not $2"; }
@@ -92,6 +92,8 @@ says broken 'while reading cluster.toml'
 overridden=$(evaluate overridden tests/nix/table.nix)
 [ "$overridden" = '[false,[{"device":"/swap"}],10,{"autoResize":true,"device":"/dev/disk/by-label/nixos","fsType":"xfs"},false,"no firewall",false,false]' ] ||
     fail "a user's module does not have its way: $overridden"
+restarts=$(evaluate restarts tests/nix/table.nix)
+[ "$restarts" = '{"arm":0,"servers":0,"workers":1}' ] || fail "the secret of wg0 restarts it in $restarts"
 images=$(evaluate images tests/nix/table.nix)
 [ "$images" = '{"aarch64-linux":["image-arm"],"x86_64-linux":["image","image-amd","image-intel","image-servers"]}' ] || fail "the images are $images"
 echo "evaluates: mkCluster, $(evaluate count tests/nix/table.nix) specs"

@@ -270,6 +270,13 @@ let
     inherit types unique;
     inherit (builtins) concatMap filter head any elem mapAttrs;
     hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
+    removeSuffix =
+      suffix: text:
+      let
+        rest = builtins.stringLength text - builtins.stringLength suffix;
+        whole = builtins.stringLength text;
+      in
+      if rest >= 0 && builtins.substring rest whole text == suffix then builtins.substring 0 rest text else text;
     hasInfix = part: text: length (builtins.split (builtins.replaceStrings [ "." ] [ "\\." ] part) text) > 1;
     splitString = by: text: filter isString (builtins.split by text);
     flatten = value: if isList value then concatMap lib.flatten value else [ value ];

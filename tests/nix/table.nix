@@ -72,6 +72,12 @@ in
       (config.systemd.services ? fabrik-identity)
       (config.system.build ? fabrikImage)
     ];
+  # Which pools have a unit that another secret restarts, and by how many triggers.
+  restarts =
+    let
+      triggers = machine: builtins.length (machine.config.systemd.services.wg0.restartTriggers or [ ]);
+    in
+    builtins.mapAttrs (_: triggers) (mkCluster { src = ./specs/everything; }).nixosConfigurations;
   # What Nix says of a wrong one, and of one that is no TOML.
   wrong = builtins.attrNames (mkCluster { src = ./specs/wrong-everywhere; }).nixosConfigurations;
   broken = import ../../nixos/lib/spec.nix "[cluster\n";

@@ -148,6 +148,9 @@ pub fn report(journal: &Journal, facts: &Facts) -> Report {
             unheard: t.unheard,
             message: t.message.clone(),
         }),
+        // What comes of secrets is beside the journal: its keeper adds it.
+        recipient: None,
+        secrets: None,
     }
 }
 

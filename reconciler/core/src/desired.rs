@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{CommitId, PoolName, UnitName};
+use crate::id::{CommitId, PoolName, SecretName, UnitName};
 use crate::pool::DEFAULT_DRAIN_DEADLINE;
 use crate::spec::{DrainPolicy, Spec};
 use crate::system::Target;
@@ -20,6 +20,9 @@ pub struct Desired {
     /// it is.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub targets: BTreeMap<PoolName, Target>,
+    /// Which blob of git each secret for nodes is in: an id of what is encrypted there tells nothing of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<SecretName, String>,
 }
 
 impl Desired {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{IntentId, NodeName, PoolName, ServerId, StorePath, Uid};
+use crate::id::{
+    AgeRecipient, IntentId, NodeName, PoolName, SecretName, SecretsDigest, ServerId, StorePath, Uid,
+};
 use crate::observed::FirewallRule;
 use crate::system::Order;
 
@@ -93,6 +95,15 @@ pub enum Effect {
     Withdraw {
         node: NodeRef,
     },
+    /// Lays ready the secrets that a node is to have, all of them, where only that node can read them.
+    DeliverSecrets {
+        node: NodeRef,
+        recipient: AgeRecipient,
+        digest: SecretsDigest,
+        /// That of the commit; a node takes no older ones.
+        sequence: u64,
+        secrets: Vec<SecretName>,
+    },
     /// Has another etcd member lead, by its etcd name.
     MoveEtcdLeader {
         from: NodeRef,
@@ -174,6 +185,7 @@ impl Effect {
             Self::Aim { .. } => "aim",
             Self::Order { .. } => "order",
             Self::Withdraw { .. } => "withdraw-order",
+            Self::DeliverSecrets { .. } => "deliver-secrets",
             Self::MoveEtcdLeader { .. } => "move-etcd-leader",
             Self::SnapshotEtcd { .. } => "snapshot-etcd",
             Self::Reset { .. } => "reset",
@@ -194,6 +206,7 @@ impl Effect {
                 | Self::Aim { .. }
                 | Self::Order { .. }
                 | Self::Withdraw { .. }
+                | Self::DeliverSecrets { .. }
                 | Self::MoveEtcdLeader { .. }
                 | Self::SnapshotEtcd { .. }
         )
@@ -215,6 +228,7 @@ impl Effect {
             | Self::Aim { node, .. }
             | Self::Order { node, .. }
             | Self::Withdraw { node }
+            | Self::DeliverSecrets { node, .. }
             | Self::MoveEtcdLeader { from: node, .. }
             | Self::SnapshotEtcd { node, .. }
             | Self::DeleteNode { node } => node.name.to_string(),

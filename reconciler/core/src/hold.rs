@@ -39,6 +39,10 @@ pub enum HoldReason {
     NotReporting,
     /// The node is fetching its new system.
     Fetching,
+    /// The node has not got its secrets yet.
+    Secrets,
+    /// The node says that its secrets are to be encrypted to another key than the one that was recorded.
+    OtherKey,
     /// The node was about to be told to try its system, and by now it may not.
     Postponed,
     /// The node runs its new system and is not known to be well yet.

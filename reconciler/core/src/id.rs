@@ -121,6 +121,37 @@ text_id!(
     }
 );
 
+text_id!(
+    /// The name of a secret for nodes: that of its file under `/run/fabrik/secrets`, and a key of a Kubernetes Secret.
+    SecretName,
+    |v| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let whole = (1..=63).contains(&v.len()) && v.chars().all(known);
+        if whole && v.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            Ok(())
+        } else {
+            Err("is no name for a file of secrets")
+        }
+    }
+);
+text_id!(
+    /// Whom something is encrypted to: the public half of a node's age identity, as `age-keygen` writes it (X25519).
+    AgeRecipient,
+    |v| {
+        let known = |c: char| c.is_ascii_digit() || c.is_ascii_lowercase();
+        let whole = v.len() == 62 && v.starts_with("age1") && v.chars().all(known);
+        if whole { Ok(()) } else { Err("is no age recipient") }
+    }
+);
+text_id!(
+    /// Which secrets a node was given, and for whom: SHA-256 in hex, of nothing that is secret.
+    SecretsDigest,
+    |v| {
+        let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        if v.len() == 64 && v.chars().all(hex) { Ok(()) } else { Err("is no digest (64 hex digits)") }
+    }
+);
+
 impl CommitId {
     /// The first 8 digits, as people read it.
     pub fn short(&self) -> &str {

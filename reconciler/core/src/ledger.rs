@@ -9,7 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    BootId, ClusterId, CommitId, IntentId, NodeName, PoolName, ServerId, StorePath, Uid,
+    AgeRecipient, BootId, ClusterId, CommitId, IntentId, NodeName, PoolName, ServerId, StorePath,
+    Uid,
 };
 use crate::observed::Role;
 use crate::spec::Foundation;
@@ -47,6 +48,9 @@ pub struct Ledger {
     /// Servers that have joined.
     #[serde(default)]
     pub members: BTreeMap<IntentId, Member>,
+    /// Whom the secrets of a member are encrypted to: what its agent said first. It is not asked again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub recipients: BTreeMap<IntentId, AgeRecipient>,
     /// Nodes that may be taken down, each for one reason.
     #[serde(default)]
     pub tickets: BTreeMap<IntentId, Ticket>,
@@ -159,6 +163,16 @@ pub enum Change {
         server: ServerId,
         uid: Uid,
     },
+    /// Whom the secrets of a member are encrypted to, from now on; where that is known already, nothing changes.
+    RecordRecipient {
+        id: IntentId,
+        recipient: AgeRecipient,
+    },
+    /// A person says that a member has another key by now.
+    ReplaceRecipient {
+        id: IntentId,
+        recipient: AgeRecipient,
+    },
     /// A member may be taken down. Counts as a deletion where it is to leave.
     Grant { id: IntentId, ticket: Ticket },
     /// A node is about to be told to try its new system: from then on its deadline runs.
@@ -211,6 +225,7 @@ impl Ledger {
             next_intent: 0,
             intents: BTreeMap::new(),
             members: BTreeMap::new(),
+            recipients: BTreeMap::new(),
             tickets: BTreeMap::new(),
             resting: BTreeMap::new(),
             sequence: 0,
@@ -377,6 +392,17 @@ impl Ledger {
                 };
                 self.members.insert(id.clone(), member);
             }
+            Change::RecordRecipient { id, recipient } => {
+                if self.members.contains_key(id) {
+                    let recorded = self.recipients.entry(id.clone());
+                    recorded.or_insert_with(|| recipient.clone());
+                }
+            }
+            Change::ReplaceRecipient { id, recipient } => {
+                if let Some(recorded) = self.recipients.get_mut(id) {
+                    *recorded = recipient.clone();
+                }
+            }
             Change::Grant { id, ticket } => {
                 self.tickets.insert(id.clone(), ticket.clone());
                 self.resting.remove(id);
@@ -449,6 +475,7 @@ impl Ledger {
             Change::Depart { id } => {
                 self.tickets.remove(id);
                 self.members.remove(id);
+                self.recipients.remove(id);
                 self.resting.remove(id);
             }
             Change::Prune { subject, reason } => {

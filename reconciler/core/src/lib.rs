@@ -30,6 +30,7 @@ pub mod plan;
 pub mod pool;
 pub mod quorum;
 pub mod rollout;
+pub mod secrets;
 pub mod spec;
 pub mod step;
 pub mod system;

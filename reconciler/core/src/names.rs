@@ -22,6 +22,12 @@ pub const RECONCILE_ANNOTATION: &str = "fabrik.dev/reconcile-requested-at";
 pub const CONFIRM_GONE_ANNOTATION: &str = "fabrik.dev/confirm-gone";
 /// On a `FabrikNode`: the number of its ticket, which a person takes away from a node that is stuck.
 pub const RELEASE_TICKET_ANNOTATION: &str = "fabrik.dev/release-ticket";
+/// On a `FabrikNode`: the key that a person says its node has by now, in the place of the one that was recorded.
+pub const ACCEPT_RECIPIENT_ANNOTATION: &str = "fabrik.dev/accept-recipient";
+/// On a `FabrikNode`, and on the Secret that only its node reads: which secrets are in that one.
+pub const SECRETS_ANNOTATION: &str = "fabrik.dev/secrets";
+/// On the Secrets that nodes read theirs from, and on the rights to do so.
+pub const NODE_SECRETS_LABEL: &str = "fabrik.dev/node-secrets";
 /// On a live object of a protected kind: `confirm` lets it be pruned.
 pub const PRUNE_ANNOTATION: &str = "fabrik.dev/prune";
 

@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::desired::Inventory;
 use crate::disruption::Blocker;
-use crate::id::{BootId, IntentId, NodeName, PoolName, ServerId, StorePath, Uid, UnitName};
+use crate::id::{
+    AgeRecipient, BootId, IntentId, NodeName, PoolName, SecretsDigest, ServerId, StorePath, Uid,
+    UnitName,
+};
 use crate::ledger::Ledger;
 use crate::quorum;
 use crate::system::{Order, Report};
@@ -39,6 +42,10 @@ pub struct Observed {
     /// What members run, and what they were told to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub systems: BTreeMap<NodeName, NodeSystem>,
+    /// Which secrets lie ready for each node that was given some. `None` where that could not be read: nothing is
+    /// handed out then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliveries: Option<BTreeMap<NodeName, SecretsDigest>>,
     #[serde(default)]
     pub datastore: Datastore,
     /// The server whose fabrik leads.
@@ -65,6 +72,9 @@ pub struct NodeSystem {
     /// What its agent says that nothing is decided by: why it can't fetch, for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
+    /// The key that a person says it has by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepts: Option<AgeRecipient>,
     /// Pods of system DaemonSets on it that are not ready, as `namespace/name`.
     pub unready_daemons: Vec<String>,
     /// Since when it has been Ready with nothing missing, as the leader saw it.

@@ -17,7 +17,7 @@ use crate::pool::{self, Resize};
 use crate::rollout::{self, Forecast};
 use crate::spec::{Limits, Pool};
 use crate::step::step;
-use crate::{apply, arrival, departure};
+use crate::{apply, arrival, departure, secrets};
 
 /// All that is left to do, in the order in which each thing's steps follow one another. Read by people and, as JSON, by
 /// programs (`fabrik plan --output json`).
@@ -112,6 +112,8 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
             .map(|effect| Planned::of(&effect, None)),
     );
     effects.extend(servers);
+    let delivered = secrets::step(desired, observed).effects;
+    effects.extend(delivered.iter().map(|effect| Planned::of(effect, None)));
 
     let manifests = apply::changes(&desired.units, &observed.units);
     let mut drained = rollout::to_drain(desired, observed, now);

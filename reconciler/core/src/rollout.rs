@@ -293,7 +293,7 @@ impl<'a> Rollout<'a> {
     }
 }
 
-fn node_ref(member: &Member) -> NodeRef {
+pub(crate) fn node_ref(member: &Member) -> NodeRef {
     NodeRef {
         name: member.name.clone(),
         uid: member.uid.clone(),

@@ -8,6 +8,7 @@ mod near;
 mod parse;
 mod place;
 mod reader;
+mod secret;
 mod selector;
 mod version;
 
@@ -18,9 +19,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::parse::{parse, token_reference};
 pub use self::place::{place_of, text_of};
+pub use self::secret::{FileMode, NodeSecret};
 pub use self::selector::{Pattern, Pods, Selector};
 pub use self::version::{K3sRelease, K3sVersion};
-use crate::id::{ClusterName, NodeName, PoolName};
+use crate::id::{ClusterName, NodeName, PoolName, SecretName};
 use crate::window::Window;
 
 /// The whole of `cluster.toml`.
@@ -39,6 +41,9 @@ pub struct Spec {
     pub update: Update,
     #[serde(default)]
     pub nix: Nix,
+    /// Files that nodes get, each by its name under `/run/fabrik/secrets`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<SecretName, NodeSecret>,
 }
 
 /// Whom the leader's Nix trusts and has help from, beside what the machine's own configuration of Nix says.

@@ -15,7 +15,7 @@ use crate::ledger::{Change, EventKind, Member, Purpose, Reason, Ticket};
 use crate::observed::Observed;
 use crate::pool::{self, Resize};
 use crate::spec::Pool;
-use crate::{adopt, arrival, departure, infrastructure, rollout};
+use crate::{adopt, arrival, departure, infrastructure, rollout, secrets};
 
 /// What to do now, and what waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
     pass.step.extend(adopt::step(desired, observed));
     pass.step.extend(arrival::strays(observed));
     pass.step.extend(strangers(observed));
+    pass.step.extend(secrets::step(desired, observed));
     for (name, pool) in pool::all(desired, observed) {
         pass.pool(name, &pool);
     }
@@ -293,6 +294,8 @@ impl Step {
                     | Change::Deny { .. }
                     | Change::EndUpdate { .. }
                     | Change::ForgetDenials { .. }
+                    | Change::RecordRecipient { .. }
+                    | Change::ReplaceRecipient { .. }
             )
         };
         !self.effects.iter().all(Effect::leaves_servers_alone) || !self.changes.iter().all(goes_on)

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BootId, ClusterId, CommitId, PoolName, StorePath};
+use crate::id::{AgeRecipient, BootId, ClusterId, CommitId, PoolName, SecretsDigest, StorePath};
 use crate::spec::K3sVersion;
 
 /// The system of a pool at a commit: one closure for all its nodes.
@@ -97,6 +97,12 @@ pub struct Report {
     /// What it does, or did last, under a ticket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activity: Option<Activity>,
+    /// Whom its secrets have to be encrypted to. An agent that knows of no secrets does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<AgeRecipient>,
+    /// The secrets that it has placed for its units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<SecretsDigest>,
 }
 
 fn first_layout() -> u32 {

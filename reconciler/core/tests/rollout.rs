@@ -8,6 +8,8 @@ mod drained;
 mod machine;
 #[path = "rollout/people.rs"]
 mod people;
+#[path = "rollout/secrets.rs"]
+mod secrets;
 #[path = "rollout/servers.rs"]
 mod servers;
 #[path = "rollout/steps.rs"]

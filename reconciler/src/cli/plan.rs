@@ -72,6 +72,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         spec: candidate.spec.clone(),
         units: candidate.inventories(),
         targets: systems.targets,
+        sources: candidate.node_secrets.sources.clone(),
     };
     let plan = planned(&document, &desired, now);
     let facts = Facts {

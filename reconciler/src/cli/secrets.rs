@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{Failure, say};
+use crate::gate::{Access, check_node_secrets};
 use crate::secrets::{Sops, Verdict, check, decrypt_file, users_age_key_file};
 
 #[derive(Debug, Subcommand)]
 pub enum Secrets {
-    /// Checks all SOPS files: opens those that your key opens, and the others' shape.
+    /// Checks all SOPS files: opens those that your key opens, and the others' shape. And that what `[secrets]` gives
+    /// nodes is in them.
     Check(CheckOptions),
     /// Prints what `sops decrypt FILE` prints.
     Decrypt(DecryptOptions),
@@ -60,10 +62,15 @@ async fn check_all(options: CheckOptions) -> Result<ExitCode, Failure> {
         };
         say(format_args!("{path}: {words}"))?;
     }
-    for diagnostic in &result.diagnostics {
+    // Faults of a file are among both.
+    let mut diagnostics = result.diagnostics;
+    diagnostics.extend(check_node_secrets(&tree, Access::of_person(sops.as_ref())).await?);
+    diagnostics.sort();
+    diagnostics.dedup();
+    for diagnostic in &diagnostics {
         eprintln!("{diagnostic}");
     }
-    Ok(if result.diagnostics.is_empty() {
+    Ok(if diagnostics.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -7,6 +7,7 @@ mod budgets;
 mod evict;
 mod execute;
 mod observe;
+mod secrets;
 mod systems;
 mod volumes;
 
@@ -16,6 +17,7 @@ pub use execute::{cordon, delete, label, uncordon};
 pub use observe::{
     NodesSeen, PodsSeen, count_ready, heard, observe_daemon_sets, observe_nodes, observe_pods,
 };
+pub use secrets::{CIPHERTEXT_KEY, SIGNATURE_KEY, deliver, observe_deliveries, secrets_object};
 pub use systems::{SystemsSeen, aim, observe_systems, order, say_standing, withdraw};
 pub use volumes::{Claim, VolumesSeen, may_observe_attached, observe_attached, observe_volumes};
 

@@ -216,7 +216,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Opens a file that fabrik uses. `None` where that is a fault, or where we may not.
-    async fn open(&mut self, file: &File, content: &[u8]) -> Result<Option<Secret>, SecretsError> {
+    pub(super) async fn open(
+        &mut self,
+        file: &File,
+        content: &[u8],
+    ) -> Result<Option<Secret>, SecretsError> {
         self.judged.insert(file.path.clone());
         let opened = match well_formed(&file.path, content) {
             Err(error) => Err(error),
@@ -235,6 +239,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(super) fn file(&self, path: &str) -> Option<File> {
+        self.tree.file(path).cloned()
+    }
+
+    pub(super) fn faults_so_far(&self) -> usize {
+        self.faults.len()
+    }
+
+    pub(super) fn note(&mut self, fault: Diagnostic) {
+        self.faults.push(fault);
+    }
+
     fn opener(&self, looks: &SopsFile) -> Result<Option<&'a Sops>, SecretsError> {
         Ok(match self.access {
             Access::Cluster(sops) => Some(sops),
@@ -244,7 +260,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A file's bytes; its kind and its size are the commit's business.
-    fn content(&mut self, path: &str) -> Result<Option<Vec<u8>>, SecretsError> {
+    pub(super) fn content(&mut self, path: &str) -> Result<Option<Vec<u8>>, SecretsError> {
         match self.tree.read(path) {
             Ok(content) => Ok(Some(content)),
             Err(error) => {
@@ -268,7 +284,7 @@ impl<'a> Reader<'a> {
         });
     }
 
-    fn fault_of_secret(&mut self, error: SecretsError) -> Result<(), SecretsError> {
+    pub(super) fn fault_of_secret(&mut self, error: SecretsError) -> Result<(), SecretsError> {
         self.faults.push(error.into_diagnostic()?);
         Ok(())
     }

@@ -90,6 +90,7 @@ pub async fn execute(
         | Effect::Withdraw { .. }
         | Effect::MoveEtcdLeader { .. }
         | Effect::SnapshotEtcd { .. }
+        | Effect::DeliverSecrets { .. }
         | Effect::DeleteNode { .. } => return None,
     })
 }

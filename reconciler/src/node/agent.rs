@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use fabrik_core::agent::{self, Do, Facts, Journal, Outcome, Try, Wish};
 use fabrik_core::id::StorePath;
-use fabrik_core::system::{Phase, Publication, SignedPublication};
+use fabrik_core::system::{Phase, Publication, Report, SignedPublication};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::secrets::Holdings;
 use super::stage::{Progress, Source, Wanted};
 use super::state::State;
 use super::unit::Units;
@@ -33,6 +34,7 @@ pub struct Channels {
     pub status: watch::Sender<Option<FabrikNodeStatus>>,
     pub wanted: watch::Sender<Wanted>,
     pub progress: watch::Receiver<Progress>,
+    pub secrets: watch::Receiver<Holdings>,
 }
 
 pub struct Agent {
@@ -137,11 +139,17 @@ impl Agent {
     async fn wait(&mut self, until: Option<Timestamp>) {
         let left = until.map(|until| until.duration_since(Timestamp::now()));
         let left = left.map(|left| Duration::try_from(left).unwrap_or(Duration::ZERO));
-        let Channels { seen, progress, .. } = &mut self.channels;
+        let Channels {
+            seen,
+            progress,
+            secrets,
+            ..
+        } = &mut self.channels;
         tokio::select! {
             () = sleep(left.unwrap_or(REFRESH).min(REFRESH)) => {}
             Ok(()) = seen.changed() => {}
             Ok(()) = progress.changed() => {}
+            Ok(()) = secrets.changed() => {}
         }
     }
 
@@ -198,6 +206,7 @@ impl Agent {
 
     fn report(&self, journal: &Journal, facts: &Facts) {
         let current = journal.current.as_ref();
+        let secrets = self.channels.secrets.borrow().clone();
         let problem = || {
             let checked = self.checked.as_ref().map(|(_, checked)| checked);
             let publication = checked.and_then(|checked| match checked {
@@ -209,6 +218,7 @@ impl Agent {
                 .or_else(|| self.channels.progress.borrow().problem.clone())
                 .or_else(|| self.unusable.clone())
                 .or_else(|| facts.default.clone().err())
+                .or_else(|| secrets.problem.clone())
         };
         let message = current.map(|t| t.message.clone());
         let message = message
@@ -216,7 +226,11 @@ impl Agent {
             .or_else(problem);
         let status = FabrikNodeStatus {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            report: Some(agent::report(journal, facts)),
+            report: Some(Report {
+                recipient: secrets.recipient.clone(),
+                secrets: secrets.digest.clone(),
+                ..agent::report(journal, facts)
+            }),
             state: Some(self.state_in_words(current, facts).to_owned()),
             message,
         };

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::AgentConfig;
 use super::error::causes;
 use super::identity::Identity;
+use super::secrets::Keeper;
 use crate::cluster::resources::{FabrikNode, FabrikNodeStatus};
 
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -27,11 +28,13 @@ const IDENTITY_PERIOD: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(3);
 const FIELD_MANAGER: &str = "fabrik-agent";
 
-/// Keeps `seen` as the object is, and the object's status as `status` is. Runs until dropped.
+/// Keeps `seen` as the object is, the object's status as `status` is, and the node's secrets as the object says. Runs until
+/// dropped.
 pub async fn run(
     config: AgentConfig,
     seen: watch::Sender<Option<FabrikNode>>,
     status: watch::Receiver<Option<FabrikNodeStatus>>,
+    mut keeper: Keeper,
 ) {
     let mut told = String::new();
     loop {
@@ -44,7 +47,8 @@ pub async fn run(
             Ok((identity, client)) => {
                 told.clear();
                 tokio::select! {
-                    () = talk(client, &config.node, &seen, status.clone()) => {}
+                    () = talk(client.clone(), &config.node, &seen, status.clone()) => {}
+                    () = keeper.follow(client, seen.subscribe()) => {}
                     () = other_identity(&config, identity) => {}
                 }
             }

@@ -35,6 +35,11 @@ pub enum NodeError {
         "{}: {problem}. k3s writes this file when the node has joined", path.display()
     )]
     Kubeconfig { path: PathBuf, problem: String },
+    /// It was told that they are there.
+    #[error("Secret {object}, which its secrets lie ready in, can't be read: {problem}")]
+    Secrets { object: String, problem: String },
+    #[error("the secrets that lie ready {0}")]
+    Delivery(#[from] crate::delivery::Why),
     #[error("{address}: the front of the cache can't be served: {source}")]
     Listen {
         address: std::net::SocketAddr,

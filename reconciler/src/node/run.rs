@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::agent::Channels;
+use super::secrets::{Holdings, Keeper};
 use super::stage::{Progress, Wanted};
 use super::{Agent, AgentConfig, NodeError, api, front, stage};
 
@@ -21,17 +22,21 @@ pub async fn run(config_file: &Path) -> Result<(), NodeError> {
     let (status, status_receiver) = watch::channel(None);
     let (wanted, wanted_receiver) = watch::channel(Wanted::default());
     let (progress_sender, progress) = watch::channel(Progress::default());
+    let (holdings, secrets) = watch::channel(Holdings::default());
     let channels = Channels {
         seen,
         status,
         wanted,
         progress,
+        secrets,
     };
+    // Before anything is heard or done.
+    let keeper = Keeper::start(&config, holdings);
     let agent = Agent::new(config.clone(), config_file, &fabrik, channels);
     tracing::info!(node = %config.node, "the agent begins");
     tokio::join!(
         Box::pin(agent.run()),
-        api::run(config.clone(), seen_sender, status_receiver),
+        api::run(config.clone(), seen_sender, status_receiver, keeper),
         stage::run(config.clone(), wanted_receiver, progress_sender),
         serve_front(&config),
     );

@@ -4,16 +4,29 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fabrik_core::agent::{Command, Journal, Outcome, Try};
 use fabrik_core::system::Phase;
 use serde::{Deserialize, Serialize};
 
 use super::NodeError;
+use crate::delivery::Sealed;
 
 /// The folder of the agent's files.
 #[derive(Debug, Clone)]
 pub struct State {
     dir: PathBuf,
+}
+
+/// What the leader has encrypted to this node's key.
+const SECRETS: &str = "secrets.json";
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    /// In base64.
+    ciphertext: String,
+    signature: String,
 }
 
 /// A command that was begun, and for what.
@@ -82,6 +95,32 @@ impl State {
 
     pub fn write_trace(&self, trace: &Trace) -> Result<(), NodeError> {
         self.write("outcome.json", trace)
+    }
+
+    /// The secrets of this node, as they came.
+    pub fn secrets(&self) -> Result<Option<Sealed>, NodeError> {
+        let path = self.dir.join(SECRETS);
+        let Some(text) = read(&path)? else {
+            return Ok(None);
+        };
+        let malformed = |problem: String| NodeError::Malformed {
+            path: path.clone(),
+            problem,
+        };
+        let kept: Kept = serde_json::from_str(&text).map_err(|e| malformed(e.to_string()))?;
+        let ciphertext = STANDARD.decode(&kept.ciphertext);
+        Ok(Some(Sealed {
+            ciphertext: ciphertext.map_err(|e| malformed(e.to_string()))?,
+            signature: kept.signature,
+        }))
+    }
+
+    pub fn write_secrets(&self, sealed: &Sealed) -> Result<(), NodeError> {
+        let kept = Kept {
+            ciphertext: STANDARD.encode(&sealed.ciphertext),
+            signature: sealed.signature.clone(),
+        };
+        self.write(SECRETS, &kept)
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<(), NodeError> {

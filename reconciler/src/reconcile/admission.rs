@@ -228,11 +228,13 @@ fn enter_into_force(
         commit: commit.clone(),
         units: candidate.inventories(),
         targets: BTreeMap::new(),
+        sources: candidate.node_secrets.sources,
         spec: candidate.spec,
     };
     leader.in_force = Some(Arc::new(InForce {
         desired,
         objects: candidate.units,
+        node_secrets: candidate.node_secrets.values,
         hetzner,
     }));
     Ok(())

@@ -12,6 +12,7 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
+use super::delivery;
 use super::leader::{InForce, Leader};
 use super::tell;
 use crate::cluster::events::Weight;
@@ -142,6 +143,9 @@ impl<'a> Executor<'a> {
             Effect::Withdraw { node } => nodes::withdraw(client, node)
                 .await
                 .map_err(|e| e.to_string()),
+            Effect::DeliverSecrets { .. } => {
+                delivery::deliver(self.leader, self.in_force, effect).await
+            }
             Effect::MoveEtcdLeader { to, .. } => match &self.leader.etcd {
                 Some(etcd) => etcd.move_leader(to).await.map_err(|e| e.to_string()),
                 None => Err(NO_ETCD.to_owned()),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fabrik_core::desired::Desired;
 use fabrik_core::disruption::Blocker;
 use fabrik_core::hold::{Hold, HoldReason};
-use fabrik_core::id::{CommitId, NodeName, PoolName, ServerId, Uid};
+use fabrik_core::id::{CommitId, NodeName, PoolName, SecretName, ServerId, Uid};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::Object;
 use fabrik_core::observed::{Observed, Well};
@@ -43,6 +43,7 @@ use crate::cluster::wishes::{self, Wishes};
 use crate::hetzner;
 use crate::repo::Changes;
 use crate::report::Outcome;
+use crate::secrets::Secret;
 
 /// How often a pass may change the ledger before it acts. A tenth of it is usual.
 const MAX_ROUNDS: u32 = 50;
@@ -51,6 +52,8 @@ const MAX_ROUNDS: u32 = 50;
 pub struct InForce {
     pub desired: Desired,
     pub objects: BTreeMap<fabrik_core::id::UnitName, Vec<Object>>,
+    /// What nodes are given, opened.
+    pub node_secrets: BTreeMap<SecretName, Secret>,
     pub hetzner: hetzner::Client,
 }
 
@@ -82,6 +85,8 @@ pub struct Leader {
     pub(super) etcd: Option<Etcd>,
     /// What was said last about it, if it can't be read.
     pub(super) etcd_trouble: Option<String>,
+    /// What was said last about the secrets that lie ready for nodes, if those can't be read.
+    pub(super) deliveries_trouble: Option<String>,
     /// What can't be read of the `FabrikNode`s, as it was said last.
     pub(super) unreadable: Vec<String>,
     /// Pods that would not be evicted, and when they were looked for.
@@ -180,6 +185,7 @@ impl Leader {
             makes_room: false,
             etcd: replica.config.etcd.clone().map(Etcd::new),
             etcd_trouble: None,
+            deliveries_trouble: None,
             unreadable: Vec::new(),
             blockers: (None, Vec::new()),
             well: BTreeMap::new(),

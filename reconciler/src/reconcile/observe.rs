@@ -88,15 +88,12 @@ pub async fn observe(
         warn!(nodes = ?seen.unreadable, "Nodes with names that no server of ours can have; passed over");
     }
     systems::tell_unreadable(leader, &told);
+    let deliveries = systems::deliveries(leader, &told).await;
     let uids = std::mem::take(&mut told.uids);
     leader.events.know(leader.wishes.uid.clone(), uids);
     systems::look_for_blockers(leader).await;
     systems::forget_spoiled_aims(&leader.publications, &ledger.members, &mut told);
-    for (node, seen) in &mut pods {
-        if let Some(system) = told.systems.get_mut(node) {
-            system.unready_daemons = std::mem::take(&mut seen.unready_daemons);
-        }
-    }
+    move_daemons(&mut pods, &mut told);
     for (name, heard) in heard {
         if let Some(node) = seen.nodes.get_mut(&name) {
             (node.heard, node.lease_unread) = heard.map_or((None, true), |at| (at, false));
@@ -120,6 +117,7 @@ pub async fn observe(
         units,
         ledger,
         systems: told.systems,
+        deliveries,
         datastore,
         leader: Some(leader.replica.config.node.clone()),
         released: told.released,
@@ -151,6 +149,15 @@ async fn observe_hetzner(
     hetzner::observe(&in_force.hetzner, cluster, spec, ledger, confirmed)
         .await
         .map_err(text)
+}
+
+/// Which of the system's daemons a node lacks is its system's to say.
+fn move_daemons(pods: &mut BTreeMap<NodeName, PodsSeen>, told: &mut SystemsSeen) {
+    for (node, seen) in pods {
+        if let Some(system) = told.systems.get_mut(node) {
+            system.unready_daemons = std::mem::take(&mut seen.unready_daemons);
+        }
+    }
 }
 
 /// A node whose pods can't be read is left out: it is not known to be empty.

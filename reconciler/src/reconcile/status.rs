@@ -13,6 +13,7 @@ use fabrik_core::ledger::Ticket;
 use fabrik_core::observed::Observed;
 use fabrik_core::pool;
 use fabrik_core::rollout;
+use fabrik_core::secrets;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -78,7 +79,9 @@ pub fn compute(
         }
         _ => (before.systems.clone(), before.rollout.clone(), false),
     };
-    let verdict = verdict(facts, &pools, &units, rolled);
+    let placed = |(desired, observed)| !secrets::are_under_way(desired, observed);
+    let placed = facts.desired.zip(facts.observed).is_some_and(placed);
+    let verdict = verdict(facts, &pools, &units, rolled && placed);
     let commit = facts.desired.map(|d| d.commit.to_string());
     let applied = verdict.applied.then(|| commit.clone()).flatten();
     FabrikClusterStatus {
@@ -137,7 +140,7 @@ struct Verdict {
     applied: bool,
 }
 
-/// `rolled`: the nodes run what they should.
+/// `rolled`: the nodes run what they should, and have the secrets for it.
 fn verdict(
     facts: &Facts,
     pools: &BTreeMap<String, PoolStatus>,
@@ -431,6 +434,7 @@ token = { file = "secrets/hetzner.yaml", key = "token" }
             spec: fabrik_core::spec::parse("cluster.toml", spec).unwrap(),
             units: BTreeMap::new(),
             targets: serde_json::from_value(target).unwrap(),
+            sources: BTreeMap::new(),
         };
         let units = UnitsReport {
             commit: Some(commit.clone()),
@@ -479,6 +483,7 @@ token = { file = "secrets/hetzner.yaml", key = "token" }
                 spec: fabrik_core::spec::parse("cluster.toml", &spec).unwrap(),
                 units: BTreeMap::new(),
                 targets: BTreeMap::new(),
+                sources: BTreeMap::new(),
             };
             let observed: Observed = serde_json::from_value(json!({
                 "at": "2026-11-21T12:00:00Z", "hetzner": fabrik_core::observed::Hetzner::default(), "nodes": {},

@@ -71,6 +71,7 @@ pub fn holds(events: &Events, come: &[Hold], gone: &[Hold]) {
 fn event_of(hold: &Hold) -> Option<(Weight, &'static str)> {
     match hold.reason {
         HoldReason::Stuck => Some((Weight::Warning, "UpdateStuck")),
+        HoldReason::OtherKey => Some((Weight::Warning, "SecretsWithheld")),
         HoldReason::Denied => Some((Weight::Warning, "UpdateStandsStill")),
         HoldReason::Paused => Some((Weight::Warning, "Paused")),
         HoldReason::Window
@@ -125,6 +126,7 @@ fn in_words(effect: &Effect) -> (Option<&NodeName>, String) {
         Effect::Cordon { node, .. }
         | Effect::Uncordon { node, .. }
         | Effect::Withdraw { node }
+        | Effect::DeliverSecrets { node, .. }
         | Effect::MoveEtcdLeader { from: node, .. }
         | Effect::SnapshotEtcd { node, .. } => (Some(&node.name), words),
         Effect::Reset { server } => (Some(&server.name), words),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fabrik::cluster::resources::{FabrikNode, FabrikNodeSpec, FabrikNodeStatus};
 use fabrik::node::agent::Channels;
+use fabrik::node::secrets::Holdings;
 use fabrik::node::stage::{Progress, Wanted};
 use fabrik::node::{Agent, AgentConfig, front, stage};
 use fabrik::publication;
@@ -149,6 +150,7 @@ impl Machine {
             status,
             wanted,
             progress,
+            secrets: watch::channel(Holdings::default()).1,
         };
         let fabrik = Path::new(env!("CARGO_BIN_EXE_fabrik"));
         let agent = Agent::new(self.config.clone(), &self.config_file, fabrik, channels);

@@ -153,7 +153,8 @@ impl Repository {
     /// * `submodule PATH` with a manifest in it, checked out;
     /// * `bytes PATH: HEX`, `big PATH` (above the limit), `name HEX` (an empty file), `many` (files);
     /// * `! rewind` and `! directory` (read as it lies there, and not as a commit);
-    /// * `>>> PATH` the file that follows, `>>> PATH sops ARGS` encrypted to us, or to `stranger`.
+    /// * `>>> PATH` the file that follows, `>>> PATH sops ARGS` encrypted to us, or to `stranger`; in the latter `300,000
+    ///   letters` stands for as many.
     pub fn changed(&self, changes: &str, keys: &Keys) -> Self {
         let mut copy = Self::empty();
         copy_all(self.dir(), copy.dir());
@@ -166,6 +167,7 @@ impl Repository {
             match head.split_once(" sops") {
                 None => copy.write(head, text),
                 Some((path, args)) => {
+                    let text = &text.replace("300,000 letters", &"x".repeat(300_000));
                     copy.write(path, keys.encrypt(path, text, args.trim()));
                 }
             }

@@ -200,6 +200,7 @@ pub fn spec() -> Spec {
         pools: BTreeMap::new(),
         update: fabrik_core::spec::Update::default(),
         nix: fabrik_core::spec::Nix::default(),
+        secrets: BTreeMap::new(),
         limits: Limits::default(),
     }
 }

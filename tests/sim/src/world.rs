@@ -126,6 +126,7 @@ impl World {
             spec,
             units: BTreeMap::new(),
             targets: BTreeMap::new(),
+            sources: BTreeMap::new(),
         };
         let mut world = Self {
             now,
@@ -383,6 +384,7 @@ fn empty(now: Timestamp) -> Observed {
         units: BTreeMap::new(),
         ledger: Ledger::new("abcdefgh01234567".parse().expect("it is an id")),
         systems: BTreeMap::new(),
+        deliveries: None,
         datastore: Datastore::Unread,
         leader: None,
         released: BTreeSet::new(),

@@ -20,8 +20,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use fabrik::delivery::{Addressee, Delivery, SecretFile, seal};
 use fabrik::node::state::State;
-use fabrik::secrets::founding_keys;
+use fabrik::secrets::{Secret, founding_keys};
+use fabrik::signing::SigningKey;
 use fabrik_core::agent::{Journal, Try};
 use fabrik_core::id::StorePath;
 use fabrik_core::system::{Needs, Phase};
@@ -39,6 +41,7 @@ const TRY: &str = "fabrik-try-7.service";
 /// Where nixos-rebuild runs an activation.
 const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration.service";
 const STATE: &str = "/var/lib/fabrik-agent";
+const SECRET: &str = "/run/fabrik/secrets/vpn";
 /// Tells that it was called, waits for a word, and is what runs.
 const SWITCH: &str = r#"#!/bin/sh
 set -eu
@@ -104,6 +107,7 @@ fn the_agent_goes_back_in_units_that_outlive_it_and_begins_nothing_twice() {
         let kept = room.run(&["nix-store", "--query", "--roots", system.as_str()]);
         assert!(kept.contains(&root), "{kept}");
     }
+    give_secret(&room, etc.path());
     let begun = room.show(TRY, "MainPID");
     // More often than systemd starts a unit that says nothing of it.
     for _ in 0..6 {
@@ -121,7 +125,11 @@ fn the_agent_goes_back_in_units_that_outlive_it_and_begins_nothing_twice() {
         Path::new(old.as_str())
     );
     assert_eq!(room.read("/run/switched").unwrap(), format!("test {old}\n"));
-    is_whole(&room, AGENT, "1");
+    let placed = room.run(&["stat", "--format=%U %G %a", SECRET]);
+    assert_eq!(placed, "daemon root 440\n");
+    assert_eq!(room.read(SECRET).unwrap(), "hunter2");
+    // It gives files away, and can do nothing else that root can.
+    is_whole(&room, AGENT, "1", "0000000000000001");
 }
 
 #[test]
@@ -170,7 +178,37 @@ fn an_evaluation_is_bounded_by_a_scope_and_ends_alone() {
         "1.36.3+k3s1\n"
     );
     room.wait("end of all scopes", |r| limits(r).is_empty());
-    is_whole(&room, FABRIK, "0");
+    is_whole(&room, FABRIK, "0", "0000000000000000");
+}
+
+/// What the agent has fetched before, for the key that it has made: it places that when it starts.
+fn give_secret(room: &Room, keys: &Path) {
+    let key = room.read(&format!("{STATE}/age.key")).unwrap();
+    let recipient = key.lines().next().unwrap().rsplit(' ').next().unwrap();
+    let file = SecretFile {
+        value: Secret::new(b"hunter2".to_vec()),
+        mode: "0440".parse().unwrap(),
+        owner: "daemon".to_owned(),
+        group: "root".to_owned(),
+    };
+    let delivery = Delivery {
+        digest: "0".repeat(64).parse().unwrap(),
+        sequence: 1,
+        files: [("vpn".parse().unwrap(), file)].into(),
+    };
+    let (cluster, node) = (
+        "abcdefgh01234567".parse().unwrap(),
+        "node-1".parse().unwrap(),
+    );
+    let to = Addressee {
+        cluster: &cluster,
+        node: &node,
+    };
+    let signer = SigningKey::read(&keys.join(founding_keys::SIGNING_KEY_FILE)).unwrap();
+    let sealed = seal(&signer, &recipient.parse().unwrap(), to, &delivery).unwrap();
+    State::new(&room.path(STATE))
+        .write_secrets(&sealed)
+        .unwrap();
 }
 
 /// Waits for an agent of another process than `last`; its process.
@@ -184,10 +222,11 @@ fn is_at_work(room: &mut Room, last: &str) -> String {
 }
 
 /// It runs, within all that its unit says, and nothing of it was killed for that; systemd has started it anew so often.
-fn is_whole(room: &Room, unit: &str, anew: &str) {
+fn is_whole(room: &Room, unit: &str, anew: &str, capabilities: &str) {
     let process = room.show(unit, "MainPID");
     let status = room.run(&["cat", &format!("/proc/{process}/status")]);
-    for line in ["CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+    let bounded = format!("CapBnd:\t{capabilities}");
+    for line in [bounded.as_str(), "NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.lines().any(|l| l == line), "{status}");
     }
     let log = room.log(unit);

@@ -18,6 +18,7 @@ use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, PoolName, StorePath};
 use crate::ledger::{Change, Member, Purpose, Ticket};
 use crate::observed::{Observed, Role};
+use crate::secrets;
 use crate::step::Step;
 use crate::system::{Needs, Phase, Report, System, Target, Update};
 
@@ -232,6 +233,11 @@ fn outdated<'a>(
         };
         if let Some(why) = half_way(member, report, goal) {
             holds.push(held(HoldReason::Stuck, &why));
+            continue;
+        }
+        if secrets::lacks(rollout.desired, rollout.observed, id, member) {
+            let why = "waits for the secrets that its new system is to find";
+            holds.push(held(HoldReason::Secrets, why));
             continue;
         }
         let staged = report.staged.as_ref();

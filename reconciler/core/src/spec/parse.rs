@@ -4,6 +4,7 @@ mod network;
 mod nix;
 mod pods;
 mod pool;
+mod secrets;
 mod syntax;
 mod update;
 mod values;
@@ -78,6 +79,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
     let limits = limits(&mut root);
     let update = update::update(&mut root);
     let nix = nix::nix(&mut root);
+    let secrets = secrets::secrets(&mut root, pools.as_ref());
     if let (Some(network), Some(pools)) = (&network, &pools) {
         network::holds_all_nodes(reader, network, pools);
     }
@@ -93,6 +95,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
         limits: limits?,
         update: update?,
         nix: nix?,
+        secrets: secrets?,
     })
 }
 
@@ -169,6 +172,13 @@ fn hetzner(root: &mut Table<'_>) -> Option<Hetzner> {
 }
 
 fn secret_ref(mut table: Table<'_>) -> Option<SecretRef> {
+    let reference = secret_ref_of(&mut table);
+    table.finish();
+    reference
+}
+
+/// `file` and `key` of a table that may have more.
+fn secret_ref_of(table: &mut Table<'_>) -> Option<SecretRef> {
     let file = table.required_string("file", "\"secrets/hetzner.yaml\"");
     let key = table.required_string("key", "\"token\"");
     let file = file.filter(|text| {
@@ -187,12 +197,11 @@ fn secret_ref(mut table: Table<'_>) -> Option<SecretRef> {
             table.fault(
                 &text.span,
                 "`key` is empty",
-                "name the key of the file that holds the token",
+                "name the key of the file that holds it",
             );
         }
         !text.value.is_empty()
     });
-    table.finish();
     Some(SecretRef {
         file: file?.value.to_owned(),
         key: key?.value.to_owned(),

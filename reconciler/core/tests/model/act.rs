@@ -44,6 +44,7 @@ impl Model {
             | Effect::MoveEtcdLeader { .. }
             | Effect::SnapshotEtcd { .. }
             | Effect::Reset { .. } => unreachable!("no pool has a target"),
+            Effect::DeliverSecrets { .. } => unreachable!("no pool has a secret"),
             Effect::CreateNetwork { name, .. } => {
                 there.network = Some(Resource {
                     id,

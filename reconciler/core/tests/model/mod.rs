@@ -81,6 +81,7 @@ impl Model {
             },
             update: Update::default(),
             nix: fabrik_core::spec::Nix::default(),
+            secrets: BTreeMap::new(),
         };
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
         let observed = Observed {
@@ -95,6 +96,7 @@ impl Model {
             units: BTreeMap::new(),
             ledger: Ledger::new("abcdefgh01234567".parse().unwrap()),
             systems: BTreeMap::new(),
+            deliveries: None,
             datastore: Datastore::Other,
             leader: None,
             released: BTreeSet::new(),
@@ -106,6 +108,7 @@ impl Model {
             spec,
             units: BTreeMap::new(),
             targets: BTreeMap::new(),
+            sources: BTreeMap::new(),
         };
         Self {
             desired,

@@ -134,6 +134,8 @@ impl Machine {
                 unheard: self.unheard,
                 message: "as the test wants it, ".repeat(100),
             }),
+            recipient: None,
+            secrets: None,
         }
     }
 }

@@ -107,6 +107,7 @@ impl World {
             spec,
             units: BTreeMap::new(),
             targets: BTreeMap::new(),
+            sources: BTreeMap::new(),
         };
         let mut world = Self {
             desired,
@@ -240,6 +241,15 @@ impl World {
         let text = format!("{SPEC}[update.checks]\n{check}\n");
         let spec = spec::parse("cluster.toml", &text).unwrap();
         self.desired.spec.update.checks = spec.update.checks;
+    }
+
+    /// The servers are to have a secret.
+    pub fn want_secret(&mut self) {
+        let secret =
+            "[secrets.vpn]\nfile = \"secrets/vpn.yaml\"\nkey = \"key\"\npools = [\"servers\"]\n";
+        let spec = spec::parse("cluster.toml", &format!("{SPEC}{secret}")).unwrap();
+        self.desired.spec.secrets = spec.secrets;
+        self.observed.deliveries = Some(BTreeMap::new());
     }
 
     /// One pass of the leader, and one tick of every machine.
@@ -736,6 +746,7 @@ fn empty(now: Timestamp) -> Observed {
         units: BTreeMap::new(),
         ledger: Ledger::new("abcdefgh01234567".parse().unwrap()),
         systems: BTreeMap::new(),
+        deliveries: None,
         datastore: Datastore::Unread,
         leader: None,
         released: BTreeSet::new(),

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fabrik_core::effect::NodeRef;
-use fabrik_core::id::{NodeName, StorePath};
-use fabrik_core::names::{ORDERS_MANAGER, RELEASE_TICKET_ANNOTATION};
+use fabrik_core::id::{AgeRecipient, InvalidId, NodeName, SecretsDigest, StorePath};
+use fabrik_core::names::{
+    ACCEPT_RECIPIENT_ANNOTATION, ORDERS_MANAGER, RELEASE_TICKET_ANNOTATION, SECRETS_ANNOTATION,
+};
 use fabrik_core::observed::NodeSystem;
 use fabrik_core::system::{Order, Report, SignedPublication};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
@@ -21,6 +23,8 @@ pub struct SystemsSeen {
     pub systems: BTreeMap<NodeName, NodeSystem>,
     /// The statement beside each aim.
     pub publications: BTreeMap<NodeName, SignedPublication>,
+    /// Which secrets each node was told to fetch.
+    pub noted: BTreeMap<NodeName, SecretsDigest>,
     /// The UIDs of the objects themselves.
     pub uids: BTreeMap<NodeName, String>,
     /// Numbers of the tickets that a person takes away.
@@ -48,10 +52,15 @@ pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> 
             order: read(object, "/spec/order", &mut seen.unreadable),
             report: report(object, &mut seen.unreadable),
             says: read(object, "/status/message", &mut seen.unreadable),
+            accepts: accepts(object, &mut seen.unreadable),
             ..NodeSystem::default()
         };
         seen.uids
             .extend(object.uid().map(|uid| (name.clone(), uid)));
+        let noted = object.annotations().get(SECRETS_ANNOTATION);
+        let noted = noted.and_then(|digest| digest.parse().ok());
+        seen.noted
+            .extend(noted.map(|digest| (name.clone(), digest)));
         let release = object.annotations().get(RELEASE_TICKET_ANNOTATION);
         match release.map(|number| number.trim().parse()) {
             None => {}
@@ -127,17 +136,7 @@ async fn tell(
             source: Box::new(source),
         },
     };
-    let live = api.get(node.name.as_str()).await.map_err(refused)?;
-    let stands_for = live.data.pointer("/spec/uid").and_then(Value::as_str);
-    if stands_for != Some(node.uid.as_str()) {
-        return Err(NodeError::Changed {
-            object: object.clone(),
-            reason: format!(
-                "it stands for the Node with UID {}",
-                stands_for.unwrap_or("(none)")
-            ),
-        });
-    }
+    let live = stands_for(client, verb, node).await?;
     let patch = json!({
         "metadata": {"resourceVersion": live.metadata.resource_version},
         "spec": spec,
@@ -152,7 +151,31 @@ async fn tell(
     patched.map(drop).map_err(refused)
 }
 
-fn dynamic(client: &Client) -> Api<DynamicObject> {
+/// The `FabrikNode` that stands for this Node, and for no other of the same name.
+pub(super) async fn stands_for(
+    client: &Client,
+    verb: &'static str,
+    node: &NodeRef,
+) -> Result<DynamicObject, NodeError> {
+    let object = format!("FabrikNode {}", node.name);
+    let live = dynamic(client).get(node.name.as_str()).await;
+    let live = live.map_err(|source| NodeError::Refused {
+        verb,
+        object: object.clone(),
+        source: Box::new(source),
+    })?;
+    let stands_for = live.data.pointer("/spec/uid").and_then(Value::as_str);
+    if stands_for == Some(node.uid.as_str()) {
+        return Ok(live);
+    }
+    let reason = format!(
+        "it stands for the Node with UID {}",
+        stands_for.unwrap_or("(none)")
+    );
+    Err(NodeError::Changed { object, reason })
+}
+
+pub(super) fn dynamic(client: &Client) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &ApiResource::erase::<FabrikNode>(&()))
 }
 
@@ -169,6 +192,20 @@ fn read<T: DeserializeOwned>(
             None
         }
     }
+}
+
+fn accepts(object: &DynamicObject, unreadable: &mut Vec<String>) -> Option<AgeRecipient> {
+    let text = object.annotations().get(ACCEPT_RECIPIENT_ANNOTATION)?;
+    let told = |error: InvalidId| {
+        format!(
+            "{}: annotation {ACCEPT_RECIPIENT_ANNOTATION}: {error}",
+            object.name_any()
+        )
+    };
+    text.trim()
+        .parse()
+        .map_err(|e| unreadable.push(told(e)))
+        .ok()
 }
 
 fn report(object: &DynamicObject, unreadable: &mut Vec<String>) -> Option<Report> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use fabrik_core::id::{IntentId, PoolName};
+use fabrik_core::id::{IntentId, NodeName, PoolName, SecretsDigest};
 use fabrik_core::ledger::Member;
 use fabrik_core::observed::{Datastore, Etcd, Observed};
 use fabrik_core::rollout;
@@ -89,6 +89,30 @@ pub fn tell_unreadable(leader: &mut Leader, seen: &SystemsSeen) {
         );
     }
     leader.unreadable.clone_from(&seen.unreadable);
+}
+
+/// Which secrets lie ready for nodes. Where that can't be read none are handed out, and all else goes on.
+pub async fn deliveries(
+    leader: &mut Leader,
+    told: &SystemsSeen,
+) -> Option<BTreeMap<NodeName, SecretsDigest>> {
+    if told.noted.is_empty() {
+        // Nobody was told of any: nobody has to be asked.
+        return Some(BTreeMap::new());
+    }
+    let applier = &leader.replica.clients.applier_once;
+    let (deliveries, trouble) = match nodes::observe_deliveries(applier, &told.noted).await {
+        Ok(deliveries) => (Some(deliveries), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    if let Some(trouble) = trouble
+        .as_ref()
+        .filter(|t| leader.deliveries_trouble.as_ref() != Some(*t))
+    {
+        warn!(trouble, "no node is given secrets meanwhile");
+    }
+    leader.deliveries_trouble = trouble;
+    deliveries
 }
 
 /// Which pods would not be evicted, now and then: nothing is decided by it, so what can't be read is not told.

@@ -6,6 +6,7 @@ mod forgery;
 mod hetzner_faults;
 mod leader;
 mod manifests;
+mod node_secrets;
 mod nonsense;
 mod plan;
 mod rolling;

@@ -137,6 +137,8 @@ fn ledger(ledger: &Ledger, into: &mut impl Hasher) {
         members: _,
         tickets: _,
         resting: _,
+        // No pool has secrets.
+        recipients: _,
         // No server comes or goes.
         intents: _,
         next_intent: _,

@@ -138,7 +138,8 @@ impl World {
                     firewall.rules.clone_from(rules);
                 }
             }
-            Effect::CreateNetwork { .. }
+            Effect::DeliverSecrets { .. }
+            | Effect::CreateNetwork { .. }
             | Effect::CreateFirewall { .. }
             | Effect::CreateSshKey { .. }
             | Effect::CreatePlacementGroup { .. } => {}

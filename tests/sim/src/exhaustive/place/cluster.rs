@@ -155,6 +155,8 @@ impl Place<'_> {
             // Words for people, and none are unready here.
             says: _,
             unready_daemons: _,
+            // No secrets are handed out here.
+            accepts: _,
             well,
         } = system;
         aim.as_ref().map(short).hash(into);
@@ -199,6 +201,9 @@ impl Place<'_> {
             default,
             staged,
             activity,
+            // No secrets are handed out here.
+            recipient: _,
+            secrets: _,
         } = report;
         (self.boot(boot), short(running), default.as_ref().map(short)).hash(into);
         let staged = staged.as_ref().map(|s| (short(&s.system), s.needs as u8));

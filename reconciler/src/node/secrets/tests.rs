@@ -1,0 +1,120 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::*;
+use crate::delivery::tests::{delivery, recipient};
+use crate::signing::SigningKey;
+use crate::signing::tests::founded;
+
+const CLUSTER: &str = "abcdefgh01234567";
+
+fn config(dir: &Path, public_key: &str) -> AgentConfig {
+    let text = format!(
+        "node = \"w-1\"\nstate-dir = \"{0}/state\"\nroot = \"{0}\"\nkubeconfig = \"/x\"\nfront = \"127.0.0.1:1\"\n\
+         [cluster]\nname = \"demo\"\nid = \"{CLUSTER}\"\npublic-key = \"{public_key}\"\n\
+         [cache]\nurls = [\"https://127.0.0.1:1\"]\n[nix]\nprogram-dir = \"/x\"\n",
+        dir.display()
+    );
+    AgentConfig::parse("agent.toml", &text).unwrap()
+}
+
+fn start(config: &AgentConfig) -> (Keeper, watch::Receiver<Holdings>) {
+    let (holdings, told) = watch::channel(Holdings::default());
+    (Keeper::start(config, holdings), told)
+}
+
+fn sealed(key: &SigningKey, to: &Holdings, sequence: u64, value: &str) -> Sealed {
+    let (cluster, node) = (CLUSTER.parse().unwrap(), "w-1".parse().unwrap());
+    let to = (
+        to.recipient.clone().unwrap(),
+        Addressee {
+            cluster: &cluster,
+            node: &node,
+        },
+    );
+    let own = fs::metadata("/proc/self").unwrap();
+    let mut delivery = delivery(sequence, &[("vpn", value, "0400")]);
+    for file in delivery.files.values_mut() {
+        use std::os::unix::fs::MetadataExt as _;
+        (file.owner, file.group) = (own.uid().to_string(), own.gid().to_string());
+    }
+    delivery::seal(key, &to.0, to.1, &delivery).unwrap()
+}
+
+#[test]
+fn the_key_is_made_once_for_the_agent_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, public) = founded(dir.path());
+    let config = config(dir.path(), &public);
+    let (_, told) = start(&config);
+    let first = told.borrow().clone();
+    assert!(first.recipient.is_some() && first.problem.is_none() && first.digest.is_none());
+    let path = config.state_dir.join("age.key");
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let (keeper, told) = start(&config);
+    assert_eq!(*told.borrow(), first);
+    assert_eq!(
+        Some(recipient(keeper.key.as_ref().unwrap())),
+        first.recipient
+    );
+
+    fs::write(&path, "nothing\n").unwrap();
+    let (_, told) = start(&config);
+    let told = told.borrow().clone();
+    assert!(
+        told.problem
+            .unwrap()
+            .contains("age.key: it holds no age identity")
+    );
+    assert_eq!(
+        fs::read(&path).unwrap(),
+        b"nothing\n",
+        "nobody makes another one by himself"
+    );
+}
+
+#[test]
+fn what_was_given_before_is_in_place_again_after_a_boot() {
+    let dir = tempfile::tempdir().unwrap();
+    let (signer, public) = founded(dir.path());
+    let config = config(dir.path(), &public);
+    let (_, told) = start(&config);
+    let to = told.borrow().clone();
+    let given = sealed(&signer, &to, 7, "hunter2");
+    State::new(&config.state_dir).write_secrets(&given).unwrap();
+    let (_, told) = start(&config);
+    let file = dir.path().join("run/fabrik/secrets/vpn");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "hunter2");
+    assert!(told.borrow().digest.is_some());
+
+    fs::remove_dir_all(dir.path().join("run")).unwrap();
+    place_once(&config).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "hunter2");
+    for entry in fs::read_dir(&config.state_dir).unwrap() {
+        let content = fs::read(entry.unwrap().path()).unwrap();
+        assert!(
+            !String::from_utf8_lossy(&content).contains("hunter2"),
+            "on the disk"
+        );
+    }
+
+    // What somebody else has left there is no word of the leader's, and what is in place stays.
+    let other = tempfile::tempdir().unwrap();
+    let forged = sealed(&founded(other.path()).0, &to, 8, "forged");
+    State::new(&config.state_dir)
+        .write_secrets(&forged)
+        .unwrap();
+    let (_, told) = start(&config);
+    assert!(
+        told.borrow()
+            .problem
+            .as_ref()
+            .unwrap()
+            .contains("are not signed by")
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), "hunter2");
+}

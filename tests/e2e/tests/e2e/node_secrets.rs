@@ -1,0 +1,296 @@
+//! Secrets on nodes: each node has those of its pool, nobody else can have them, and they are in the clear in no other place
+//! than the node's memory.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use fabrik_bed::{Machine, Options};
+use fabrik_e2e::search::{find, forms};
+use fabrik_e2e::{LEADER, SOON, World};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+const NODES: &str = "system:nodes";
+const NAMESPACE: &str = "fabrik-system";
+const FOLDER: &str = "run/fabrik/secrets";
+const FILE: &str = "secrets/nodes.yaml";
+/// No part of another one, and none is in the name of anything.
+const VPN: [&str; 3] = [
+    "planted-vpn-4b7e21",
+    "planted-vpn-c90d55",
+    "planted-vpn-1fa836",
+];
+const REGISTRY: &str = "planted-registry-e6d014";
+const LOOK: Duration = Duration::from_millis(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
+    let world = World::start(Options {
+        systems: true,
+        ..Options::default()
+    })
+    .await?;
+    let processes = Processes::watch();
+    let bed = &world.bed;
+    bed.write_default_repo(1)?;
+    let spec = bed.git().read("cluster.toml")?;
+    let secrets = format!(
+        "\n[secrets.vpn]\nfile = \"{FILE}\"\nkey = \"vpn\"\npools = [\"workers\"]\nmode = \"0440\"\n\
+         \n[secrets.registry]\nfile = \"{FILE}\"\nkey = \"registry\"\npools = [\"servers\"]\n"
+    );
+    bed.git().write("cluster.toml", spec + &secrets)?;
+    let commit = push(&world, VPN[0])?;
+    let workers = world.workers_ready(1).await?;
+    world.carried_out(&commit).await?;
+    let worker = bed.machine(&fabrik_e2e::name(&workers[0]))?;
+    let server = bed.server_machine(0);
+    holds(&worker, &[("vpn", VPN[0], 0o440)])?;
+    holds(server, &[("registry", REGISTRY, 0o400)])?;
+
+    others_are_refused(&world, worker.name()).await?;
+    what_is_missing_is_refused(&world).await?;
+
+    let commit = push(&world, VPN[1])?;
+    world.carried_out(&commit).await?;
+    holds(&worker, &[("vpn", VPN[1], 0o440)])?;
+
+    worker.reboot().await;
+    // Its memory is empty by then.
+    worker.wait_running(SOON).await?;
+    let booted = bed.wait_until("they are in place after a boot", SOON, async || {
+        holds(&worker, &[("vpn", VPN[1], 0o440)])?;
+        Ok(Some(()))
+    });
+    booted.await?;
+
+    another_key_gets_nothing(&world, &worker).await?;
+    // First: the search for the values has them on its command line.
+    processes.end()?;
+    in_the_clear_nowhere_else(&world, &worker)?;
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+fn push(world: &World, vpn: &str) -> Result<String> {
+    world.write_secret(FILE, &format!("vpn: {vpn}\nregistry: {REGISTRY}\n"))?;
+    world
+        .bed
+        .git()
+        .commit_and_push("Have another key of the VPN")
+}
+
+/// These files with these modes, and no other.
+fn holds(machine: &Machine, wanted: &[(&str, &str, u32)]) -> Result<()> {
+    let root = machine.root().context("a disk")?;
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(root.path(FOLDER))? {
+        names.insert(entry?.file_name().to_string_lossy().into_owned());
+    }
+    let expected = wanted.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    ensure!(names == expected, "{} has {names:?}", machine.name());
+    for (name, value, mode) in wanted {
+        let path = root.path(FOLDER).join(name);
+        let is = fs::metadata(&path)?.permissions().mode() & 0o7777;
+        let content = fs::read_to_string(&path)?;
+        ensure!(
+            content == *value && is == *mode,
+            "{name}: `{content}`, {is:o}"
+        );
+    }
+    Ok(())
+}
+
+/// By the API server, whatever they hold.
+async fn others_are_refused(world: &World, worker: &str) -> Result<()> {
+    let (own, other) = (format!("node-{worker}"), "node-server-1");
+    let by_worker = secrets(node(world, worker).await?);
+    let lies_ready = by_worker.get(&own).await.context("its own one")?;
+    let text = serde_json::to_string(&lies_ready)?;
+    ensure!(
+        !text.contains(VPN[0]) && text.contains("secrets.age"),
+        "{text}"
+    );
+    refused("another's", by_worker.get(other).await)?;
+    refused("all", by_worker.list(&ListParams::default()).await)?;
+    let change = Patch::Merge(json!({"data": {"signature": "eA=="}}));
+    let params = PatchParams::default();
+    let changed = by_worker.patch(&own, &params, &change).await;
+    refused("a change of its own", changed)?;
+    let deleted = by_worker.delete(&own, &DeleteParams::default()).await;
+    refused("to delete its own", deleted)?;
+    for (who, client) in [
+        ("another node", node(world, "server-1").await?),
+        ("a node that nobody knows", node(world, "stranger").await?),
+        (
+            "what k3s' agents share",
+            world.bed.kube_for("system:k3s-controller", None).await?,
+        ),
+        (
+            "the leader's own identity",
+            world.bed.kube_for(LEADER, None).await?,
+        ),
+    ] {
+        refused(who, secrets(client).get(&own).await)?;
+    }
+    Ok(())
+}
+
+/// The commit before stays in force.
+async fn what_is_missing_is_refused(world: &World) -> Result<()> {
+    let commit = world.push_edited("key = \"vpn\"", "key = \"vnp\"")?;
+    let status = world.refused(&commit).await?;
+    let told = status["refused"]["diagnostics"].to_string();
+    ensure!(told.contains("vnp") && told.contains(FILE), "{told}");
+    let dir = world.bed.git().dir().to_str().context("a path in UTF-8")?;
+    let checked = world.fabrik(&["secrets", "check", dir])?;
+    ensure!(
+        checked.code == Some(1) && checked.stderr.contains("vnp"),
+        "{checked:?}"
+    );
+    world
+        .push_edited("key = \"vnp\"", "key = \"vpn\"")
+        .map(drop)
+}
+
+/// A machine that has lost its key, or one that took its place.
+async fn another_key_gets_nothing(world: &World, worker: &Machine) -> Result<()> {
+    let root = worker.root().context("a disk")?;
+    let state = root.path("var/lib/fabrik-agent");
+    fs::remove_file(state.join("age.key"))?;
+    fs::remove_file(state.join("secrets.json"))?;
+    worker.kill_agent()?;
+    let about = format!("node {}", worker.name());
+    let status = world.status_says("another key is told of", |status| {
+        let holds = fabrik_e2e::list(status, "holds");
+        let is_told = |h: &Value| h["about"] == about.as_str() && h["reason"] == "OtherKey";
+        holds.iter().any(is_told)
+    });
+    status.await?;
+    let commit = push(world, VPN[2])?;
+    let status = world.status_says("the commit is in force", |s| {
+        s["admittedCommit"] == commit.as_str()
+    });
+    status.await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    holds(worker, &[("vpn", VPN[1], 0o440)]).context("it got something new")?;
+
+    let object = world.get(&["fabriknode", worker.name()])?;
+    let key = object["status"]["report"]["recipient"]
+        .as_str()
+        .context("a key")?;
+    let accepted = format!("fabrik.dev/accept-recipient={key}");
+    world
+        .bed
+        .kubectl(&["annotate", "fabriknode", worker.name(), &accepted])?;
+    world.carried_out(&commit).await?;
+    holds(worker, &[("vpn", VPN[2], 0o440)])
+}
+
+/// Disks, stores, state, logs, etcd's data; and what the API shows.
+fn in_the_clear_nowhere_else(world: &World, worker: &Machine) -> Result<()> {
+    let dir = world.bed.dir();
+    let values = VPN.into_iter().chain([REGISTRY]);
+    let samples = values
+        .map(|v| (v.to_owned(), v.as_bytes().to_vec()))
+        .collect();
+    let forms = forms(samples)?;
+    let mut search = Command::new("grep");
+    search.args([
+        "--recursive",
+        "--files-with-matches",
+        "--text",
+        "--fixed-strings",
+    ]);
+    for (_, form) in &forms {
+        search.args(["-e", std::str::from_utf8(form)?]);
+    }
+    let found = search.arg(dir).output()?;
+    let found = String::from_utf8(found.stdout)?;
+    let (placed, leaks): (Vec<&str>, Vec<&str>) = found
+        .lines()
+        .partition(|path| path.contains(&format!("/{FOLDER}/")));
+    ensure!(leaks.is_empty(), "in the clear: {leaks:#?}");
+    let in_memory = worker.root().context("a disk")?.path(FOLDER).join("vpn");
+    let in_memory = in_memory.to_str().context("a path in UTF-8")?;
+    ensure!(
+        placed.contains(&in_memory),
+        "the search is blind: {placed:?}"
+    );
+    for kind in ["secrets", "configmaps", "events", "fabrik"] {
+        let text = world
+            .bed
+            .kubectl(&["get", kind, "--all-namespaces", "-o", "json"])?;
+        let leak = forms
+            .iter()
+            .find(|(_, form)| find(text.as_bytes(), form).is_some());
+        ensure!(leak.is_none(), "{leak:?} in {kind}");
+    }
+    Ok(())
+}
+
+/// All processes of this machine, looked at all the time.
+struct Processes {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<(bool, Vec<String>)>,
+}
+
+impl Processes {
+    fn watch() -> Self {
+        let stop = Arc::<AtomicBool>::default();
+        let until = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (mut sees, mut leaks) = (false, Vec::new());
+            while !until.load(Ordering::Relaxed) {
+                for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+                    for what in ["cmdline", "environ"] {
+                        // It may have ended.
+                        let content = fs::read(process.path().join(what)).unwrap_or_default();
+                        sees |= find(&content, b"SOPS_AGE_KEY_FILE").is_some();
+                        let shown = |value: &&str| find(&content, value.as_bytes()).is_some();
+                        let values = VPN.iter().chain([&REGISTRY]);
+                        let leak = values.copied().find(|value| shown(value));
+                        leaks.extend(leak.map(|value| format!("{value} in {what}")));
+                    }
+                }
+                std::thread::sleep(LOOK);
+            }
+            (sees, leaks)
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let Ok((sees, leaks)) = self.thread.join() else {
+            bail!("the watch of processes failed");
+        };
+        ensure!(sees, "the watch is blind: it never saw sops");
+        ensure!(leaks.is_empty(), "{leaks:?}");
+        Ok(())
+    }
+}
+
+async fn node(world: &World, name: &str) -> Result<Client> {
+    let user = format!("system:node:{name}");
+    world.bed.kube_for(&user, Some(NODES)).await
+}
+
+fn secrets(client: Client) -> Api<Secret> {
+    Api::namespaced(client, NAMESPACE)
+}
+
+fn refused<T>(what: &str, answer: Result<T, kube::Error>) -> Result<()> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(()),
+        Err(other) => bail!("{what}: {other}"),
+        Ok(_) => bail!("{what} was allowed"),
+    }
+}
