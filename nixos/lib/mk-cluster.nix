@@ -46,7 +46,9 @@ let
       secret:
       map (unit: {
         inherit unit;
-        trigger = builtins.hashFile "sha256" (src + "/${secret.file}");
+        trigger = builtins.hashString "sha256" (
+          builtins.hashFile "sha256" (src + "/${secret.file}") + builtins.toJSON secret.shape
+        );
       }) secret.restart
     ) (builtins.filter (secret: builtins.elem pool secret.pools) spec.secrets);
 
@@ -71,9 +73,19 @@ let
             };
             services.k3s.package = lib.mkDefault (wantedK3s system).package;
             systemd.services = lib.mkMerge (
-              map (restart: {
-                ${lib.removeSuffix ".service" restart.unit}.restartTriggers = [ restart.trigger ];
-              }) (restarts pool)
+              map (
+                restart:
+                let
+                  name = lib.removeSuffix ".service" restart.unit;
+                in
+                {
+                  ${name} = {
+                    restartTriggers = [ restart.trigger ];
+                  }
+                  # An instance has its template's unit, which a whole one of its own would hide.
+                  // lib.optionalAttrs (lib.hasInfix "@" name) { overrideStrategy = lib.mkDefault "asDropin"; };
+                }
+              ) (restarts pool)
             );
             nixpkgs.hostPlatform = lib.mkDefault system;
           }

@@ -163,6 +163,11 @@ let
       inherit (given.${name}) file;
       pools = strings (given.${name}.pools or [ ]);
       restart = strings (given.${name}.restart or [ ]);
+      # What else makes another file on a node.
+      shape = builtins.removeAttrs given.${name} [
+        "pools"
+        "restart"
+      ];
     }) (builtins.filter isOne (builtins.attrNames given));
 
   values = builtins.mapAttrs (_: found: found.value);

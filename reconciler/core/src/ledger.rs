@@ -275,6 +275,13 @@ impl Ledger {
         coming.chain(self.members.values().map(|m| m.server))
     }
 
+    /// Another member that has this key.
+    pub fn other_with(&self, id: &IntentId, key: &AgeRecipient) -> Option<&NodeName> {
+        let mut others = self.recipients.iter().filter(|(other, _)| *other != id);
+        let (other, _) = others.find(|(_, recorded)| *recorded == key)?;
+        Some(&self.members.get(other)?.name)
+    }
+
     /// Whether servers are on their way in or out.
     pub fn changes_servers(&self) -> bool {
         !self.intents.is_empty() || self.tickets.values().any(|t| t.leave().is_some())
@@ -392,6 +399,10 @@ impl Ledger {
                 };
                 self.members.insert(id.clone(), member);
             }
+            // Two that say one key at once: the second is told of, and not recorded.
+            Change::RecordRecipient { id, recipient }
+            | Change::ReplaceRecipient { id, recipient }
+                if self.other_with(id, recipient).is_some() => {}
             Change::RecordRecipient { id, recipient } => {
                 if self.members.contains_key(id) {
                     let recorded = self.recipients.entry(id.clone());

@@ -25,7 +25,7 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     if options.place_secrets {
         let config = AgentConfig::load(&options.config)?;
-        secrets::place_once(&config)?;
+        secrets::place_once(&config);
         return Ok(ExitCode::SUCCESS);
     }
     let Some(work) = options.carry_out else {

@@ -103,8 +103,15 @@ impl Keeper {
             let (found, ours) = (delivery.sequence, *ours);
             return Err(Why::Older { found, ours }.into());
         }
-        self.state.write_secrets(&sealed)?;
+        if Some(&delivery.digest) != noted.as_ref() {
+            // The leader is about to tell of it, or somebody has put another one in its place.
+            return Ok(vec![
+                "those that lie ready are not those that it was told of".to_owned(),
+            ]);
+        }
+        // In place before they are on the disk: that may be full.
         let amiss = self.place(&delivery)?;
+        self.state.write_secrets(&sealed)?;
         let count = delivery.files.len();
         tracing::info!(count, digest = %delivery.digest, "the secrets of this node are in place");
         Ok(amiss)
@@ -176,12 +183,12 @@ impl Keeper {
     }
 }
 
-/// Places what was given before, for units that start before the agent does. Nothing is there on a new machine.
-pub fn place_once(config: &AgentConfig) -> Result<(), NodeError> {
+/// Places what was given before, for units that start before the agent does. Nothing is there on a new machine. What fails
+/// is told: a switch that starts this unit must not fail by it, and the agent tries it again.
+pub fn place_once(config: &AgentConfig) {
     let mut keeper = Keeper::new(config, watch::Sender::default());
-    let amiss = keeper.place_again()?;
-    keeper.tell(Ok(amiss));
-    Ok(())
+    let done = keeper.place_again();
+    keeper.tell(done);
 }
 
 /// What lies ready for it, as the leader noted on its object.

@@ -1,13 +1,19 @@
 //! Hands a node its secrets: those of the commit in force, encrypted to the key that was recorded for it.
 
+use std::time::Duration;
+
 use fabrik_core::effect::Effect;
 use fabrik_core::id::{SecretName, SecretsDigest};
+
+use tokio::time::timeout;
 
 use super::leader::{InForce, Leader};
 use crate::cluster::nodes;
 use crate::delivery::{Addressee, Delivery, SecretFile, seal};
 use crate::signing::SigningKey;
 
+/// The pass waits for it. What is left off half-way is begun again.
+const LIMIT: Duration = Duration::from_secs(5);
 const NO_KEY: &str = "the configuration has no [nix] with the key that nodes believe: run `fabrik found` on this server again";
 
 /// Lays ready what a node is to have.
@@ -34,7 +40,13 @@ pub async fn deliver(leader: &Leader, in_force: &InForce, effect: &Effect) -> Re
     let clients = &leader.replica.clients;
     let (client, applier) = (&clients.leader_once, &clients.applier_once);
     let delivered = nodes::deliver(client, applier, node, digest, &sealed);
-    delivered.await.map_err(|e| e.to_string())
+    match timeout(LIMIT, delivered).await {
+        Ok(delivered) => delivered.map_err(|e| e.to_string()),
+        Err(_) => Err(format!(
+            "the API server has not taken them within {} s",
+            LIMIT.as_secs()
+        )),
+    }
 }
 
 /// With the values as they were opened.

@@ -2,7 +2,7 @@
 //! wait for half a second (its `EvictionsRetry`): those of a namespace go one after the other, and no other node waits for
 //! them.
 //!
-//! Nothing is decided here: what the last pass does not want any more is not asked for.
+//! Nothing is decided here: what is not wanted any more is not asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ struct Lane {
 pub struct Evictions {
     client: Client,
     authority: Authority,
-    /// Pods that the last pass wants evicted.
+    /// Pods that are to be evicted.
     wanted: watch::Sender<BTreeSet<Uid>>,
     /// Namespaces with a lane.
     busy: BTreeSet<String>,
@@ -59,14 +59,17 @@ impl Evictions {
         }
     }
 
-    /// Asks for those that are `due`, where none of their namespace is under way. All that the pass wants are among
-    /// `effects`.
-    pub fn start(&mut self, effects: &[Effect], due: &[&Effect]) {
+    /// From now on only evictions among `effects` are wanted. Said before a ticket ends in the ledger.
+    pub fn keep_to(&self, effects: &[Effect]) {
         let wanted = effects.iter().filter_map(|effect| match effect {
             Effect::Evict { uid, .. } => Some(uid.clone()),
             _ => None,
         });
         self.wanted.send_replace(wanted.collect());
+    }
+
+    /// Asks for those that are `due` and wanted, where none of their namespace is under way.
+    pub fn start(&mut self, due: &[&Effect]) {
         for (namespace, lane) in lanes(due) {
             if self.busy.insert(namespace.clone()) {
                 let (client, authority) = (self.client.clone(), self.authority.clone());
@@ -214,9 +217,10 @@ mod tests {
         let mut evictions = evictions(&server);
         let effects = [of("shop", "a"), of("shop", "b"), of("web", "c")];
         let due: Vec<&Effect> = effects.iter().collect();
-        evictions.start(&effects, &due);
+        evictions.keep_to(&effects);
+        evictions.start(&due);
         // What is under way is not asked for twice.
-        evictions.start(&effects, &due);
+        evictions.start(&due);
         while server.asked.lock().unwrap().len() < 2 {
             tokio::task::yield_now().await;
         }
@@ -234,15 +238,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_later_pass_does_not_want_is_not_asked_for() {
+    async fn what_is_not_wanted_any_more_is_not_asked_for() {
         let server = Server::that_hangs();
         let mut evictions = evictions(&server);
         let effects = [of("shop", "a"), of("shop", "b"), of("shop", "c")];
-        evictions.start(&effects, &effects.iter().collect::<Vec<_>>());
+        evictions.keep_to(&effects);
+        evictions.start(&effects.iter().collect::<Vec<_>>());
         while server.asked.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
-        evictions.start(&effects[2..], &[]);
+        evictions.keep_to(&effects[2..]);
         server.answers.add_permits(3);
         evictions.changed().await;
         assert_eq!(*server.asked.lock().unwrap(), ["a", "c"]);

@@ -81,7 +81,13 @@ impl<'a> Executor<'a> {
         }
         let is_eviction = |effect: &&Effect| matches!(effect, Effect::Evict { .. });
         let (evictions, due): (Vec<_>, Vec<_>) = due.into_iter().partition(is_eviction);
-        self.leader.evictions.start(effects, &evictions);
+        self.leader.evictions.start(&evictions);
+        // Nodes that go down or come back wait for no secrets of others.
+        let is_delivery = |effect: &&Effect| matches!(effect, Effect::DeliverSecrets { .. });
+        let (deliveries, due): (Vec<_>, Vec<_>) = due.into_iter().partition(is_delivery);
+        let due = due
+            .into_iter()
+            .chain(deliveries.into_iter().take(CONCURRENCY));
         let this = &*self;
         let results: Vec<(&Effect, Done)> = futures::stream::iter(due)
             .map(|effect| async move { (effect, this.one(effect).await) })

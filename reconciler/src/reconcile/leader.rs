@@ -445,6 +445,9 @@ impl Leader {
         self.wishes = wishes;
         let paused = self.wishes.paused.is_some();
         self.replica.metrics.set_paused(paused);
+        if paused {
+            self.evictions.keep_to(&[]);
+        }
         if let Some(in_force) = self.in_force.clone() {
             self.send_to_engine(&in_force);
         }
@@ -462,6 +465,7 @@ impl Leader {
         for _ in 0..MAX_ROUNDS {
             let now = Timestamp::now();
             let next = step(desired, observed, now);
+            self.evictions.keep_to(&next.effects);
             if hetzner_is_old && next.begins_or_ends() {
                 return Ok(None);
             }

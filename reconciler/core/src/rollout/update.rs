@@ -18,6 +18,7 @@ use crate::id::{IntentId, NodeName};
 use crate::ledger::Ticket;
 use crate::observed::{Datastore, Node, Role};
 use crate::quorum;
+use crate::secrets;
 use crate::spec::DrainPolicy;
 use crate::system::{Action, Needs, Update};
 use crate::window::{Opening, opening};
@@ -251,6 +252,10 @@ fn before_order<'a>(
     }
     if let Err(hold) = grant::may_still_climb(rollout, member, update) {
         return Stage::OutOfTime(hold.message);
+    }
+    // A commit that came meanwhile may have given it others.
+    if secrets::lacks(rollout.desired, observed, id, member) {
+        return Stage::Unsent("it waits for its secrets".to_owned());
     }
     if member.role == Role::Server {
         return prepare_server(rollout, ticket, update);

@@ -271,6 +271,81 @@ fn a_key_that_another_node_has_is_none() {
 }
 
 #[test]
+fn of_two_that_say_one_key_at_once_one_is_recorded() {
+    let mut world = World::new();
+    world.says("w-1", Some('o'));
+    for change in world.step().changes {
+        world.observed.ledger.apply(&change, Timestamp::UNIX_EPOCH);
+    }
+    assert_eq!(world.observed.ledger.recipients.len(), 1);
+    let told = &world.step().holds;
+    assert!(
+        told.iter().any(|h| h.reason == HoldReason::OtherKey),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_node_that_says_no_key_any_more_is_told_of_and_may_be_updated() {
+    let mut world = World::new();
+    world.settle();
+    world.place("w-1");
+    world.place("o-1");
+    world.says("w-1", None);
+    let step = world.step();
+    assert_eq!((step.effects, step.changes), (Vec::new(), Vec::new()));
+    assert!(
+        step.holds[0]
+            .message
+            .contains("does not say its key any more"),
+        "{step:?}",
+        step = step.holds
+    );
+    assert!(are_under_way(&world.desired, &world.observed));
+    assert!(!world.lacks("aaaaaa"));
+}
+
+#[test]
+fn another_key_keeps_a_node_from_updates_also_where_its_pool_has_no_secrets() {
+    let mut world = World::new();
+    world.settle();
+    world.place("w-1");
+    world.desired.spec.secrets.clear();
+    world.says("w-1", Some('x'));
+    assert!(world.lacks("aaaaaa"));
+}
+
+#[test]
+fn what_is_to_go_is_awaited_and_a_pool_that_goes_keeps_its_secrets_until_then() {
+    let mut world = World::new();
+    world.settle();
+    world.place("w-1");
+    world.place("o-1");
+    let mut whole = world.desired.clone();
+    world.desired.spec.secrets.clear();
+    world.settle();
+    assert!(are_under_way(&world.desired, &world.observed));
+    world.place("w-1");
+    world.place("o-1");
+    assert!(!are_under_way(&world.desired, &world.observed));
+
+    whole
+        .spec
+        .pools
+        .remove(&"workers".parse::<PoolName>().unwrap());
+    whole
+        .spec
+        .secrets
+        .remove(&"vpn".parse::<SecretName>().unwrap());
+    world.desired = whole;
+    assert!(
+        !names(&world.step().effects)
+            .iter()
+            .any(|(node, _)| node == "w-1")
+    );
+}
+
+#[test]
 fn an_agent_that_knows_of_no_secrets_is_told_of_and_holds_up_no_update() {
     let mut world = World::new();
     world.says("w-1", None);

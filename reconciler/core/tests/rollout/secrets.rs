@@ -2,7 +2,9 @@
 
 use fabrik_core::effect::Effect;
 use fabrik_core::hold::HoldReason;
-use fabrik_core::id::SecretsDigest;
+use fabrik_core::id::{SecretName, SecretsDigest};
+use fabrik_core::ledger::Change;
+use fabrik_core::system::Needs;
 
 use super::name;
 use super::world::World;
@@ -12,6 +14,9 @@ fn nobody_may_try_a_system_before_its_secrets_are_in_place() {
     let mut world = World::new(1, 0, 1);
     world.desired.spec.update.allow_control_plane_downtime = true;
     world.want_secret();
+    world.needs = Needs::Switch;
+    let vpn: SecretName = "vpn".parse().unwrap();
+    world.desired.sources.insert(vpn, "a".repeat(40));
     world.want("new", "1.36.3+k3s1");
     world.look_twice();
     let says = |world: &mut World, secrets: Option<SecretsDigest>| {
@@ -38,6 +43,16 @@ fn nobody_may_try_a_system_before_its_secrets_are_in_place() {
         "they lie ready, and no more"
     );
     says(&mut world, digest);
-    let holds = world.decide().holds;
-    assert_eq!(world.observed.ledger.tickets.len(), 1, "{holds:?}");
+    let changes = fabrik_core::step::step(&world.desired, &world.observed, world.now).changes;
+    assert!(matches!(changes[..], [Change::Grant { .. }]), "{changes:?}");
+    world.observed.ledger.apply(&changes[0], world.now);
+    // Another one comes before it is told to try.
+    let mut is_told = |blob: &str| {
+        let blob = blob.repeat(40);
+        world.desired.sources.insert("vpn".parse().unwrap(), blob);
+        let effects = world.decide().effects;
+        effects.iter().any(|e| matches!(e, Effect::Order { .. }))
+    };
+    assert!(!is_told("b"));
+    assert!(is_told("a"));
 }

@@ -39,8 +39,7 @@ pub struct Ipv6 {
 struct Document {
     instance_id: u64,
     /// Empty where there is none.
-    #[serde(default)]
-    public_ipv4: String,
+    public_ipv4: Option<String>,
     #[serde(default)]
     network_config: NetworkConfig,
 }
@@ -92,7 +91,7 @@ fn parse(document: &str, networks: &str) -> Result<Metadata, String> {
     let networks: Option<Vec<PrivateNetwork>> = yaml("private-networks", networks)?;
     let private = networks.into_iter().flatten().next();
     let private = private.ok_or("the server is in no private network")?;
-    let public = Some(document.public_ipv4).filter(|text| !text.is_empty());
+    let public = document.public_ipv4.filter(|text| !text.is_empty());
     let public = public.map(|text| text.parse()).transpose();
     let public = public.map_err(|error| format!("metadata: public-ipv4: {error}"))?;
     Ok(Metadata {
@@ -188,8 +187,11 @@ mod tests {
     }
     #[test]
     fn a_server_without_a_public_address_has_an_empty_text_for_it() {
-        let metadata = parse("instance-id: 42\npublic-ipv4: ''\n", NETWORKS).unwrap();
-        assert_eq!(metadata.addresses.public, None);
+        for none in ["''", "", "~"] {
+            let document = format!("instance-id: 42\npublic-ipv4: {none}\n");
+            let metadata = parse(&document, NETWORKS).unwrap();
+            assert_eq!(metadata.addresses.public, None);
+        }
         let problem = parse("instance-id: 42\npublic-ipv4: x\n", NETWORKS).unwrap_err();
         assert!(problem.contains("public-ipv4"), "{problem}");
     }

@@ -1,13 +1,14 @@
 //! `/run/fabrik/secrets`: a file for each secret, and no other file. `/run` is memory, and empty after a boot.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata, Permissions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use fabrik_core::id::SecretName;
-use zeroize::Zeroizing;
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
 
 use crate::delivery::SecretFile;
 use crate::node::{AgentConfig, NodeError};
@@ -20,6 +21,9 @@ const PARENT_MODE: u32 = 0o755;
 const NOBODY_S_MODE: u32 = 0o400;
 const MODE_BITS: u32 = 0o7777;
 
+/// What was placed last, for root alone. No secret's name begins with a dot.
+const PLACED: &str = ".placed";
+
 /// Where the files are, and where their owners are looked up.
 pub struct Folder {
     path: PathBuf,
@@ -28,11 +32,20 @@ pub struct Folder {
 }
 
 /// Whose a file is, by number.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Owner {
     user: u32,
     group: u32,
     mode: u32,
+}
+
+/// A file as it was placed. Root without capabilities can't read what belongs to others, so what is in one is known by this:
+/// whoever writes to it, or gives it away, changes its ctime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Placed {
+    value: String,
+    inode: u64,
+    changed: (i64, i64),
 }
 
 impl Folder {
@@ -51,6 +64,9 @@ impl Folder {
         files: &BTreeMap<SecretName, SecretFile>,
     ) -> Result<Vec<String>, NodeError> {
         self.make()?;
+        // Two may place at once: the agent, and the unit that does it before others start.
+        let (mut record, mut placed) =
+            self.lock().map_err(NodeError::io(self.path.join(PLACED)))?;
         let mut amiss = Vec::new();
         for (name, file) in files {
             let owner = self.owner(file).unwrap_or_else(|problem| {
@@ -63,13 +79,28 @@ impl Folder {
                 }
             });
             let path = self.path.join(name.as_str());
-            if !is_there(&path, file, owner) {
-                self.write(&path, file, owner)
-                    .map_err(NodeError::io(path))?;
+            let before = placed.get(name.as_str());
+            if !before.is_some_and(|before| is_there(&path, file, owner, before)) {
+                let new = self.write(&path, file, owner);
+                let new = new.map_err(NodeError::io(path))?;
+                placed.insert(name.to_string(), new);
             }
         }
         self.remove_others(files)?;
+        placed.retain(|name, _| files.keys().any(|wanted| wanted.as_str() == name));
+        note(&mut record, &placed).map_err(NodeError::io(self.path.join(PLACED)))?;
         Ok(amiss)
+    }
+
+    /// What was placed before, for as long as the file is open nobody else's to change. One that can't be read says nothing.
+    fn lock(&self) -> std::io::Result<(File, BTreeMap<String, Placed>)> {
+        let mut options = File::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let mut record = options.mode(0o600).open(self.path.join(PLACED))?;
+        record.lock()?;
+        let mut text = Vec::new();
+        record.read_to_end(&mut text)?;
+        Ok((record, serde_json::from_slice(&text).unwrap_or_default()))
     }
 
     fn make(&self) -> Result<(), NodeError> {
@@ -85,7 +116,7 @@ impl Folder {
         Ok(())
     }
 
-    fn write(&self, path: &Path, file: &SecretFile, owner: Owner) -> std::io::Result<()> {
+    fn write(&self, path: &Path, file: &SecretFile, owner: Owner) -> std::io::Result<Placed> {
         // For its maker alone, until it is whole.
         let mut new = tempfile::NamedTempFile::new_in(&self.path)?;
         new.write_all(file.value.expose())?;
@@ -95,7 +126,8 @@ impl Folder {
         if (is.uid(), is.gid()) != (owner.user, owner.group) {
             fchown(open, Some(owner.user), Some(owner.group))?;
         }
-        new.persist(path).map(drop).map_err(|error| error.error)
+        new.persist(path).map_err(|error| error.error)?;
+        Ok(Placed::now(&fs::symlink_metadata(path)?, file))
     }
 
     fn remove_others(&self, files: &BTreeMap<SecretName, SecretFile>) -> Result<(), NodeError> {
@@ -103,6 +135,9 @@ impl Folder {
         for entry in fs::read_dir(&self.path).map_err(failed())? {
             let entry = entry.map_err(failed())?;
             let name = entry.file_name();
+            if name == PLACED {
+                continue;
+            }
             let wanted = name.to_str().and_then(|name| name.parse().ok());
             if wanted.is_some_and(|name: SecretName| files.contains_key(&name)) {
                 continue;
@@ -143,18 +178,38 @@ fn number(file: &Path, kind: &str, name: &str) -> Result<u32, String> {
     found.ok_or_else(|| format!("this machine has no {kind} `{name}`"))
 }
 
+impl Placed {
+    fn now(is: &Metadata, file: &SecretFile) -> Self {
+        let value = digest(&SHA256, file.value.expose());
+        Self {
+            value: value
+                .as_ref()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+            inode: is.ino(),
+            changed: (is.ctime(), is.ctime_nsec()),
+        }
+    }
+}
+
 /// A file that is as it should be is left alone: who watches it would take it for a new one.
-fn is_there(path: &Path, file: &SecretFile, owner: Owner) -> bool {
-    let is_same = |is: Metadata| {
+fn is_there(path: &Path, file: &SecretFile, owner: Owner, before: &Placed) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|is| {
         let now = Owner {
             user: is.uid(),
             group: is.gid(),
             mode: is.mode() & MODE_BITS,
         };
-        is.is_file() && now == owner
-    };
-    fs::symlink_metadata(path).is_ok_and(is_same)
-        && fs::read(path).is_ok_and(|content| *Zeroizing::new(content) == file.value.expose())
+        is.is_file() && now == owner && Placed::now(&is, file) == *before
+    })
+}
+
+fn note(record: &mut File, placed: &BTreeMap<String, Placed>) -> std::io::Result<()> {
+    let text = serde_json::to_vec(placed)?;
+    record.set_len(0)?;
+    record.rewind()?;
+    record.write_all(&text)
 }
 
 #[cfg(test)]
@@ -219,8 +274,18 @@ mod tests {
         fs::set_permissions(at("a"), Permissions::from_mode(0o644)).unwrap();
         folder.place(&then).unwrap();
         assert_eq!(mode(&at("a")), 0o400);
+        fs::write(at("a"), "somebody's").unwrap();
+        folder.place(&then).unwrap();
+        assert_eq!(fs::read_to_string(at("a")).unwrap(), "one");
+        fs::write(at(PLACED), "cut off by a cras").unwrap();
+        folder.place(&then).unwrap();
+        assert_eq!(mode(&at(PLACED)), 0o600);
         folder.place(&BTreeMap::new()).unwrap();
-        assert_eq!(fs::read_dir(&folder.path).unwrap().count(), 0);
+        assert_eq!(
+            fs::read_dir(&folder.path).unwrap().count(),
+            1,
+            "what was placed is noted"
+        );
     }
 
     #[test]
@@ -233,6 +298,25 @@ mod tests {
         folder.place(&files(&[("a", "two", "0400")])).unwrap();
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "one");
         assert_eq!(fs::read_to_string(folder.path.join("a")).unwrap(), "two");
+    }
+
+    #[test]
+    fn who_places_at_the_same_time_takes_nobody_s_file_away() {
+        let (_dir, folder) = folder();
+        let wanted = files(&[("a", "one", "0400"), ("b", "two", "0400")]);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        // Each time all of it anew.
+                        let _ = fs::remove_file(folder.path.join("a"));
+                        folder.place(&wanted).unwrap();
+                    }
+                });
+            }
+        });
+        folder.place(&wanted).unwrap();
+        assert_eq!(fs::read_to_string(folder.path.join("a")).unwrap(), "one");
     }
 
     #[test]

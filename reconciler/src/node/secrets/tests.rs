@@ -1,6 +1,11 @@
+use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+
+use http::{Request, Response};
+use k8s_openapi::ByteString;
+use kube::client::Body;
 
 use super::*;
 use crate::delivery::tests::{delivery, recipient};
@@ -92,7 +97,7 @@ fn what_was_given_before_is_in_place_again_after_a_boot() {
     assert!(told.borrow().digest.is_some());
 
     fs::remove_dir_all(dir.path().join("run")).unwrap();
-    place_once(&config).unwrap();
+    place_once(&config);
     assert_eq!(fs::read_to_string(&file).unwrap(), "hunter2");
     for entry in fs::read_dir(&config.state_dir).unwrap() {
         let content = fs::read(entry.unwrap().path()).unwrap();
@@ -117,4 +122,59 @@ fn what_was_given_before_is_in_place_again_after_a_boot() {
             .contains("are not signed by")
     );
     assert_eq!(fs::read_to_string(&file).unwrap(), "hunter2");
+}
+
+/// An API server that has this lying ready for any node.
+fn lies_ready(sealed: &Sealed) -> Api<Object> {
+    let data = [
+        (CIPHERTEXT_KEY, sealed.ciphertext.clone()),
+        (SIGNATURE_KEY, sealed.signature.clone().into_bytes()),
+    ];
+    let data = data.map(|(key, bytes)| (key.to_owned(), ByteString(bytes)));
+    let object = Object {
+        data: Some(data.into()),
+        ..Object::default()
+    };
+    let text = serde_json::to_string(&object).unwrap();
+    let service = tower::service_fn(move |_: Request<Body>| {
+        let body = Body::from(text.clone().into_bytes());
+        async move { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    Api::namespaced(Client::new(service, "default"), NAMESPACE)
+}
+
+#[tokio::test]
+async fn only_what_the_node_was_told_of_is_placed_and_nothing_older() {
+    let dir = tempfile::tempdir().unwrap();
+    let (signer, public) = founded(dir.path());
+    let config = config(dir.path(), &public);
+    let mut keeper = Keeper::start(&config, watch::Sender::default());
+    let to = keeper.holdings.borrow().clone();
+    let digest =
+        |sequence: u64| -> Option<SecretsDigest> { format!("{sequence:064x}").parse().ok() };
+    let file = dir.path().join("run/fabrik/secrets/vpn");
+    let placed = || fs::read_to_string(&file).unwrap();
+
+    let seven = lies_ready(&sealed(&signer, &to, 7, "hunter7"));
+    assert!(keeper.catch_up(&seven, digest(7)).await.unwrap().is_empty());
+    assert_eq!(placed(), "hunter7");
+    let eight = lies_ready(&sealed(&signer, &to, 8, "hunter8"));
+    let amiss = keeper.catch_up(&eight, digest(9)).await.unwrap();
+    assert!(
+        amiss[0].contains("not those that it was told of"),
+        "{amiss:?}"
+    );
+    assert_eq!(placed(), "hunter7");
+    let six = lies_ready(&sealed(&signer, &to, 6, "hunter6"));
+    let refused = keeper.catch_up(&six, digest(6)).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("of a later one, 7"),
+        "{refused}"
+    );
+    assert_eq!(placed(), "hunter7");
+    let forged = tempfile::tempdir().unwrap();
+    let forged = lies_ready(&sealed(&founded(forged.path()).0, &to, 9, "forged"));
+    let refused = keeper.catch_up(&forged, digest(9)).await.unwrap_err();
+    assert!(refused.to_string().contains("not signed by"), "{refused}");
+    assert_eq!(placed(), "hunter7");
 }

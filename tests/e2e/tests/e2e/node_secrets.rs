@@ -87,13 +87,14 @@ fn push(world: &World, vpn: &str) -> Result<String> {
         .commit_and_push("Have another key of the VPN")
 }
 
-/// These files with these modes, and no other.
+/// These files with these modes, and no other but the agent's own.
 fn holds(machine: &Machine, wanted: &[(&str, &str, u32)]) -> Result<()> {
     let root = machine.root().context("a disk")?;
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(root.path(FOLDER))? {
         names.insert(entry?.file_name().to_string_lossy().into_owned());
     }
+    names.remove(".placed");
     let expected = wanted.iter().map(|(name, ..)| (*name).to_owned()).collect();
     ensure!(names == expected, "{} has {names:?}", machine.name());
     for (name, value, mode) in wanted {
