@@ -57,6 +57,7 @@ async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
 
     others_are_refused(&world, worker.name()).await?;
     what_is_missing_is_refused(&world).await?;
+    a_deleted_one_comes_back(&world, worker.name()).await?;
 
     let commit = push(&world, VPN[1])?;
     world.carried_out(&commit).await?;
@@ -75,6 +76,7 @@ async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
     // First: the search for the values has them on its command line.
     processes.end()?;
     in_the_clear_nowhere_else(&world, &worker)?;
+    all_goes_with_the_node(&world, worker.name()).await?;
     world.bed.shutdown().await;
     Ok(())
 }
@@ -139,9 +141,40 @@ async fn others_are_refused(world: &World, worker: &str) -> Result<()> {
             world.bed.kube_for(LEADER, None).await?,
         ),
     ] {
-        refused(who, secrets(client).get(&own).await)?;
+        let secrets = secrets(client);
+        refused(who, secrets.get(&own).await)?;
+        let changed = secrets.patch(&own, &params, &change).await;
+        refused(who, changed)?;
     }
     Ok(())
+}
+
+async fn a_deleted_one_comes_back(world: &World, worker: &str) -> Result<()> {
+    let object = format!("secret/node-{worker}");
+    let kubectl = |arguments: &[&str]| world.bed.kubectl(&[arguments, &["-n", NAMESPACE]].concat());
+    let uid = ["get", &object, "-o", "jsonpath={.metadata.uid}"];
+    let before = kubectl(&uid)?;
+    kubectl(&["delete", &object])?;
+    let anew = world.bed.wait_until("it is written anew", SOON, async || {
+        let now = kubectl(&uid).ok();
+        Ok(now.filter(|now| *now != before))
+    });
+    anew.await.map(drop)
+}
+
+async fn all_goes_with_the_node(world: &World, worker: &str) -> Result<()> {
+    let commit = world.push_edited("count = 1", "count = 0")?;
+    world.carried_out(&commit).await?;
+    let name = format!("node-{worker}");
+    let gone = world
+        .bed
+        .wait_until("its objects are gone", SOON, async || {
+            let kinds = "secrets,roles,rolebindings";
+            let arguments = ["get", kinds, "-n", NAMESPACE, "-o", "name"];
+            let there = world.bed.kubectl(&arguments)?;
+            Ok((!there.contains(&name)).then_some(()))
+        });
+    gone.await
 }
 
 /// The commit before stays in force.
