@@ -89,7 +89,7 @@ pub fn build(parts: &Parts, setup: Setup, trees: &Trees, folder: &Path) -> Resul
     let image = folder.join("boot.image");
     fat(parts, &trees.boot, &image)?;
     copy_into(&image, &disk, boot.start_bytes)?;
-    ext4(parts, &trees.root, &image)?;
+    ext4(parts, &trees.root, ROOT_MIB, &image)?;
     copy_into(&image, &disk, root_start)?;
     fs::remove_file(image)?;
     Ok(disk)
@@ -181,8 +181,8 @@ fn embed(parts: &Parts, disk: &Path, core: &Path) -> Result<()> {
     Ok(())
 }
 
-fn ext4(parts: &Parts, tree: &Path, image: &Path) -> Result<()> {
-    File::create(image)?.set_len(ROOT_MIB * MIB)?;
+pub fn ext4(parts: &Parts, tree: &Path, size_mib: u64, image: &Path) -> Result<()> {
+    File::create(image)?.set_len(size_mib * MIB)?;
     run(parts
         .program("mke2fs")?
         .args(["-q", "-t", "ext4", "-U", ROOT_UUID])

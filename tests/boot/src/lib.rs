@@ -9,7 +9,9 @@ pub mod disk;
 mod fat;
 mod initrd;
 pub mod parts;
+pub mod qemu;
 pub mod systems;
+mod tree;
 pub mod vm;
 
 /// A way to boot.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::parts::Parts;
+use crate::qemu::{Bus, Qemu};
 use crate::{Setup, systems};
 
 /// A machine that says nothing new for so long hangs. Emulated, on a machine that does much else.
@@ -24,6 +25,7 @@ const JOB_BYTES: u64 = 4096;
 pub struct Hardware {
     pub setup: Setup,
     pub disk: PathBuf,
+    pub bus: Bus,
     pub variables: PathBuf,
     /// How many systems there are.
     pub systems: usize,
@@ -37,6 +39,7 @@ impl Hardware {
         Ok(Self {
             setup,
             disk,
+            bus: Bus::Virtio,
             variables,
             systems,
         })
@@ -58,74 +61,31 @@ pub struct Vm {
 impl Vm {
     /// Powers on. All writes to the disk are recorded in `log`, when it is named.
     pub fn start(parts: &Parts, hardware: &Hardware, log: Option<&Path>) -> Result<Self> {
-        let monitor = hardware.disk.with_extension("monitor");
         let job = hardware.disk.with_extension("job");
         let systems: Vec<String> = (1..=hardware.systems).map(systems::path).collect();
         let mut file = File::create(&job)?;
         file.write_all(systems.join(" ").as_bytes())?;
         file.set_len(JOB_BYTES)?;
+        if let Some(log) = log {
+            File::create(log)?;
+        }
 
-        let mut qemu = parts.program("qemu-system-x86_64")?;
-        qemu.args([
-            "-accel",
-            "tcg",
-            "-machine",
-            "q35",
-            "-cpu",
-            "max",
-            "-m",
-            "256",
-            "-nodefaults",
-            "-no-user-config",
-        ]);
-        qemu.args(["-display", "none", "-vga", "none", "-serial", "stdio"]);
-        for folder in ["usr/share/seabios", "usr/share/qemu"] {
-            qemu.arg("-L").arg(parts.file(folder)?);
-        }
-        qemu.arg("-monitor")
-            .arg(format!("unix:{},server=on,wait=off", monitor.display()));
-        qemu.arg("-blockdev").arg(format!(
-            "driver=file,node-name=file,filename={}",
-            hardware.disk.display()
-        ));
-        let node = match log {
-            None => "file",
-            Some(log) => {
-                File::create(log)?;
-                qemu.arg("-blockdev").arg(format!(
-                    "driver=file,node-name=log,filename={}",
-                    log.display()
-                ));
-                qemu.args([
-                    "-blockdev",
-                    "driver=blklogwrites,node-name=logged,file=file,log=log",
-                ]);
-                "logged"
-            }
-        };
-        qemu.arg("-device")
-            .arg(format!("virtio-blk-pci,drive={node},bootindex=0"));
-        qemu.arg("-drive").arg(format!(
-            "if=none,id=job,format=raw,readonly=on,file={}",
-            job.display()
-        ));
-        qemu.args(["-device", "virtio-blk-pci,drive=job"]);
+        let mut qemu = Qemu::new(parts, hardware.disk.with_extension("monitor"))?;
+        qemu.disk(&hardware.disk, hardware.bus, log);
+        qemu.other_disk("job", &job, "readonly=on,");
         if hardware.setup.is_uefi() {
-            let code = parts.file("usr/share/OVMF/OVMF_CODE.fd")?;
-            qemu.arg("-drive").arg(format!(
-                "if=pflash,format=raw,readonly=on,file={}",
-                code.display()
-            ));
-            qemu.arg("-drive").arg(format!(
-                "if=pflash,format=raw,file={}",
-                hardware.variables.display()
-            ));
+            qemu.uefi(&hardware.variables)?;
         }
+        Self::power_on(qemu)
+    }
+
+    pub fn power_on(mut qemu: Qemu<'_>) -> Result<Self> {
         let mut child = qemu
+            .command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("{qemu:?}"))?;
+            .with_context(|| format!("{:?}", qemu.command))?;
         let console = child.stdout.take().context("QEMU has no output")?;
         let keyboard = child.stdin.take().context("QEMU has no input")?;
         let (sender, lines) = channel();
@@ -139,7 +99,7 @@ impl Vm {
         });
         Ok(Self {
             child,
-            monitor,
+            monitor: qemu.monitor,
             lines,
             keyboard,
             pauses: false,
