@@ -18,7 +18,7 @@ help:
 	@echo 'make rolling whole rollouts through seven nodes, and an older fabrik beside this one: half an hour'
 	@echo 'make chaos   the leader killed, the agent killed, a node cut off, at each step of a rollout: a quarter of an hour'
 	@echo 'make sim     100,000 simulated rollouts against all that can go wrong (SEED=n plays one and tells it)'
-	@echo 'make boot    real boot loaders in QEMU go back from systems that fail: some minutes'
+	@echo 'make boot    real boot loaders in QEMU go back from systems that fail; so does an installed disk: some minutes'
 	@echo 'make power-cuts  the same loaders, with the power cut at each write'
 	@echo 'make bench   the numbers of docs/performance.md'
 
@@ -79,8 +79,8 @@ endif
 
 # They are tests of their own, because they take minutes and change rarely.
 .PHONY: boot
-boot:
-	$(CARGO) test -p fabrik-boot --test boot
+boot: packages
+	$(CARGO) test -p fabrik-boot --test boot --test image
 
 # The disk as a power cut may leave it, between any two writes of a try: eleven minutes.
 .PHONY: power-cuts

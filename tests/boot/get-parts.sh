@@ -6,7 +6,8 @@ dest=$(realpath -m "$1")
 [ -e "$dest/complete" ] && exit 0
 
 packages=(linux-image-cloud-amd64 busybox-static qemu-system-x86 seabios ovmf grub-common grub2-common grub-pc-bin
-    grub-efi-amd64-bin systemd-boot systemd-boot-efi systemd libsystemd-shared fdisk mtools dosfstools e2fsprogs)
+    grub-efi-amd64-bin systemd-boot systemd-boot-efi systemd libsystemd-shared fdisk mtools dosfstools e2fsprogs
+    gdisk udev cloud-guest-utils)
 for tool in apt-get dpkg-deb; do
     command -v "$tool" >/dev/null || { echo "get-parts.sh needs $tool" >&2; exit 1; }
 done
