@@ -3,11 +3,11 @@
 # under DEST/root, from the Debian packages that it would install. Nothing is installed.
 set -euo pipefail
 dest=$(realpath -m "$1")
-[ -e "$dest/complete" ] && exit 0
-
 packages=(linux-image-cloud-amd64 busybox-static qemu-system-x86 seabios ovmf grub-common grub2-common grub-pc-bin
     grub-efi-amd64-bin systemd-boot systemd-boot-efi systemd libsystemd-shared fdisk mtools dosfstools e2fsprogs
     gdisk udev cloud-guest-utils)
+# What is there may be of an earlier list.
+[ "$(cat "$dest/complete" 2>/dev/null)" = "${packages[*]}" ] && exit 0
 for tool in apt-get dpkg-deb; do
     command -v "$tool" >/dev/null || { echo "get-parts.sh needs $tool" >&2; exit 1; }
 done
@@ -30,4 +30,4 @@ apt-get "${options[@]}" download $list linux-image-cloud-amd64 busybox-static
 for package in *.deb; do dpkg-deb -x "$package" "$dest/root"; done
 cd "$dest"
 rm -rf debs apt
-touch complete
+echo "${packages[*]}" >complete

@@ -174,13 +174,13 @@ impl World {
         Ok(names.collect())
     }
 
-    /// Waits until the cluster object says of a commit that it is carried out.
+    /// Waits until the cluster object says of a commit that it is carried out. It may have to be evaluated and built first.
     pub async fn carried_out(&self, commit: &str) -> Result<()> {
-        self.status_says(&format!("{commit} is carried out"), |status| {
-            status["appliedCommit"] == commit
-        })
-        .await
-        .map(drop)
+        let what = format!("{commit} is carried out");
+        let says = |status: &Value| status["appliedCommit"] == commit;
+        self.status_says_within(RESIZED, &what, says)
+            .await
+            .map(drop)
     }
 
     /// Waits until the cluster object says that this commit is refused.
@@ -192,8 +192,17 @@ impl World {
     }
 
     pub async fn status_says(&self, what: &str, says: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.status_says_within(SOON, what, says).await
+    }
+
+    async fn status_says_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        says: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
         self.bed
-            .wait_until(what, SOON, async || {
+            .wait_until(what, limit, async || {
                 let status = self.status()?;
                 ensure!(says(&status), "{status:#}");
                 Ok(Some(status))
