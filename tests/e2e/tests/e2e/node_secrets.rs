@@ -30,6 +30,8 @@ const VPN: [&str; 3] = [
 ];
 const REGISTRY: &str = "planted-registry-e6d014";
 const LOOK: Duration = Duration::from_millis(20);
+/// Kubernetes' garbage collector looks for kinds of objects twice a minute, and tries again later and later.
+const COLLECTED: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
@@ -168,7 +170,7 @@ async fn all_goes_with_the_node(world: &World, worker: &str) -> Result<()> {
     let name = format!("node-{worker}");
     let gone = world
         .bed
-        .wait_until("its objects are gone", SOON, async || {
+        .wait_until("its objects are gone", COLLECTED, async || {
             let kinds = "secrets,roles,rolebindings";
             let arguments = ["get", kinds, "-n", NAMESPACE, "-o", "name"];
             let there = world.bed.kubectl(&arguments)?;
