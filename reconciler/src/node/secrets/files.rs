@@ -1,4 +1,5 @@
-//! `/run/fabrik/secrets`: a file for each secret, and no other file. `/run` is memory, and empty after a boot.
+//! `/run/fabrik/secrets`: a file for each secret, and no other but a note of what was placed. `/run` is memory, and empty
+//! after a boot.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, Permissions};
@@ -126,8 +127,9 @@ impl Folder {
         if (is.uid(), is.gid()) != (owner.user, owner.group) {
             fchown(open, Some(owner.user), Some(owner.group))?;
         }
-        new.persist(path).map_err(|error| error.error)?;
-        Ok(Placed::now(&fs::symlink_metadata(path)?, file))
+        let new = new.persist(path).map_err(|error| error.error)?;
+        // Of this very file, whatever has become of its name: the ctime is that of the rename.
+        Ok(Placed::now(&new.metadata()?, file))
     }
 
     fn remove_others(&self, files: &BTreeMap<SecretName, SecretFile>) -> Result<(), NodeError> {
