@@ -109,9 +109,9 @@ impl Keeper {
                 "those that lie ready are not those that it was told of".to_owned(),
             ]);
         }
-        // In place before they are on the disk: that may be full.
-        let amiss = self.place(&delivery)?;
+        // On the disk first: what is placed again, after a failure or a boot, is what is there.
         self.state.write_secrets(&sealed)?;
+        let amiss = self.place(&delivery)?;
         let count = delivery.files.len();
         tracing::info!(count, digest = %delivery.digest, "the secrets of this node are in place");
         Ok(amiss)

@@ -177,4 +177,11 @@ async fn only_what_the_node_was_told_of_is_placed_and_nothing_older() {
     let refused = keeper.catch_up(&forged, digest(9)).await.unwrap_err();
     assert!(refused.to_string().contains("not signed by"), "{refused}");
     assert_eq!(placed(), "hunter7");
+
+    // One that the disk does not take is not placed either: the next look would put back what is there.
+    let on_disk = config.state_dir.join("secrets.json");
+    fs::remove_file(&on_disk).unwrap();
+    fs::create_dir(&on_disk).unwrap();
+    keeper.catch_up(&eight, digest(8)).await.unwrap_err();
+    assert_eq!(placed(), "hunter7");
 }
