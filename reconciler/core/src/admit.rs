@@ -310,6 +310,7 @@ pods = "10.42.0.0/16"
             ]
         );
     }
+
     #[test]
     fn a_minor_may_follow_a_release_and_is_called_as_it_is_written() {
         for fine in ["1.36", "1.37"] {

@@ -185,6 +185,7 @@ mod tests {
         let metadata = parse("instance-id: 42\n", NETWORKS).unwrap();
         assert_eq!(metadata.addresses.ipv6, None);
     }
+
     #[test]
     fn a_server_without_a_public_address_has_an_empty_text_for_it() {
         for none in ["''", "", "~"] {
