@@ -29,7 +29,7 @@ use super::execute::Executor;
 use super::ledger::{self, Held};
 use super::observe::{self, Recent, Seen};
 use super::pace::{self, Backoff};
-use super::publish::Pass;
+use super::publish::{Pass, Publisher};
 use super::status::{self, Refusal};
 use super::{Replica, RunError, admission, publish, tell};
 use crate::apply::{Engine, UnitsReport, Wanted};
@@ -99,7 +99,7 @@ pub struct Leader {
     pub(super) building: Option<Building>,
     /// Its own server is to be updated: another replica is to tell it so.
     pub(super) hands_over: AtomicBool,
-    pub(super) publisher: publish::Publisher,
+    pub(super) publisher: Publisher,
     /// Nodes that are being drained: each pod that goes from them is news.
     drained: watch::Sender<BTreeSet<NodeName>>,
     limits: watch::Sender<Limits>,
@@ -167,6 +167,7 @@ impl Leader {
         let asks = move || asking.fetch_asked.notify_one();
         beside.spawn(triggers::watch(client.clone(), hints, asks));
         let name = replica.config.cluster.name.as_str();
+        let publisher = Publisher::start(client.clone(), name, authority.clone(), &mut beside);
         Ok(Self {
             ledger,
             tokens,
@@ -195,7 +196,7 @@ impl Leader {
                 .clone()
                 .map(|builder| Building::start(builder, &mut beside)),
             hands_over: AtomicBool::new(false),
-            publisher: publish::Publisher::new(clients.leader.clone(), name),
+            publisher,
             drained,
             limits: watch::Sender::new(Limits::default()),
             wanted: None,
@@ -250,7 +251,7 @@ impl Leader {
                     warn!(%problem, "this pass was given up; nothing that it did not see is believed");
                     // Whoever leads by now has told what there is.
                     if !is_told && self.authority.check().is_ok() {
-                        publish::trouble(self, &problem).await;
+                        publish::trouble(self, &problem);
                     }
                     (Duration::from_secs(3), pace::busy(self.hetzner_left()))
                 }
@@ -361,15 +362,14 @@ impl Leader {
         };
         self.replica.health.kubernetes(Ok(()));
         if let (Some(problem), Some(in_force)) = (blind, &in_force) {
-            self.finish(in_force, &mut observed, &problem).await?;
+            self.finish(in_force, observed, &problem).await?;
             return Err(GivenUp {
                 problem,
                 is_told: true,
             });
         }
         let Some(in_force) = in_force else {
-            let pass = Pass::of(&observed);
-            publish::cluster(self, pass).await;
+            publish::cluster(self, Pass::of(observed));
             return Ok(self.refusal.is_none());
         };
         let desired = self.with_systems(&in_force, &observed);
@@ -388,13 +388,12 @@ impl Leader {
             .await;
         let busy = !next.effects.is_empty() || status::is_moving(&observed);
         let pass = Pass {
-            desired: Some(&desired),
+            desired: Some(desired),
             holds: [next.holds, failures].concat(),
             idle: next.effects.is_empty(),
-            next_in: self.until_next_pass(busy).0,
-            ..Pass::of(&observed)
+            ..Pass::of(observed)
         };
-        publish::cluster(self, pass).await;
+        publish::cluster(self, pass);
         Ok(busy)
     }
 
@@ -402,12 +401,12 @@ impl Leader {
     async fn finish(
         &mut self,
         in_force: &InForce,
-        observed: &mut Observed,
+        mut observed: Observed,
         problem: &str,
     ) -> Result<(), String> {
-        let desired = self.with_systems(in_force, observed);
+        let desired = self.with_systems(in_force, &observed);
         let next = self
-            .record_until_settled(rollout::finish, &desired, observed, false)
+            .record_until_settled(rollout::finish, &desired, &mut observed, false)
             .await?
             .unwrap_or_default();
         let failures = Executor::new(self, in_force).carry_out(&next.effects).await;
@@ -417,13 +416,13 @@ impl Leader {
             message: "nothing is begun while Hetzner's API can't be read".to_owned(),
         };
         let pass = Pass {
-            desired: Some(&desired),
+            desired: Some(desired),
             holds: [next.holds, failures, vec![blind]].concat(),
             idle: false,
-            blind: Some(problem),
+            blind: Some(problem.to_owned()),
             ..Pass::of(observed)
         };
-        publish::cluster(self, pass).await;
+        publish::cluster(self, pass);
         Ok(())
     }
 

@@ -19,9 +19,6 @@ pub const HETZNER_COUNTS: Duration = Duration::from_secs(10);
 /// A pass while nothing is under way: drift at Hetzner is seen this late.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How often the cluster's status is written at most, where another pass follows at once.
-const STATUS_PERIOD: Duration = Duration::from_secs(1);
-
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
@@ -52,12 +49,6 @@ pub fn until_over(
         span.checked_sub(been).filter(|left| !left.is_zero())
     });
     left.min().unwrap_or(Duration::MAX)
-}
-
-/// Whether what changed is told now. Passes that come one upon the other have less to tell than they would take to tell it.
-pub fn is_told_now(told: Option<Instant>, next_in: Duration, now: Instant) -> bool {
-    let lately = told.is_some_and(|told| now.duration_since(told) < STATUS_PERIOD);
-    !lately || next_in > 2 * STATUS_PERIOD
 }
 
 /// How often Hetzner may be asked.
@@ -141,17 +132,6 @@ mod tests {
         assert_eq!(until(&[10, 25, 30, 31]), Duration::from_secs(5));
         assert_eq!(until(&[30, 40]), Duration::MAX);
         assert_eq!(until(&[-5]), soak);
-    }
-
-    #[test]
-    fn passes_that_follow_at_once_tell_now_and_then_and_the_last_one_always() {
-        let now = Instant::now();
-        let told = |millis| Some(now.checked_sub(Duration::from_millis(millis)).unwrap());
-        assert!(is_told_now(None, BUSY, now));
-        assert!(!is_told_now(told(100), BUSY, now));
-        assert!(is_told_now(told(1000), BUSY, now));
-        assert!(is_told_now(told(100), BUSY_SPARING, now));
-        assert!(is_told_now(told(100), IDLE, now));
     }
 
     #[test]

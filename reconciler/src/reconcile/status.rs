@@ -35,18 +35,19 @@ pub struct Refusal {
 }
 
 /// All that a status is made of.
-pub struct Facts<'a> {
-    pub desired: Option<&'a Desired>,
-    pub observed: Option<&'a Observed>,
-    pub head: Option<&'a CommitId>,
-    pub refusal: Option<&'a Refusal>,
-    pub trouble: Option<&'a str>,
-    pub paused: Option<&'a str>,
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub desired: Option<Desired>,
+    pub observed: Option<Observed>,
+    pub head: Option<CommitId>,
+    pub refusal: Option<Refusal>,
+    pub trouble: Option<String>,
+    pub paused: Option<String>,
     pub holds: Vec<Hold>,
-    pub units: &'a UnitsReport,
+    pub units: UnitsReport,
     /// Nothing is to be done to servers and Nodes.
     pub idle: bool,
-    pub leader: &'a str,
+    pub leader: String,
 }
 
 /// Servers on their way in or out.
@@ -61,15 +62,16 @@ pub fn compute(
     generation: Option<i64>,
     now: Timestamp,
 ) -> FabrikClusterStatus {
-    let pools = match (facts.desired, facts.observed) {
-        (Some(desired), Some(observed)) => pools(desired, observed),
+    let seen = facts.desired.as_ref().zip(facts.observed.as_ref());
+    let pools = match seen {
+        Some((desired, observed)) => pools(desired, observed),
         _ => before.pools.clone(),
     };
     let ready: u32 = pools.values().map(|p| p.ready).sum();
     let wanted: u32 = pools.values().map(|p| p.wanted).sum();
-    let units = units(facts.units);
-    let (systems, rollout, rolled) = match (facts.desired, facts.observed) {
-        (Some(desired), Some(observed)) => {
+    let units = units(&facts.units);
+    let (systems, rollout, rolled) = match seen {
+        Some((desired, observed)) => {
             let forecast = rollout::forecast(desired, observed, now);
             (
                 nodes::nodes(desired, observed, &facts.holds, before, now),
@@ -80,17 +82,17 @@ pub fn compute(
         _ => (before.systems.clone(), before.rollout.clone(), false),
     };
     let placed = |(desired, observed)| !secrets::are_under_way(desired, observed);
-    let placed = facts.desired.zip(facts.observed).is_some_and(placed);
+    let placed = seen.is_some_and(placed);
     let verdict = verdict(facts, &pools, &units, rolled && placed);
-    let commit = facts.desired.map(|d| d.commit.to_string());
+    let commit = facts.desired.as_ref().map(|d| d.commit.to_string());
     let applied = verdict.applied.then(|| commit.clone()).flatten();
     FabrikClusterStatus {
         conditions: conditions(&verdict, before, generation, now),
         observed_generation: generation,
         admitted_commit: commit,
-        head_commit: facts.head.map(ToString::to_string),
+        head_commit: facts.head.as_ref().map(ToString::to_string),
         applied_commit: applied.or_else(|| before.applied_commit.clone()),
-        refused: facts.refusal.map(|r| Refused {
+        refused: facts.refusal.as_ref().map(|r| Refused {
             commit: r.commit.to_string(),
             at: r.at,
             diagnostics: shown(&r.diagnostics),
@@ -102,7 +104,7 @@ pub fn compute(
         units: Some(units),
         systems,
         rollout,
-        leader: Some(facts.leader.to_owned()),
+        leader: Some(facts.leader.clone()),
         message: Some(shorten(&verdict.message)),
     }
 }
@@ -154,7 +156,7 @@ fn verdict(
     let sized = pools.iter().all(|(name, p)| {
         p.joining == 0 && p.leaving == 0 && (p.ready == p.wanted || may_be_off(name))
     });
-    let commit = facts.desired.map(|d| &d.commit);
+    let commit = facts.desired.as_ref().map(|d| &d.commit);
     let units_applied = facts.units.applied && facts.units.commit.as_ref() == commit;
     let applied = facts.idle && sized && units_applied && rolled;
     let healthy = units.ready == units.total;
@@ -167,13 +169,14 @@ fn verdict(
         details: None,
         applied,
     };
-    if let Some(reason) = facts.paused {
+    if let Some(reason) = &facts.paused {
         return of("Paused", format!("PAUSED: {reason}"), false, true);
     }
-    if let Some(refusal) = facts.refusal {
+    if let Some(refusal) = &facts.refusal {
         let all = shown(&refusal.diagnostics);
         let all: Vec<String> = all.iter().map(ToString::to_string).collect();
-        let besides = facts.trouble.map(|trouble| format!("\nBesides, {trouble}"));
+        let besides = facts.trouble.as_ref();
+        let besides = besides.map(|trouble| format!("\nBesides, {trouble}"));
         let besides = besides.unwrap_or_default();
         let stays = format!("{} is refused, and what was in force stays", refusal.commit);
         // The faults themselves once: an object says its message in four places.
@@ -184,8 +187,8 @@ fn verdict(
             ..of("Refused", message, false, true)
         };
     }
-    if let Some(trouble) = facts.trouble {
-        return of("Trouble", trouble.to_owned(), true, false);
+    if let Some(trouble) = &facts.trouble {
+        return of("Trouble", trouble.clone(), true, false);
     }
     let Some(commit) = commit else {
         return of(
@@ -340,18 +343,12 @@ mod tests {
 
     use super::*;
 
-    fn facts(units: &UnitsReport) -> Facts<'_> {
+    fn facts(units: &UnitsReport) -> Facts {
         Facts {
-            desired: None,
-            observed: None,
-            head: None,
-            refusal: None,
-            trouble: None,
-            paused: None,
-            holds: Vec::new(),
-            units,
+            units: units.clone(),
             idle: true,
-            leader: "server-1",
+            leader: "server-1".to_owned(),
+            ..Facts::default()
         }
     }
 
@@ -374,7 +371,7 @@ mod tests {
             diagnostics: vec![diagnostic("first fault"), diagnostic("second fault")],
         };
         let facts = Facts {
-            refusal: Some(&refusal),
+            refusal: Some(refusal),
             ..facts(&units)
         };
         let status = compute(
@@ -397,7 +394,7 @@ mod tests {
         assert_eq!(status.refused.unwrap().diagnostics.len(), 2);
         assert_eq!(status.applied_commit, None);
         let both = Facts {
-            trouble: Some("the commit in force can't be read any more"),
+            trouble: Some("the commit in force can't be read any more".to_owned()),
             ..facts
         };
         let status = compute(
@@ -457,8 +454,8 @@ token = { file = "secrets/hetzner.yaml", key = "token" }
             }))
             .unwrap();
             let facts = Facts {
-                desired: Some(&desired),
-                observed: Some(&observed),
+                desired: Some(desired.clone()),
+                observed: Some(observed.clone()),
                 ..facts(&units)
             };
             let before = FabrikClusterStatus::default();
@@ -498,8 +495,8 @@ token = { file = "secrets/hetzner.yaml", key = "token" }
                 ..UnitsReport::default()
             };
             let facts = Facts {
-                desired: Some(&desired),
-                observed: Some(&observed),
+                desired: Some(desired.clone()),
+                observed: Some(observed.clone()),
                 ..facts(&units)
             };
             let status = compute(
@@ -542,7 +539,7 @@ token = { file = "secrets/hetzner.yaml", key = "token" }
         let second = compute(&facts(&units), &first, Some(1), later);
         assert_eq!(second.conditions, first.conditions);
         let paused = Facts {
-            paused: Some("night"),
+            paused: Some("night".to_owned()),
             ..facts(&units)
         };
         let third = compute(&paused, &second, Some(1), later);
