@@ -119,7 +119,14 @@ fn unbound(
         return if settled && observed.hetzner.missing.is_empty() {
             end(id, observed)
         } else {
-            Step::default()
+            Step::hold(Hold {
+                about: format!("server {}", intent.name),
+                reason: HoldReason::Settling,
+                message: format!(
+                    "is not wanted any more; a request for it could still be on its way, so Hetzner is watched for it \
+                     for {SETTLE_SECS} seconds, and it is removed should it come"
+                ),
+            })
         };
     }
     let Some(placement) = ground.for_server(&intent.pool, pool) else {

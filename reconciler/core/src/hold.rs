@@ -67,6 +67,8 @@ pub enum HoldReason {
     OutOfStock,
     /// A server has not joined in time.
     NotJoined,
+    /// A server that is not wanted any more is not known to be there, and may still come.
+    Settling,
     /// Hetzner or Kubernetes refused an effect.
     Refused,
     /// Too much would be pruned, or a protected kind.

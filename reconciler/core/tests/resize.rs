@@ -347,7 +347,10 @@ fn a_create_that_turns_up_late_is_not_leaked() {
         .unwrap()
         .clone();
     model.pool().count = 0;
-    model.step();
+    let step = model.step();
+    assert_eq!(step.effects, []);
+    assert_eq!(step.holds.len(), 1, "{step:?}");
+    assert_eq!(step.holds[0].reason, HoldReason::Settling);
     model.now += SignedDuration::from_secs(60);
     model.settle();
     assert!(

@@ -146,6 +146,32 @@ async fn without_stock_the_next_choice_is_tried_and_in_the_end_all_are_named() {
     assert_eq!(bed.observe().await.unwrap().servers.len(), 1);
 }
 
+#[tokio::test]
+async fn a_type_that_is_none_is_no_matter_of_stock() {
+    let bed = Bed::start().await;
+    let mut order = bed.order().await;
+    let choice = |server_type: &str| Choice {
+        server_type: server_type.to_owned(),
+        location: "nbg1".to_owned(),
+    };
+    order.choices = vec![choice("cx3"), choice("cx30")];
+    let error = bed.execute(&Effect::CreateServer(order.clone())).await;
+    let error = error.unwrap_err();
+    let HetznerError::Refused { fields, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(fields[0].name, "server_type", "{error}");
+
+    // Where one of them is, it may come back.
+    bed.out_of_stock(json!({"*": ["nbg1"]})).await;
+    order.choices.push(choice("cx33"));
+    let error = bed.execute(&Effect::CreateServer(order)).await.unwrap_err();
+    let HetznerError::OutOfStock { tried, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(tried, "cx3 in nbg1, cx30 in nbg1, cx33 in nbg1");
+}
+
 async fn create(bed: &Bed, effect: &Effect) -> u64 {
     match bed.execute(effect).await.unwrap() {
         Outcome::Created(id) => id,

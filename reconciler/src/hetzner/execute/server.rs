@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use super::{Context, Outcome, created, settle_collision, write};
 use crate::hetzner::client::{Client, Purpose};
 use crate::hetzner::convert;
-use crate::hetzner::error::{HetznerError, RequestId};
+use crate::hetzner::error::{FieldError, HetznerError, RequestId};
 use crate::hetzner::wire;
 
 /// Tries each choice while Hetzner says that there is none to be had. Any other answer ends it, a lost one above all:
-/// the server may be there.
+/// the server may be there. Where no choice is one that Hetzner knows, waiting does not help, and the error says so.
 pub async fn create(
     client: &Client,
     new: &NewServer,
@@ -21,7 +21,12 @@ pub async fn create(
 ) -> Result<Outcome, HetznerError> {
     let what = format!("create server `{}`", new.name);
     let mut tried = Vec::new();
-    let (mut last_message, mut last_id) = ("no choice was given".to_owned(), RequestId::default());
+    let mut refusal = HetznerError::OutOfStock {
+        what: what.clone(),
+        tried: String::new(),
+        message: "no choice was given".to_owned(),
+        id: RequestId::default(),
+    };
     for choice in &new.choices {
         let body = body(new, choice, context);
         match write(
@@ -41,23 +46,26 @@ pub async fn create(
                 return settle_collision(client, new.name.as_str(), what, error, meant).await;
             }
             Err(error) => {
-                let (message, id) = not_to_be_had(error)?;
+                if !is_not_to_be_had(&error) {
+                    return Err(error);
+                }
                 let Choice {
                     server_type,
                     location,
                 } = choice;
-                tracing::info!(server = %new.name, %server_type, %location, %message, "not to be had");
+                tracing::info!(server = %new.name, %server_type, %location, %error, "not to be had");
+                let may_come = matches!(error, HetznerError::OutOfStock { .. });
+                if tried.is_empty() || may_come {
+                    refusal = error;
+                }
                 tried.push(format!("{server_type} in {location}"));
-                (last_message, last_id) = (message, id);
             }
         }
     }
-    Err(HetznerError::OutOfStock {
-        what,
-        tried: tried.join(", "),
-        message: last_message,
-        id: last_id,
-    })
+    if let HetznerError::OutOfStock { tried: all, .. } = &mut refusal {
+        *all = tried.join(", ");
+    }
+    Err(refusal)
 }
 
 pub async fn power_off(
@@ -161,27 +169,16 @@ fn gone_is_fine(result: Result<(), HetznerError>) -> Result<Outcome, HetznerErro
     }
 }
 
-/// Whether an error speaks of this type or location only, so that the next choice may do; else the error itself.
-fn not_to_be_had(error: HetznerError) -> Result<(String, RequestId), HetznerError> {
+/// Whether an error speaks of this type or location only, so that the next choice may do.
+fn is_not_to_be_had(error: &HetznerError) -> bool {
     match error {
-        HetznerError::OutOfStock { message, id, .. } => Ok((message, id)),
+        HetznerError::OutOfStock { .. } => true,
         // A retired type, or one that this location does not offer.
-        HetznerError::Refused {
-            code,
-            message,
-            fields,
-            id,
-            ..
-        } if code == "invalid_input"
-            && !fields.is_empty()
-            && fields
-                .iter()
-                .all(|f| f.name == "server_type" || f.name == "location") =>
-        {
-            let details: Vec<_> = fields.iter().flat_map(|f| f.messages.clone()).collect();
-            Ok((format!("{message}: {}", details.join(", ")), id))
+        HetznerError::Refused { code, fields, .. } => {
+            let of_choice = |f: &FieldError| f.name == "server_type" || f.name == "location";
+            code == "invalid_input" && !fields.is_empty() && fields.iter().all(of_choice)
         }
-        error => Err(error),
+        _ => false,
     }
 }
 
