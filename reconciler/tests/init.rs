@@ -220,6 +220,19 @@ fn what_is_there_before_is_kept_and_used() {
 }
 
 #[test]
+fn a_folder_of_another_repository_is_refused_unless_that_ignores_it() {
+    let place = Place::with_repository();
+    let output = place.init("demo/clusters/other", &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("lies within the git repository"), "{said}");
+    assert!(!place.repo("clusters").exists());
+    place.write(".git/info/exclude", "/clusters\n");
+    let output = place.init("demo/clusters/other", &[]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
 fn without_sops_nothing_is_written_and_the_way_out_is_told() {
     let place = Place::new();
     fs::remove_file(place.path("bin/sops")).unwrap();

@@ -101,9 +101,17 @@ pub enum InitError {
     NoHome,
     #[error(
         "{CLUSTER_KEY_FILE} is there, and {RULES_FILE} is not. Restore {RULES_FILE}; if the cluster was not founded yet, remove \
-         {CLUSTER_KEY_FILE} and repeat this; else name the cluster's recipient by --cluster-age-recipient"
+         {CLUSTER_KEY_FILE} and all that is encrypted to its recipient ({TOKEN_FILE}, for one), and repeat this; else name \
+         the cluster's recipient by --cluster-age-recipient"
     )]
     LostRules,
+    #[error(
+        "{} lies within the git repository {}, which could not hold it. A cluster's repository is one of its own: name a folder \
+         elsewhere",
+        dir.display(),
+        top.display()
+    )]
+    Within { dir: PathBuf, top: PathBuf },
     #[error(
         "{} has no {RECORD_FILE}, so nothing tells your changes from the template's. Run `fabrik init` first: it keeps what \
          is there",
@@ -132,6 +140,10 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let dir = options.dir;
     if options.newer.upgrade {
         return upgrade::run(&dir, options.newer.apply);
+    }
+    // Without a git that is said later, and all else is made.
+    if let Ok(Some(top)) = git::around(&dir) {
+        return Err(InitError::Within { dir, top }.into());
     }
     let (record, secrets) = match Record::read(&dir)? {
         Some(record) => (record, Secrets::default()),

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use fabrik_core::diagnostic::Diagnostic;
+use fabrik_core::diagnostic::{Diagnostic, Place};
 
 use super::{Secret, SecretsError, Shape, Sops, SopsFile, plaintext_violations, shape};
 use crate::repo::{File, FileKind, RepoError, Tree};
@@ -45,6 +45,9 @@ pub async fn check(tree: &Tree, sops: Option<&Sops>) -> Result<Check, SecretsErr
             content => content?,
         };
         let Shape::Sops(shape) = shape(&file.path, &content) else {
+            check
+                .diagnostics
+                .extend(identity_in_the_clear(&file.path, &content));
             continue;
         };
         let verdict = match check_file(file, &shape, &content, sops).await {
@@ -59,6 +62,21 @@ pub async fn check(tree: &Tree, sops: Option<&Sops>) -> Result<Check, SecretsErr
     check.diagnostics.extend(plaintext_violations(tree)?);
     check.diagnostics.sort();
     Ok(check)
+}
+
+/// Who has such a key opens all that is encrypted to it, whatever `.sops.yaml` says of the file that it is in.
+fn identity_in_the_clear(path: &str, content: &[u8]) -> Option<Diagnostic> {
+    // Bech32 of 32 bytes: 58 characters (age's specification, "Native key pairs").
+    const IDENTITY: &str = "AGE-SECRET-KEY-1[A-Z0-9]{58}";
+    let identity = regex::bytes::Regex::new(IDENTITY).ok()?;
+    identity.is_match(content).then(|| Diagnostic {
+        place: Place::file(path),
+        object: path.to_owned(),
+        problem: "holds a private age key in the clear".to_owned(),
+        remedy: format!(
+            "remove it (`git rm --cached {path}`); if it was pushed, replace the key and all secrets that it opens"
+        ),
+    })
 }
 
 /// Exactly what `sops decrypt FILE` prints.
@@ -121,5 +139,20 @@ async fn check_file(
             .await
             .map(|_| Verdict::Opened),
         _ => Ok(Verdict::WellFormed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_age_key_is_told_from_words_about_one() {
+        let identity = |key: &str| identity_in_the_clear("founding/age.key", key.as_bytes());
+        let key = "# created: 2026-11-30\nAGE-SECRET-KEY-1".to_owned() + &"Q".repeat(58) + "\n";
+        let said = identity(&key).unwrap().to_string();
+        assert!(said.starts_with("founding/age.key: "), "{said}");
+        assert!(!said.contains("QQQ"), "{said}");
+        assert_eq!(identity("begins with AGE-SECRET-KEY-1…"), None);
     }
 }

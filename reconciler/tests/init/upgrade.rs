@@ -75,6 +75,22 @@ fn an_upgrade_is_a_patch_that_git_applies_and_then_there_is_nothing_to_do() {
     assert!(text(&again.stderr).contains("nothing to do"), "{again:?}");
 }
 
+/// The last line of its patch is a blank one.
+#[test]
+fn a_patch_that_ends_with_a_blank_line_is_whole() {
+    let place = Place::with_repository();
+    for path in ["nixos/all.nix", RECORD] {
+        place.edit(path, "{ pkgs, ... }:", "{ pkgs, lib, ... }:");
+    }
+    place.git(&["add", "--all"]);
+    place.git(&["commit", "--quiet", "-m", "Begin"]);
+    let patch = text(&place.fabrik(&["init", "demo", "--upgrade"], "").stdout);
+    assert!(patch.ends_with("\n \n"), "it ends otherwise: {patch}");
+    place.write("../patch", &patch);
+    place.git(&["apply", "../patch"]);
+    assert!(place.read("nixos/all.nix").contains("{ pkgs, ... }:"));
+}
+
 #[test]
 fn apply_takes_only_what_no_person_has_changed() {
     let place = older();

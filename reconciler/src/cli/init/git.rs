@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::template::is_executable;
@@ -23,6 +23,30 @@ pub struct Change<'a> {
     pub path: &'a str,
     pub before: Option<&'a str>,
     pub after: Option<&'a str>,
+}
+
+/// The work tree that `dir` lies in, where that would take a repository there for a part of itself.
+pub fn around(dir: &Path) -> Result<Option<PathBuf>, GitError> {
+    let dir = std::path::absolute(dir)?;
+    let there = dir.ancestors().find(|above| above.is_dir());
+    let Some(there) = there.filter(|_| !dir.join(".git").exists()) else {
+        return Ok(None);
+    };
+    let top = output(there, &["rev-parse", "--show-toplevel"], &[])?;
+    if !top.status.success() {
+        return Ok(None);
+    }
+    let ignored = [
+        "check-ignore".as_ref(),
+        "--quiet".as_ref(),
+        "--".as_ref(),
+        dir.as_os_str(),
+    ];
+    if output(there, &ignored, &[])?.status.success() {
+        return Ok(None);
+    }
+    let top = String::from_utf8_lossy(&top.stdout);
+    Ok(Some(PathBuf::from(top.trim_end())))
 }
 
 /// Makes a repository of `dir` where it is none. Says whether it did.
@@ -108,7 +132,7 @@ fn run(dir: &Path, args: &[&str], paths: &[String]) -> Result<Output, GitError> 
     Err(failed(args.first().copied().unwrap_or_default(), &output))
 }
 
-fn output(dir: &Path, args: &[&str], paths: &[String]) -> Result<Output, GitError> {
+fn output(dir: &Path, args: &[impl AsRef<OsStr>], paths: &[String]) -> Result<Output, GitError> {
     let mut git = Command::new("git");
     git.current_dir(dir)
         .args(args)

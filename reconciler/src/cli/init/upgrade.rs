@@ -54,7 +54,8 @@ pub fn run(dir: &Path, apply: bool) -> Result<ExitCode, Failure> {
     if apply {
         take(dir, &record, &plan, &theirs)?;
     } else if let Some(patch) = patch(&record, &plan, &theirs)? {
-        say(patch.trim_end())?;
+        // `say` ends the line. More is not taken away: the last line may be a blank one of the context.
+        say(patch.strip_suffix('\n').unwrap_or(&patch))?;
     }
     Ok(ExitCode::SUCCESS)
 }
