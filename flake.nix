@@ -1,8 +1,9 @@
 {
   description = "fabrik: a Kubernetes cluster on Hetzner Cloud that follows one git repository";
 
-  # The one input. docs/nixos.md, "What is not here", says why there is no other.
-  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+  # The one input: docs/nixos.md, "What is not here", says why there is no other. A release, because the unstable branch has
+  # no x86_64-darwin any more.
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
 
   outputs =
     { self, nixpkgs, ... }:

@@ -4,8 +4,10 @@
   description = "The cluster my-cluster";
 
   inputs = {
-    # Any nixpkgs that has the k3s of cluster.toml.
     nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
+    # Any nixpkgs that has the k3s of cluster.toml: a release has no minor that came after it. Without this line k3s comes from
+    # the one above.
+    k3s-nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
     fabrik.url = "github:OWNER/fabrik";
     fabrik.inputs.nixpkgs.follows = "nixpkgs";
   };

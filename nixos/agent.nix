@@ -129,8 +129,13 @@ in
     boot.loader.systemd-boot.configurationLimit = lib.mkDefault 5;
     nix.gc = {
       automatic = lib.mkDefault true;
+      dates = lib.mkDefault "weekly";
+      # Not on all servers at once.
+      randomizedDelaySec = lib.mkDefault "6h";
       options = lib.mkDefault "--delete-older-than 30d";
     };
+    # It works on the store itself, not by Nix' daemon.
+    systemd.services.nix-gc.serviceConfig.IOSchedulingClass = lib.mkDefault "idle";
     # That is fabrik's to do.
     system.autoUpgrade.enable = lib.mkDefault false;
 

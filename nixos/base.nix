@@ -1,7 +1,14 @@
 # What each node is, whatever its role: small, quiet, in time, and closed but for SSH keys.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  options,
+  ...
+}:
 let
   inherit (config.fabrik) cluster;
+  # Until NixOS 26.11 its settings were one text.
+  hasSettings = options.services ? journald && options.services.journald ? settings;
 in
 {
   imports = [ ./cluster.nix ];
@@ -36,11 +43,23 @@ in
   ];
 
   # The disk is the pods' too. Rates are left alone: what a broken node said is what explains it.
-  services.journald.extraConfig = lib.mkDefault ''
-    SystemMaxUse=1G
-    SystemKeepFree=2G
-    MaxRetentionSec=1month
-  '';
+  services.journald =
+    if hasSettings then
+      {
+        settings.Journal = {
+          SystemMaxUse = lib.mkDefault "1G";
+          SystemKeepFree = lib.mkDefault "2G";
+          MaxRetentionSec = lib.mkDefault "1month";
+        };
+      }
+    else
+      {
+        extraConfig = lib.mkDefault ''
+          SystemMaxUse=1G
+          SystemKeepFree=2G
+          MaxRetentionSec=1month
+        '';
+      };
 
   # The kubelet counts memory without it, and k3s would start with it all the same.
   swapDevices = lib.mkDefault [ ];

@@ -28,6 +28,12 @@ in
   ];
 
   config = {
+    assertions = [
+      {
+        assertion = config.networking.nftables.enable;
+        message = "networking.nftables.enable: without it none of fabrik's rules holds, neither what lets nodes in nor what keeps pods out of the user data. For a firewall of your own: `disabledModules = [ inputs.fabrik.nixosModules.firewall ]`";
+      }
+    ];
     networking = {
       nftables.enable = lib.mkDefault true;
       firewall = {

@@ -10,12 +10,10 @@ fabrik:
 }:
 let
   cfg = config.fabrik.identity;
-  # In the order in which they get along without the ones after them.
   waiting = [
     "fabrik-agent.service"
     "k3s.service"
-  ]
-  ++ lib.optional (config.fabrik.role == "server") "fabrik.service";
+  ];
 in
 {
   imports = [ ./cluster.nix ];
@@ -23,8 +21,9 @@ in
   options.fabrik.identity = {
     enable = lib.mkOption {
       type = lib.types.bool;
-      default = true;
-      description = "Whether a node learns at its first boot from Hetzner who it is. Without it, somebody else writes those files.";
+      default = config.fabrik.role == "agent";
+      defaultText = lib.literalExpression "config.fabrik.role == \"agent\"";
+      description = "Whether a node learns at its first boot from Hetzner who it is. Without it, somebody else writes those files, as a server's founder does.";
     };
     package = lib.mkOption {
       type = lib.types.package;
@@ -45,7 +44,9 @@ in
       wantedBy = [ "multi-user.target" ];
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
+      # A disk that was another machine's starts nothing: two nodes of one name would fight.
       before = waiting;
+      requiredBy = waiting;
       # The node stays who it is.
       restartIfChanged = false;
       # Nobody else starts it again, and without it the machine is no node.
@@ -59,7 +60,7 @@ in
           "+${pkgs.writeShellScript "fabrik-hostname" ''
             read -r name </etc/fabrik/hostname && printf %s "$name" >/proc/sys/kernel/hostname
           ''}"
-          "${config.systemd.package}/bin/networkctl reload"
+          "-${config.systemd.package}/bin/networkctl reload"
           "-${config.systemd.package}/bin/systemctl start --no-block ${toString waiting}"
         ];
         Restart = "on-failure";

@@ -28,7 +28,8 @@ let
   '';
   guard = pkgs.writeShellScript "fabrik-k3s-guard" ''
     # A server that has no data, no server to join and no order to found would found a cluster of its own.
-    ${lib.optionalString isServer "[ -d /var/lib/rancher/k3s/server/db/etcd ] && exit 0"}
+    # What k3s takes for data is etcd's log, and what was removed from the cluster it puts aside.
+    ${lib.optionalString isServer "etcd=/var/lib/rancher/k3s/server/db/etcd; [ -d $etcd/member/wal ] && [ ! -e $etcd/tombstone ] && exit 0"}
     ${pkgs.gnugrep}/bin/grep -Eqs '^(server${lib.optionalString isServer "|cluster-init"}):' ${dropIns}/*.yaml && exit 0
     echo "k3s waits: no file in ${dropIns} says which server to join" >&2
     exit 1

@@ -17,13 +17,15 @@ let
     "local-storage"
   ];
   # What a server may be told once, by cluster.toml or by this module.
-  told = import ./lib/flags.nix lib config.services.k3s.extraFlags [
-    "--cluster-cidr"
-    "--cluster-init"
-    "--flannel-backend"
-    "--secrets-encryption"
-    "--service-cidr"
-  ];
+  told = import ./lib/flags.nix lib config.services.k3s.extraFlags {
+    names = [
+      "--cluster-cidr"
+      "--cluster-init"
+      "--flannel-backend"
+      "--secrets-encryption"
+      "--service-cidr"
+    ];
+  };
   twice = builtins.filter (flag: flag == "--cluster-init" || lib.count (other: other == flag) told > 1) (lib.unique told);
   # Older releases of NixOS have no option for it.
   hasDisable = options.services.k3s ? disable;

@@ -4,46 +4,48 @@
 let
   cfg = config.fabrik;
   # docs.k3s.io/cli/server, those that `k3s agent` does not know and stops at.
-  serverFlags = import ./lib/flags.nix lib config.services.k3s.extraFlags [
-    "--advertise-address"
-    "--advertise-port"
-    "--agent-token"
-    "--agent-token-file"
-    "--bind-address"
-    "--cluster-cidr"
-    "--cluster-dns"
-    "--cluster-domain"
-    "--cluster-init"
-    "--cluster-reset"
-    "--datastore-endpoint"
-    "--default-local-storage-path"
-    "--disable"
-    "--disable-apiserver"
-    "--disable-cloud-controller"
-    "--disable-controller-manager"
-    "--disable-etcd"
-    "--disable-helm-controller"
-    "--disable-kube-proxy"
-    "--disable-network-policy"
-    "--disable-scheduler"
-    "--egress-selector-mode"
-    "--embedded-registry"
-    "--etcd-expose-metrics"
-    "--etcd-snapshot-retention"
-    "--etcd-snapshot-schedule-cron"
-    "--flannel-backend"
-    "--flannel-external-ip"
-    "--flannel-ipv6-masq"
-    "--kube-apiserver-arg"
-    "--kube-controller-manager-arg"
-    "--kube-scheduler-arg"
-    "--secrets-encryption"
-    "--service-cidr"
-    "--service-node-port-range"
-    "--tls-san"
-    "--write-kubeconfig"
-    "--write-kubeconfig-mode"
-  ];
+  serverFlags = import ./lib/flags.nix lib config.services.k3s.extraFlags {
+    prefixes = [
+      "--agent-token"
+      "--cluster-"
+      "--datastore-"
+      "--etcd-"
+      "--flannel-backend"
+      "--flannel-ipv6-masq"
+      "--helm-job-image"
+      "--kube-apiserver-"
+      "--kube-cloud-controller-manager-"
+      "--kube-controller-manager-"
+      "--kube-scheduler-"
+      "--secrets-encryption"
+      "--service-"
+      "--tls-san"
+      "--write-kubeconfig"
+    ];
+    names = [
+      "--advertise-address"
+      "--advertise-port"
+      "--bind-address"
+      "--default-local-storage-path"
+      "--disable"
+      "--disable-agent"
+      "--disable-apiserver"
+      "--disable-cloud-controller"
+      "--disable-controller-manager"
+      "--disable-etcd"
+      "--disable-helm-controller"
+      "--disable-kube-proxy"
+      "--disable-network-policy"
+      "--disable-scheduler"
+      "--egress-selector-mode"
+      "--embedded-registry"
+      "--flannel-external-ip"
+      "--servicelb-namespace"
+      "--supervisor-metrics"
+    ];
+  };
+  # NixOS has it as an option of its own, and passes it to agents as well.
+  disabled = map (name: "--disable=${name}") (config.services.k3s.disable or [ ]);
 in
 {
   imports = [ ./k3s.nix ];
@@ -53,6 +55,10 @@ in
       {
         assertion = serverFlags == [ ];
         message = "services.k3s.extraFlags of pool ${cfg.pool}: `k3s agent` does not know ${toString serverFlags}. Put them into nixos/servers.nix";
+      }
+      {
+        assertion = disabled == [ ];
+        message = "services.k3s.disable of pool ${cfg.pool}: `k3s agent` does not know ${toString disabled}. Put it into nixos/servers.nix";
       }
     ];
   };

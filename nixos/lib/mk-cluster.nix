@@ -161,5 +161,23 @@ in
     };
   };
 
+  # What the repository is worked with: the fabrik that its nodes run, and what opens its secrets. It can be had whatever is
+  # wrong with cluster.toml.
+  devShells = builtins.mapAttrs (
+    system: packages:
+    let
+      pkgs = nixpkgs.legacyPackages.${system};
+    in
+    {
+      default = pkgs.mkShellNoCC {
+        packages = [
+          packages.default
+          pkgs.age
+          pkgs.sops
+        ];
+      };
+    }
+  ) fabrik.packages;
+
   checks = bySystem "system" (machine: machine.config.system.build.toplevel);
 }

@@ -58,7 +58,8 @@ guard() { # ROLE WANTED FILE… : the guard's answer on a machine with these
     shift 2
     for file in "$@"; do
         case $file in
-        etcd) mkdir -p "$machine/var/lib/rancher/k3s/server/db/etcd" ;;
+        member/wal) mkdir -p "$machine/var/lib/rancher/k3s/server/db/etcd/$file" ;;
+        tombstone) touch "$machine/var/lib/rancher/k3s/server/db/etcd/$file" ;;
         *) echo "$file" >"$dropins/50-fabrik.yaml" ;;
         esac
     done
@@ -69,10 +70,13 @@ guard server no
 guard server no 'node-name: server-2'
 guard server yes 'server: https://10.0.1.1:6443'
 guard server yes 'cluster-init: true'
-guard server yes etcd
+guard server yes member/wal
+# Removed from the cluster: k3s puts its data aside and would begin anew.
+guard server no member/wal tombstone
+guard server yes member/wal tombstone 'server: https://10.0.1.1:6443'
 guard agent no
 guard agent no 'cluster-init: true'
-guard agent no etcd
+guard agent no member/wal
 guard agent yes 'server: https://10.0.1.1:6443'
 echo 'evaluates: fabrik.service, fabrik-agent.service, the guard of k3s'
 

@@ -43,6 +43,7 @@ let
   nixos = pkgs: {
     _file = "nixos";
     options = {
+      services.journald.settings = lib.mkOption { type = lib.types.anything; default = { }; };
       services.k3s.disable = lib.mkOption { type = lib.types.listOf lib.types.str; default = [ ]; };
       systemd.settings = lib.mkOption { type = lib.types.anything; default = { }; };
     };
@@ -94,31 +95,34 @@ let
         writeShellScript = _: text: builtins.replaceStrings [ "/bin/grep" "/bin/ip" ] [ "grep" "ip" ] text;
       };
     in
-    lib.concatStringsSep "\n" (lib.evalModules {
-      modules = [
-        (nixos pkgs)
-        flake.nixosModules.k3s
-        {
-          fabrik = {
-            inherit role;
-            cni = "none";
-            pool = "workers";
-            cluster = {
-              kubernetes.version = "1.36";
-              network.range = "10.0.0.0/16";
-            };
+    lib.concatStringsSep "\n" (evaluateWith pkgs [
+      flake.nixosModules.k3s
+      {
+        fabrik = {
+          inherit role;
+          cni = "none";
+          pool = "workers";
+          cluster = {
+            kubernetes.version = "1.36";
+            network.range = "10.0.0.0/16";
           };
-        }
-      ];
-      specialArgs.pkgs = pkgs;
-    }).config.systemd.services.k3s.serviceConfig.ExecCondition;
+        };
+      }
+    ]).systemd.services.k3s.serviceConfig.ExecCondition;
 
-  evaluate =
-    modules:
+  evaluate = evaluateWith (pkgsOf "stub");
+  evaluateWith =
+    pkgs: modules:
     (lib.evalModules {
-      modules = [ (nixos (pkgsOf "stub")) ] ++ modules;
-      specialArgs.pkgs = pkgsOf "stub";
+      modules = [ (nixos pkgs) ] ++ modules;
+      specialArgs.pkgs = pkgs;
     }).config;
+  identity =
+    pkgs:
+    (evaluateWith pkgs [
+      flake.nixosModules.identity
+      { fabrik.role = "agent"; }
+    ]).systemd.services.fabrik-identity;
 
   example = import ./example.nix;
   # What is right for fabrik, and not what NixOS has by default.
@@ -143,6 +147,9 @@ in
   unit = (server { }).systemd.services.fabrik;
   agentUnit = (server { }).systemd.services.fabrik-agent;
   inherit ((server { }).boot) kernelParams;
+  identityUnit = identity (pkgsOf "stub");
+  # Its scripts by their texts.
+  hostnameScript = builtins.head (identity (pkgsOf "stub" // { writeShellScript = _: text: text; })).serviceConfig.ExecStartPost;
 
   serverGuard = guard "server";
   agentGuard = guard "agent";

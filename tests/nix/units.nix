@@ -17,7 +17,8 @@ let
       // lib.optionalAttrs (it ? after) { After = it.after; }
       // it.unitConfig or { }
     )
-    ++ section "Service" (it.serviceConfig or { });
+    ++ section "Service" (it.serviceConfig or { })
+    ++ section "Install" (lib.optionalAttrs (it ? requiredBy) { RequiredBy = it.requiredBy; });
   machine =
     name:
     let

@@ -93,7 +93,9 @@ pub async fn run(metadata: &str, root: &Path) -> Result<(), IdentifyError> {
         None => first_boot(metadata, &state).await?,
     };
     let server = first_that_answers(&identity.servers).await;
-    for (path, text) in files::of(&identity, server) {
+    // What the system says of all interfaces.
+    let network = fs::read_to_string(root.join(files::NETWORK_OF_ALL)).unwrap_or_default();
+    for (path, text) in files::of(&identity, server, &network) {
         let path = root.join(path);
         write(&path, &text).map_err(NodeError::io(path))?;
     }
@@ -233,6 +235,10 @@ fn keep(state: &Path, name: &str, bytes: &[u8]) -> Result<(), NodeError> {
 
 /// For all to read, as systemd-networkd has to; there is no secret in it. It is written again at the next boot.
 fn write(path: &Path, text: &str) -> io::Result<()> {
+    // A disk that is full keeps no node from starting as it was.
+    if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
     let dir = path.parent().unwrap_or(path);
     fs::create_dir_all(dir)?;
     let readable = fs::Permissions::from_mode(0o644);

@@ -3,6 +3,7 @@
 mod units {
     use std::process::Command;
 
+    mod identity;
     pub mod modules;
     pub mod room;
 

@@ -12,18 +12,21 @@ use crate::node::config::{self, AgentConfig, Boot};
 const K3S: &str = "etc/rancher/k3s/config.yaml.d/50-fabrik.yaml";
 const AGENT: &str = "etc/fabrik/agent.toml";
 const HOSTNAME: &str = "etc/fabrik/hostname";
-/// Read by systemd-networkd; gone at the next boot, and written again.
+/// Of nixos/network.nix; a person may have changed it there.
+pub const NETWORK_OF_ALL: &str = "etc/systemd/network/10-fabrik.network";
+/// Read by systemd-networkd in place of that one, for the public interface; gone at the next boot, and written again.
 const NETWORK: &str = "run/systemd/network/05-fabrik-public.network";
 const FRONT_PORT: u16 = 9644;
 
-/// All of them, each with its path below the machine's root. `server` is where k3s joins.
-pub fn of(identity: &Identity, server: Option<&str>) -> Vec<(&'static str, String)> {
+/// All of them, each with its path below the machine's root. `server` is where k3s joins, `network` what holds for all
+/// interfaces.
+pub fn of(identity: &Identity, server: Option<&str>, network: &str) -> Vec<(&'static str, String)> {
     let mut files = vec![
         (K3S, k3s(identity, server)),
         (HOSTNAME, format!("{}\n", identity.node)),
     ];
     files.extend(agent(identity).map(|text| (AGENT, text)));
-    files.extend(network(identity).map(|text| (NETWORK, text)));
+    files.extend(public_interface(identity, network).map(|text| (NETWORK, text)));
     files
 }
 
@@ -81,10 +84,20 @@ fn agent(identity: &Identity) -> Option<String> {
     toml::to_string(&config).ok()
 }
 
-fn network(identity: &Identity) -> Option<String> {
+/// networkd takes the first file that matches an interface and no other, so all that `network` says is in this one too.
+fn public_interface(identity: &Identity, network: &str) -> Option<String> {
     let ipv6 = identity.addresses.ipv6.as_ref()?;
+    let mut of_match = false;
+    let others = network.lines().filter(|line| {
+        let line = line.trim();
+        if line.starts_with('[') {
+            of_match = line == "[Match]";
+        }
+        !of_match
+    });
+    let others: String = others.map(|line| format!("{line}\n")).collect();
     Some(format!(
-        "[Match]\nMACAddress={}\n\n[Network]\nDHCP=ipv4\nAddress={}\nGateway={}\n",
+        "[Match]\nMACAddress={}\n\n[Network]\nDHCP=ipv4\nAddress={}\nGateway={}\n\n{others}",
         ipv6.mac, ipv6.address, ipv6.gateway
     ))
 }
@@ -128,7 +141,7 @@ mod tests {
 
     #[test]
     fn k3s_is_told_all_that_differs_from_node_to_node() {
-        let files = of(&identity(), Some("https://10.0.1.2:6443"));
+        let files = of(&identity(), Some("https://10.0.1.2:6443"), "");
         let written = text(&files, K3S);
         assert!(written.contains("\nserver: "), "{written}");
         let config: Value = serde_saphyr::from_str(&written).unwrap();
@@ -142,8 +155,17 @@ mod tests {
     }
 
     #[test]
+    fn the_public_interface_is_as_all_others_and_has_its_address() {
+        let all = "[Match]\nKind=!*\nType=ether\n\n[Network]\nIPv6AcceptRA=false\nDNS=192.0.2.1\n\n[DHCPv4]\nUseHostname=false\n";
+        let written = text(&of(&identity(), None, all), NETWORK);
+        let expected = "[Match]\nMACAddress=96:00:00:00:00:01\n\n[Network]\nDHCP=ipv4\nAddress=2001:db8:1::1/64\n\
+                        Gateway=fe80::1\n\n[Network]\nIPv6AcceptRA=false\nDNS=192.0.2.1\n\n[DHCPv4]\nUseHostname=false\n";
+        assert_eq!(written, expected);
+    }
+
+    #[test]
     fn the_agent_reads_what_is_written_for_it() {
-        let files = of(&identity(), None);
+        let files = of(&identity(), None, "");
         let config = AgentConfig::parse("agent.toml", &text(&files, AGENT)).unwrap();
         assert_eq!(config.node, identity().node);
         assert_eq!(config.cluster, identity().agent.unwrap());
@@ -151,7 +173,7 @@ mod tests {
             agent: None,
             ..identity()
         };
-        let files = of(&keyless, None);
+        let files = of(&keyless, None, "");
         assert!(!files.iter().any(|(path, _)| *path == AGENT));
     }
 }

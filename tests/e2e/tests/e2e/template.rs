@@ -30,12 +30,16 @@ async fn the_template_converges_with_the_bed_s_stand_in_for_its_inputs() -> Resu
     ensure!(told.stderr.contains("flake.lock was not made"), "{told:?}");
 
     // What can't be had here is the stand-in as well.
-    let flake = git.read("flake.nix")?;
-    let nixpkgs = "github:NixOS/nixpkgs/nixos-26.05";
-    ensure!(flake.contains(nixpkgs), "{flake}");
-    git.write("flake.nix", flake.replace(nixpkgs, &url))?;
+    let mut flake = git.read("flake.nix")?;
+    for nixpkgs in ["nixos-26.05", "nixos-unstable"] {
+        let nixpkgs = format!("github:NixOS/nixpkgs/{nixpkgs}");
+        ensure!(flake.contains(&nixpkgs), "{flake}");
+        flake = flake.replace(&nixpkgs, &url);
+    }
+    git.write("flake.nix", flake)?;
     let commit = git.commit_and_push("Begin with what fabrik init wrote")?;
-    let unlocked = "flake.lock does not lock what flake.nix asks for as fabrik, nixpkgs";
+    let unlocked =
+        "flake.lock does not lock what flake.nix asks for as fabrik, k3s-nixpkgs, nixpkgs";
     world
         .status_says("inputs that are not locked are named", |status| {
             let holds = fabrik_e2e::list(status, "holds");

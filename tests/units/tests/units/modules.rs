@@ -44,13 +44,13 @@ pub fn unit(service: &Value, exec: &str) -> String {
         ("Description", "description"),
         ("Wants", "wants"),
         ("After", "after"),
+        ("Before", "before"),
     ] {
         setting(&mut text, key, &service[from]);
     }
     text.push_str("[Service]\n");
-    assert!(service["path"].is_array(), "{service}");
     writeln!(text, "Environment=\"PATH={PATH}\"").unwrap();
-    for (name, value) in service["environment"].as_object().unwrap() {
+    for (name, value) in service["environment"].as_object().into_iter().flatten() {
         writeln!(text, "Environment=\"{name}={}\"", value.as_str().unwrap()).unwrap();
     }
     for (key, value) in service["serviceConfig"].as_object().unwrap() {

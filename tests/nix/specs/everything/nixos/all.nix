@@ -1,6 +1,6 @@
 { lib, ... }:
 {
   time.timeZone = "Europe/Berlin";
-  services.journald.extraConfig = lib.mkForce "SystemMaxUse=200M";
+  nix.gc.automatic = lib.mkForce false;
   fabrik.storage.longhorn.enable = true;
 }
