@@ -1,4 +1,5 @@
-# The flake's modules, by what they are for. `disabledModules = [ fabrik.nixosModules.NAME ]` takes one away.
+# The flake's modules, by what they are for. `disabledModules = [ fabrik.nixosModules.NAME ]` takes one away, where no other
+# one is made of it: docs/nixos.md, "How to change it".
 flake:
 let
   # They bring the flake's own program.
