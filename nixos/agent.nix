@@ -38,6 +38,7 @@ in
     package = lib.mkOption {
       type = lib.types.package;
       default = fabrik.packages.${pkgs.stdenv.hostPlatform.system}.default;
+      defaultText = lib.literalExpression "fabrik.packages.\${system}.default";
       description = "The fabrik to run.";
     };
 

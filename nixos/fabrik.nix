@@ -37,8 +37,9 @@ in
   options.services.fabrik = {
     enable = lib.mkEnableOption "fabrik, which makes the cluster follow its git repository";
 
-    package = optional lib.types.package fabrik.packages.${pkgs.stdenv.hostPlatform.system}.default
-      "The fabrik to run.";
+    package = optional lib.types.package fabrik.packages.${pkgs.stdenv.hostPlatform.system}.default "The fabrik to run." // {
+      defaultText = lib.literalExpression "fabrik.packages.\${system}.default";
+    };
 
     configFile = optional (lib.types.nullOr path) null ''
       A configuration that is a file of this machine, as `fabrik found` writes it, instead of `settings`. One system serves all

@@ -19,7 +19,7 @@ let
   spec = import ./spec.nix (builtins.readFile (src + "/cluster.toml"));
 
   # The faults of cluster.toml end each look at what is made of it, all at once and before the module system sees any.
-  faults = spec.faults ++ (if spec.cluster.kubernetes.version == "" then [ ] else versionFaults);
+  faults = spec.faults ++ (if spec.cluster.kubernetes.version == "" then [ ] else versionFaults) ++ strayFaults;
   checked = value: if faults == [ ] then value else throw ("\n" + builtins.concatStringsSep "\n" faults);
 
   k3s =
@@ -35,6 +35,17 @@ let
       wanted = wantedK3s servers-system;
     in
     if wanted ? fault then [ "cluster.toml: [kubernetes] version: ${wanted.fault}" ] else [ ];
+
+  # A module of a pool that is called otherwise would be left out without a word.
+  strayFaults =
+    let
+      dir = src + "/nixos/pools";
+      poolOf = file: builtins.match "(.*)\\.nix" file;
+      isStray = file: poolOf file != null && !(spec.pools ? ${builtins.head (poolOf file)});
+    in
+    map (file: "nixos/pools/${file}: cluster.toml has no pool of that name, so no node would run this") (
+      if builtins.pathExists dir then builtins.filter isStray (builtins.attrNames (builtins.readDir dir)) else [ ]
+    );
 
   found = path: if builtins.pathExists (src + "/nixos/${path}.nix") then [ (src + "/nixos/${path}.nix") ] else [ ];
   given = group: modules.${group} or [ ];

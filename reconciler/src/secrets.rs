@@ -14,7 +14,7 @@ mod shape;
 mod sops;
 
 pub use check::{Check, Verdict, age_key_place, check, decrypt_file, users_age_key_file};
-pub use creation_rules::{RULES_FILE, plaintext_violations};
+pub use creation_rules::{RULES_FILE, closed_to_some, plaintext_violations};
 pub use error::SecretsError;
 pub use field::field;
 pub use format::Format;

@@ -46,7 +46,7 @@ fn what_init_writes_is_valid_at_once_and_its_secrets_open() {
     );
     assert!(said.contains("shape only: secrets/age.key\n"), "{said}");
     for unchecked in [
-        "flake.nix: ",
+        "flake.nix and nixos/: ",
         "flake.lock, which is not there",
         "whether Hetzner has",
     ] {

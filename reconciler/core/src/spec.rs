@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::parse::{parse, token_reference};
+pub use self::parse::{parse, token_reference, zone_of};
 pub use self::place::{place_of, text_of};
 pub use self::secret::{FileMode, NodeSecret};
 pub use self::selector::{Pattern, Pods, Selector};

@@ -145,7 +145,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     if let Ok(Some(top)) = git::around(&dir) {
         return Err(InitError::Within { dir, top }.into());
     }
-    let (record, secrets) = match Record::read(&dir)? {
+    let (known, is_answered) = (Record::read(&dir)?, options.flags.are_given());
+    let again = known.is_some();
+    let (record, secrets) = match known {
         Some(record) => (record, Secrets::default()),
         None => begin(&dir, options.flags, &options.keys).await?,
     };
@@ -154,6 +156,11 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         say(format_args!(
             "made      {file}, your age key: keep a copy elsewhere"
         ))?;
+    }
+    if again && is_answered {
+        eprintln!(
+            "note: the answers are those of the first time, and the flags are not looked at: edit the files"
+        );
     }
     let name = record.answers.name.clone();
     let mut made = write(&dir, record, &secrets.files)?;
@@ -174,6 +181,10 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         }
         (false, Err(error)) => eprintln!("note: what was made is not in git: {error}"),
         (false, Ok(())) => {}
+    }
+    if !again {
+        let readme = dir.join("README.md");
+        eprintln!("next: \"The first time\" in {}", readme.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -299,7 +310,7 @@ fn tell(path: &str, fate: Fate, made: &mut Vec<String>) -> Result<(), Failure> {
 /// Nix takes of a work tree only what git knows.
 fn under_git(dir: &Path, made: &[String]) -> Result<(), git::GitError> {
     if git::begin(dir)? {
-        eprintln!("note: this is a git repository now; nothing is committed");
+        eprintln!("note: this is a git repository now");
     }
     git::add(dir, made)
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::{Failure, say};
 use crate::gate::{Access, check_node_secrets};
-use crate::secrets::{Sops, Verdict, check, decrypt_file, users_age_key_file};
+use crate::secrets::{Sops, Verdict, check, closed_to_some, decrypt_file, users_age_key_file};
 
 #[derive(Debug, Subcommand)]
 pub enum Secrets {
@@ -64,6 +64,7 @@ async fn check_all(options: CheckOptions) -> Result<ExitCode, Failure> {
     }
     // Faults of a file are among both.
     let mut diagnostics = result.diagnostics;
+    diagnostics.extend(closed_to_some(&tree)?);
     diagnostics.extend(check_node_secrets(&tree, Access::of_person(sops.as_ref())).await?);
     diagnostics.sort();
     diagnostics.dedup();

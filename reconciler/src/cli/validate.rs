@@ -1,5 +1,7 @@
 //! `fabrik validate`: all that is wrong with a repository, before it is pushed.
 
+mod nixos;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,7 +34,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let (result, unchecked) = match super::tree_of_root(&options.dir) {
         Ok(tree) => {
             let read = read_commit(&tree, Access::of_person(sops.as_ref())).await?;
-            (read, unchecked(&tree))
+            let read = with_nixos(read, &tree)?;
+            let unchecked = unchecked(&tree, read.as_ref().ok());
+            (read, unchecked)
         }
         Err(error) => (Err(Faulty::of(error.into_diagnostic()?)), Vec::new()),
     };
@@ -52,6 +56,31 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     })
 }
 
+fn with_nixos(
+    read: Result<Candidate, Faulty>,
+    tree: &Tree,
+) -> Result<Result<Candidate, Faulty>, Failure> {
+    let spec = match &read {
+        Ok(candidate) => Some(&candidate.spec),
+        Err(faulty) => faulty.spec.as_ref(),
+    };
+    let faults = nixos::faults(tree, spec)?;
+    if faults.is_empty() {
+        return Ok(read);
+    }
+    let mut faulty = read.map_or_else(
+        |faulty| faulty,
+        |candidate| Faulty {
+            diagnostics: Vec::new(),
+            spec: Some(candidate.spec),
+            text: candidate.text,
+        },
+    );
+    faulty.diagnostics.extend(faults);
+    faulty.diagnostics.sort();
+    Ok(Err(faulty))
+}
+
 pub fn print_faults(faults: &[Diagnostic]) {
     for fault in faults {
         eprintln!("{fault}");
@@ -68,7 +97,7 @@ fn counted(number: usize, noun: &str) -> String {
 }
 
 /// What was looked at, and what could not be.
-fn checked(candidate: &Candidate, unchecked: &[&str]) -> String {
+fn checked(candidate: &Candidate, unchecked: &[String]) -> String {
     let objects: usize = candidate.units.values().map(Vec::len).sum();
     let mut lines = format!(
         "ok: {}, {} with {}, {} opened",
@@ -88,21 +117,33 @@ fn checked(candidate: &Candidate, unchecked: &[&str]) -> String {
 }
 
 /// What only others can tell, of a repository with these files.
-fn unchecked(tree: &Tree) -> Vec<&'static str> {
+fn unchecked(tree: &Tree, candidate: Option<&Candidate>) -> Vec<String> {
     let mut unchecked = Vec::new();
     if tree.file("flake.nix").is_some() {
         unchecked.push(
-            "flake.nix: `fabrik plan` evaluates it where Nix is on PATH, and the leader does",
+            "flake.nix and nixos/: `fabrik plan` evaluates them where Nix is on PATH, and the leader does".to_owned(),
         );
-        if tree.file("flake.lock").is_none() {
-            unchecked.push("flake.lock, which is not there: `nix flake lock` makes it. The leader refuses inputs that are not locked");
+        unchecked.push(match tree.file("flake.lock") {
+            Some(_) => "flake.lock: whether it locks all that flake.nix asks for".to_owned(),
+            None => "flake.lock, which is not there: `nix flake lock` makes it. The leader refuses inputs that are not locked".to_owned(),
+        });
+    }
+    unchecked.push("whether Hetzner has these types, locations and images, and the API server takes these objects".to_owned());
+    // A snapshot has a number and no name.
+    let is_snapshot = |image: &str| image.bytes().all(|b| b.is_ascii_digit());
+    for (name, pool) in candidate.iter().flat_map(|c| &c.spec.pools) {
+        if pool.count > 0 && !is_snapshot(&pool.image) {
+            unchecked.push(format!(
+                "pool {name}: whether servers of `{}` join by their user data. Hetzner's own images don't; \
+                 docs/nixos.md, \"The disk\", says how to make one that does",
+                pool.image
+            ));
         }
     }
-    unchecked.push("whether Hetzner has these types, locations and images, and the API server takes these objects");
     unchecked
 }
 
-fn document(result: &Result<Candidate, Faulty>, unchecked: &[&str]) -> Value {
+fn document(result: &Result<Candidate, Faulty>, unchecked: &[String]) -> Value {
     match result {
         Err(faulty) => json!({"valid": false, "diagnostics": faulty.diagnostics}),
         Ok(candidate) => json!({

@@ -10,7 +10,7 @@ use super::{Access, SPEC_FILE};
 use crate::hetzner::Token;
 use crate::repo::{BlobId, File, Tree};
 use crate::secrets::{
-    Secret, SecretsError, Shape, Sops, SopsFile, check, field, shape, well_formed,
+    Secret, SecretsError, Shape, Sops, SopsFile, check, closed_to_some, field, shape, well_formed,
 };
 
 pub struct Reader<'a> {
@@ -136,7 +136,12 @@ impl<'a> Reader<'a> {
     /// encrypted. Returns the SOPS files that were not opened.
     pub async fn other_secrets(&mut self) -> Result<Vec<String>, SecretsError> {
         let checked = check(self.tree, None).await?;
-        let news = checked.diagnostics.into_iter();
+        // Of whom a file is kept from, the cluster cares for itself alone.
+        let closed = match self.access {
+            Access::Cluster(_) => Vec::new(),
+            Access::Person(_) | Access::NoKey => closed_to_some(self.tree)?,
+        };
+        let news = checked.diagnostics.into_iter().chain(closed);
         let judged = &self.judged;
         self.faults
             .extend(news.filter(|fault| !judged.contains(&fault.place.file)));

@@ -68,6 +68,47 @@ pub fn plaintext_violations(tree: &Tree) -> Result<Vec<Diagnostic>, SecretsError
     Ok(violations)
 }
 
+/// The SOPS files that are not encrypted to everybody whom their rule of the nearest `.sops.yaml` names (`age`): whom it
+/// was written for later can't open them, the cluster for one. Rules that name others than age's recipients demand nothing.
+///
+/// # Errors
+/// A file can't be read.
+pub fn closed_to_some(tree: &Tree) -> Result<Vec<Diagnostic>, SecretsError> {
+    // What is wrong with the rules themselves is told beside what is in the clear.
+    let rules = all_rules(tree, &mut Vec::new())?;
+    let mut closed = Vec::new();
+    for file in tree.files().filter(|file| is_plain(file.kind)) {
+        let Some((dir, of_dir)) = nearest(&rules, &file.path) else {
+            continue;
+        };
+        let below = file.path.get(dir.len()..).unwrap_or_default();
+        let Some(rule) = of_dir.iter().find(|rule| rule.fits(below)) else {
+            continue;
+        };
+        let content = match tree.read(&file.path) {
+            Err(RepoError::FileTooBig { .. }) => continue,
+            content => content?,
+        };
+        let Shape::Sops(sops) = shape(&file.path, &content) else {
+            continue;
+        };
+        let lacks = |recipient: &&String| !sops.recipients.contains(recipient);
+        let lacking: Vec<&str> = rule.age.iter().filter(lacks).map(String::as_str).collect();
+        if !lacking.is_empty() {
+            closed.push(Diagnostic {
+                place: Place::file(&file.path),
+                object: file.path.clone(),
+                problem: format!(
+                    "is not encrypted to {}, whom {dir}{RULES_FILE} names",
+                    lacking.join(" and ")
+                ),
+                remedy: format!("encrypt it anew: `sops updatekeys {}`", file.path),
+            });
+        }
+    }
+    Ok(closed)
+}
+
 /// Whether a manifest has an object of kind Secret. A rule for manifests is there for those (`encrypted_regex: ^(data|
 /// stringData)$` is how people write it), and not for the Deployment beside them.
 fn holds_a_secret(content: &[u8]) -> bool {
@@ -93,22 +134,46 @@ struct RulesFile {
 struct CreationRule {
     #[serde(default)]
     path_regex: Option<String>,
+    #[serde(default)]
+    age: Option<Recipients>,
+}
+
+/// One text with commas, or a list.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Recipients {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Recipients {
+    fn each(self) -> Vec<String> {
+        let texts = match self {
+            Self::Text(text) => vec![text],
+            Self::List(texts) => texts,
+        };
+        let each = texts.iter().flat_map(|text| text.split(','));
+        let each = each.map(|recipient| recipient.trim().to_owned());
+        each.filter(|recipient| !recipient.is_empty()).collect()
+    }
 }
 
 /// A rule in its place: the first that fits a file decides.
-enum Rule {
-    Demands(Regex),
-    /// Fits all files and demands nothing.
-    Default,
+struct Rule {
+    /// Without one it fits all files, and demands that none be encrypted.
+    path: Option<Regex>,
+    age: Vec<String>,
 }
 
 impl Rule {
-    /// `Some` when this rule demands the file. A default ends nothing, for it demands nothing.
+    fn fits(&self, path: &str) -> bool {
+        self.path.as_ref().is_none_or(|regex| regex.is_match(path))
+    }
+
+    /// `Some` when this rule demands the file.
     fn decides(&self, path: &str) -> Option<&str> {
-        match self {
-            Self::Demands(regex) => regex.is_match(path).then(|| regex.as_str()),
-            Self::Default => None,
-        }
+        let regex = self.path.as_ref()?;
+        regex.is_match(path).then(|| regex.as_str())
     }
 }
 
@@ -147,13 +212,17 @@ fn rules_of(path: &str, content: &[u8]) -> Result<Vec<Rule>, SecretsError> {
     // What comes after a rule that fits all files is never looked at by SOPS.
     let mut in_force = Vec::new();
     for rule in rules {
+        let age = rule.age.map(Recipients::each).unwrap_or_default();
         let Some(regex) = rule.path_regex.filter(|regex| !regex.is_empty()) else {
-            in_force.push(Rule::Default);
+            in_force.push(Rule { path: None, age });
             break;
         };
         let compiled = Regex::new(&regex)
             .map_err(|_| wrong(format!("path_regex: `{regex}` is not a regular expression")))?;
-        in_force.push(Rule::Demands(compiled));
+        in_force.push(Rule {
+            path: Some(compiled),
+            age,
+        });
     }
     Ok(in_force)
 }

@@ -277,6 +277,48 @@ async fn what_was_opened_is_kept_until_no_commit_uses_it() {
     );
 }
 
+#[test]
+fn a_file_that_lacks_a_recipient_of_its_rule_is_told() {
+    let keys = Keys::new();
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, content: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    let Keys { ours, stranger, .. } = &keys;
+    let closed = || closed_to_some(&Tree::of_directory(dir.path()).unwrap()).unwrap();
+    let for_us = encrypt("a.yaml", SECRET_YAML, &["--age", ours]);
+    let for_both = encrypt(
+        "a.yaml",
+        SECRET_YAML,
+        &["--age", &format!("{ours},{stranger}")],
+    );
+    write("secrets/us.yaml", &for_us);
+    write("secrets/both.yaml", &for_both);
+    write("elsewhere.yaml", &for_us);
+    assert_eq!(closed(), [], "there are no rules");
+    for both in [
+        format!("age: {ours}, {stranger}"),
+        format!("age: [{stranger}, {ours}]"),
+    ] {
+        let rules = format!(
+            "creation_rules:\n  - path_regex: ^secrets/\n    {both}\n  - kms: arn:aws:kms:x\n"
+        );
+        write(".sops.yaml", &rules);
+        let told: Vec<String> = closed().iter().map(ToString::to_string).collect();
+        let expected = format!(
+            "secrets/us.yaml: secrets/us.yaml: is not encrypted to {stranger}, whom .sops.yaml names"
+        );
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains(&expected), "{told:?}");
+        assert!(
+            told[0].contains("sops updatekeys secrets/us.yaml"),
+            "{told:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn check_opens_ours_looks_at_others_and_reports_every_fault() {
     let keys = Keys::new();

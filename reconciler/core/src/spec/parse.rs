@@ -16,8 +16,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use toml::de::{DeTable, DeValue};
 
+pub use self::pool::zone_of;
 use super::reader::{Reader, Table, Text};
-
 use super::{Hetzner, K3sRelease, Kubernetes, Limits, SecretRef, Spec};
 use crate::diagnostic::Diagnostic;
 use crate::id::{ClusterName, InvalidId};

@@ -76,6 +76,25 @@ pub struct Flags {
     pub fabrik_flake: Option<String>,
 }
 
+impl Flags {
+    pub fn are_given(&self) -> bool {
+        let Self {
+            name,
+            workers,
+            server_types,
+            locations,
+            ssh_key,
+            forge,
+            fabrik_flake,
+        } = self;
+        let texts = [ssh_key, fabrik_flake].into_iter().any(Option::is_some);
+        let lists = [server_types, locations]
+            .iter()
+            .any(|list| !list.is_empty());
+        texts || lists || name.is_some() || workers.is_some() || forge.is_some()
+    }
+}
+
 /// What need not be asked.
 #[derive(Default)]
 struct Known {

@@ -5,12 +5,17 @@
 
 use std::collections::BTreeMap;
 
+use fabrik_core::spec;
+
 use super::answers::{Answers, Forge};
 
 /// Texts by path.
 pub type Files = BTreeMap<&'static str, String>;
 
 pub const RULES_FILE: &str = ".sops.yaml";
+const DEFAULT_ZONE: &str = "eu-central";
+/// The table that is left out where all in it is a default.
+const NETWORK: &str = "# [network]                         # these are the defaults";
 
 macro_rules! template {
     ($($path:literal)*) => {
@@ -75,6 +80,10 @@ fn filled(text: &str, answers: &Answers) -> String {
     let line = format!("{} = {key}", owner(&answers.ssh_key));
     put(r#"you = "ssh-ed25519 AAAA… you""#, &line);
     put("github:OWNER/fabrik", &answers.fabrik_flake);
+    let zone = answers.locations.first().and_then(|it| spec::zone_of(it));
+    if let Some(zone) = zone.filter(|zone| *zone != DEFAULT_ZONE) {
+        put(NETWORK, &format!("[network]\nzone = \"{zone}\""));
+    }
     if let Some(recipients) = &answers.recipients {
         put("age1cluster", &recipients.cluster);
         put("age1you", &recipients.people.join(","));
@@ -97,8 +106,6 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::{Path, PathBuf};
-
-    use fabrik_core::spec;
 
     use super::super::answers::tests::answers;
     use super::*;
@@ -155,6 +162,17 @@ mod tests {
             ] {
                 assert!(!text.contains(example), "{path} still has {example}");
             }
+        }
+    }
+
+    #[test]
+    fn a_cluster_beyond_europe_has_its_network_there() {
+        for (location, zone) in [("ash", "us-east"), ("fsn1", "eu-central")] {
+            let mut answers = answers();
+            answers.locations = vec![location.to_owned()];
+            answers.server_types = vec!["ccx13".to_owned()];
+            let spec = spec::parse("cluster.toml", &files(&answers)["cluster.toml"]).unwrap();
+            assert_eq!(spec.network.zone, zone);
         }
     }
 

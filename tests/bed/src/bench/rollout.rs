@@ -155,7 +155,7 @@ pub async fn run(workers: u32, max_unavailable: u32) -> Result<()> {
     Ok(())
 }
 
-/// A pod a worker, of which twice as many may be away as nodes.
+/// A pod on each worker and never two, so that the steps of a node are as scripted. Twice as many may be away as nodes.
 fn shop(play: &Play) -> String {
     let Play {
         workers,
@@ -174,6 +174,10 @@ spec:
     metadata: {{labels: {{app: shop}}}}
     spec:
       nodeSelector: {{fabrik.dev/pool: workers}}
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+          - {{labelSelector: {{matchLabels: {{app: shop}}}}, topologyKey: kubernetes.io/hostname}}
       containers: [{{name: shop, image: registry.example/shop:1}}]
 ---
 apiVersion: policy/v1

@@ -48,6 +48,12 @@ const LOCATIONS: [(&str, &str); 6] = [
     ("sin", "ap-southeast"),
 ];
 
+/// The zone of one of Hetzner's locations, where this build knows it.
+pub fn zone_of(location: &str) -> Option<&'static str> {
+    let known = LOCATIONS.iter().find(|(name, _)| *name == location);
+    known.map(|(_, zone)| *zone)
+}
+
 pub fn pools(root: &mut Table<'_>, zone: Option<&str>) -> Option<BTreeMap<PoolName, Pool>> {
     let mut table = root.table("pools", "[pools]");
     let mut pools = Vec::new();
@@ -149,23 +155,41 @@ fn server_types(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>
             );
         }
     }
+    one_architecture(table, &texts);
     Some(once_each(table, &texts))
+}
+
+/// Hetzner's Ampere types are called `cax…`; all others are x86_64 (docs.hetzner.com, "Server types").
+fn one_architecture(table: &mut Table<'_>, types: &[Text<'_>]) {
+    let is_arm = |text: &Text<'_>| text.value.starts_with("cax");
+    let arm = types.iter().find(|text| is_arm(text));
+    let other = types.iter().find(|text| !is_arm(text));
+    if let (Some(arm), Some(other)) = (arm, other) {
+        table.fault(
+            &arm.span,
+            format!(
+                "`{}` (x86_64) and `{}` (aarch64) can't run the one system of a pool",
+                other.value, arm.value
+            ),
+            "make two pools",
+        );
+    }
 }
 
 fn locations(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>> {
     let texts = table.required_strings("locations", "[\"fsn1\"]")?;
     for text in &texts {
-        let known = LOCATIONS
-            .iter()
-            .find(|(location, _)| *location == text.value);
-        match (known, zone) {
-            (Some((location, its_zone)), Some(zone)) if *its_zone != zone => {
+        match (zone_of(text.value), zone) {
+            (Some(its_zone), Some(zone)) if its_zone != zone => {
                 table.fault(
                     &text.span,
                     format!(
-                        "`{location}` is in the network zone {its_zone}, and the network in {zone}"
+                        "`{}` is in the network zone {its_zone}, and the network in {zone}",
+                        text.value
                     ),
-                    format!("use locations of {zone}"),
+                    format!(
+                        "use locations of {zone}, or `zone = \"{its_zone}\"` in [network] of a new cluster"
+                    ),
                 );
             }
             (None, _) if !is_location(text.value) => {
