@@ -307,9 +307,8 @@ fn a_file_that_lacks_a_recipient_of_its_rule_is_told() {
         );
         write(".sops.yaml", &rules);
         let told: Vec<String> = closed().iter().map(ToString::to_string).collect();
-        let expected = format!(
-            "secrets/us.yaml: secrets/us.yaml: is not encrypted to {stranger}, whom .sops.yaml names"
-        );
+        let expected =
+            format!("secrets/us.yaml: is not encrypted to {stranger}, whom .sops.yaml names");
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains(&expected), "{told:?}");
         assert!(

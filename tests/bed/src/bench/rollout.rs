@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Node;
+use kube::runtime::wait::await_condition;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
@@ -97,7 +99,22 @@ impl Play {
             .output()?;
         let said = String::from_utf8_lossy(&waited.stderr);
         ensure!(waited.status.success(), "{said}");
+        self.shop_is_open(&bed).await?;
         Ok(bed)
+    }
+
+    /// A budget that is not fulfilled yet lets no pod go.
+    async fn shop_is_open(&self, bed: &Bed) -> Result<()> {
+        let shops: Api<Deployment> = Api::namespaced(bed.kube().await?, "default");
+        let workers = i32::try_from(self.workers)?;
+        let is_open = |shop: Option<&Deployment>| {
+            let status = shop.and_then(|shop| shop.status.as_ref());
+            status.and_then(|status| status.available_replicas) == Some(workers)
+        };
+        let open = await_condition(shops, "shop", is_open);
+        let opened = tokio::time::timeout(Duration::from_secs(120), open).await;
+        opened.context("the workers' pods don't run")??;
+        Ok(())
     }
 
     /// Pushes another kernel, and watches it go.
