@@ -31,10 +31,9 @@ pub fn plaintext_violations(tree: &Tree) -> Result<Vec<Diagnostic>, SecretsError
         .files()
         .filter(|file| is_plain(file.kind) && !is_rules_file(&file.path))
     {
-        let Some((dir, regexes)) = nearest(&rules, &file.path) else {
+        let Some((dir, regexes, below)) = nearest(&rules, &file.path) else {
             continue;
         };
-        let below = file.path.get(dir.len()..).unwrap_or_default();
         let Some(regex) = regexes.iter().find_map(|rule| rule.decides(below)) else {
             continue;
         };
@@ -78,10 +77,9 @@ pub fn closed_to_some(tree: &Tree) -> Result<Vec<Diagnostic>, SecretsError> {
     let rules = all_rules(tree, &mut Vec::new())?;
     let mut closed = Vec::new();
     for file in tree.files().filter(|file| is_plain(file.kind)) {
-        let Some((dir, of_dir)) = nearest(&rules, &file.path) else {
+        let Some((dir, of_dir, below)) = nearest(&rules, &file.path) else {
             continue;
         };
-        let below = file.path.get(dir.len()..).unwrap_or_default();
         let Some(rule) = of_dir.iter().find(|rule| rule.fits(below)) else {
             continue;
         };
@@ -227,16 +225,18 @@ fn rules_of(path: &str, content: &[u8]) -> Result<Vec<Rule>, SecretsError> {
     Ok(in_force)
 }
 
+/// The folder of the nearest rules above a file, these, and the path that they see.
 fn nearest<'a>(
     rules: &'a BTreeMap<String, Vec<Rule>>,
-    path: &str,
-) -> Option<(&'a str, &'a [Rule])> {
+    path: &'a str,
+) -> Option<(&'a str, &'a [Rule], &'a str)> {
     let above = rules
         .iter()
         .filter(|(dir, _)| path.starts_with(dir.as_str()));
-    above
-        .max_by_key(|(dir, _)| dir.len())
-        .map(|(dir, rules)| (dir.as_str(), rules.as_slice()))
+    above.max_by_key(|(dir, _)| dir.len()).map(|(dir, rules)| {
+        let below = path.get(dir.len()..).unwrap_or_default();
+        (dir.as_str(), rules.as_slice(), below)
+    })
 }
 
 fn is_rules_file(path: &str) -> bool {

@@ -79,6 +79,13 @@ fn encrypt(path: &str, plaintext: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Into a folder that stands for a repository.
+fn write(dir: &Path, path: &str, content: &str) {
+    let path = dir.join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, content).unwrap();
+}
+
 async fn open(sops: &Sops, path: &str, content: &str) -> Result<String, SecretsError> {
     let secret = sops
         .decrypt(path, &BlobId::of(content.as_bytes()), content.as_bytes())
@@ -281,11 +288,7 @@ async fn what_was_opened_is_kept_until_no_commit_uses_it() {
 fn a_file_that_lacks_a_recipient_of_its_rule_is_told() {
     let keys = Keys::new();
     let dir = tempfile::tempdir().unwrap();
-    let write = |path: &str, content: &str| {
-        let path = dir.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
-    };
+    let write = |path: &str, content: &str| write(dir.path(), path, content);
     let Keys { ours, stranger, .. } = &keys;
     let closed = || closed_to_some(&Tree::of_directory(dir.path()).unwrap()).unwrap();
     let for_us = encrypt("a.yaml", SECRET_YAML, &["--age", ours]);
@@ -322,11 +325,7 @@ fn a_file_that_lacks_a_recipient_of_its_rule_is_told() {
 async fn check_opens_ours_looks_at_others_and_reports_every_fault() {
     let keys = Keys::new();
     let dir = tempfile::tempdir().unwrap();
-    let write = |path: &str, content: &str| {
-        let path = dir.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
-    };
+    let write = |path: &str, content: &str| write(dir.path(), path, content);
     let ours = encrypt("a.yaml", SECRET_YAML, &["--age", &keys.ours]);
     write("secrets/a.yaml", &ours);
     write(

@@ -36,13 +36,9 @@ pub fn around(dir: &Path) -> Result<Option<PathBuf>, GitError> {
     if !top.status.success() {
         return Ok(None);
     }
-    let ignored = [
-        "check-ignore".as_ref(),
-        "--quiet".as_ref(),
-        "--".as_ref(),
-        dir.as_os_str(),
-    ];
-    if output(there, &ignored, &[])?.status.success() {
+    let ignored = ["check-ignore", "--quiet", "--"];
+    let ignored = output(there, &ignored, &[dir.to_string_lossy().into_owned()])?;
+    if ignored.status.success() {
         return Ok(None);
     }
     let top = String::from_utf8_lossy(&top.stdout);
@@ -132,7 +128,7 @@ fn run(dir: &Path, args: &[&str], paths: &[String]) -> Result<Output, GitError> 
     Err(failed(args.first().copied().unwrap_or_default(), &output))
 }
 
-fn output(dir: &Path, args: &[impl AsRef<OsStr>], paths: &[String]) -> Result<Output, GitError> {
+fn output(dir: &Path, args: &[&str], paths: &[String]) -> Result<Output, GitError> {
     let mut git = Command::new("git");
     git.current_dir(dir)
         .args(args)
