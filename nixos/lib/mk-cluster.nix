@@ -43,7 +43,7 @@ let
       poolOf = file: builtins.match "(.*)\\.nix" file;
       isStray = file: poolOf file != null && !(spec.pools ? ${builtins.head (poolOf file)});
     in
-    map (file: "nixos/pools/${file}: cluster.toml has no pool of that name, so no node would run this") (
+    map (file: "nixos/pools/${file}: cluster.toml has no pool of that name, so fabrik gives it to no node. Move what other modules import elsewhere") (
       if builtins.pathExists dir then builtins.filter isStray (builtins.attrNames (builtins.readDir dir)) else [ ]
     );
 

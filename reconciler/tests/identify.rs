@@ -115,6 +115,17 @@ async fn a_machine_knows_who_it_is_from_its_first_boot_on() {
     run(&metadata, root).await.unwrap();
     assert!(network.exists());
     assert_eq!(k3s(root), config);
+
+    // What can't be written again stays, as on a disk that is full.
+    let hostname = root.join("etc/fabrik/hostname");
+    fs::remove_file(&hostname).unwrap();
+    fs::create_dir_all(hostname.join("in the way")).unwrap();
+    run(&metadata, root).await.unwrap();
+    assert!(hostname.is_dir());
+    // Where there is nothing yet, the machine is not told who it is.
+    fs::remove_dir_all(root.join("run")).unwrap();
+    fs::write(root.join("run"), "").unwrap();
+    run(&metadata, root).await.unwrap_err();
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ pub enum InitError {
     LostRules,
     #[error(
         "{} lies within the git repository {}, which could not hold it. A cluster's repository is one of its own: name a folder \
-         elsewhere",
+         elsewhere, or `git init` this one first",
         dir.display(),
         top.display()
     )]

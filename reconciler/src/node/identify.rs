@@ -97,7 +97,13 @@ pub async fn run(metadata: &str, root: &Path) -> Result<(), IdentifyError> {
     let network = fs::read_to_string(root.join(files::NETWORK_OF_ALL)).unwrap_or_default();
     for (path, text) in files::of(&identity, server, &network) {
         let path = root.join(path);
-        write(&path, &text).map_err(NodeError::io(path))?;
+        match write(&path, &text) {
+            // A full disk must not keep the node down: its kubelet is who makes room.
+            Err(error) if path.exists() => {
+                warn!(path = %path.display(), %error, "stays as an earlier boot wrote it");
+            }
+            written => written.map_err(NodeError::io(path))?,
+        }
     }
     info!(node = %identity.node, server = identity.server, "this machine knows who it is");
     Ok(())
@@ -235,7 +241,6 @@ fn keep(state: &Path, name: &str, bytes: &[u8]) -> Result<(), NodeError> {
 
 /// For all to read, as systemd-networkd has to; there is no secret in it. It is written again at the next boot.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    // A disk that is full keeps no node from starting as it was.
     if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
         return Ok(());
     }

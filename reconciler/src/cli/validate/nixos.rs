@@ -60,7 +60,7 @@ fn without_pool<'a>(tree: &'a Tree, spec: &'a Spec) -> impl Iterator<Item = Diag
         (!pools.contains(&name.as_str())).then(|| Diagnostic {
             place: Place::file(&file.path),
             object: file.path.clone(),
-            problem: format!("cluster.toml has no pool `{name}`, so no node would run this"),
+            problem: format!("cluster.toml has no pool `{name}`, so fabrik gives this to no node"),
             remedy: format!(
                 "call it after a pool ({}), or move what others import out of {POOLS_DIR}",
                 pools.join(", ")
