@@ -220,6 +220,19 @@ fn what_is_there_before_is_kept_and_used() {
 }
 
 #[test]
+fn a_token_that_is_closed_to_somebody_is_told_by_who_can_open_it() {
+    let place = Place::with_repository();
+    let rule = "path_regex: ^secrets/\n    age: ";
+    place.edit(".sops.yaml", rule, &format!("{rule}age1somebody,"));
+    let output = place.fabrik(&["validate", "demo"], "");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    let fault = "secrets/hetzner.yaml: is not encrypted to age1somebody, whom .sops.yaml names\n  \
+                 → encrypt it anew: `sops updatekeys secrets/hetzner.yaml`\n";
+    assert!(said.starts_with(fault), "{said}");
+}
+
+#[test]
 fn a_folder_of_another_repository_is_refused_unless_that_ignores_it() {
     let place = Place::with_repository();
     let output = place.init("demo/clusters/other", &[]);

@@ -141,10 +141,12 @@ impl<'a> Reader<'a> {
             Access::Cluster(_) => Vec::new(),
             Access::Person(_) | Access::NoKey => closed_to_some(self.tree)?,
         };
-        let news = checked.diagnostics.into_iter().chain(closed);
+        let news = checked.diagnostics.into_iter();
         let judged = &self.judged;
         self.faults
             .extend(news.filter(|fault| !judged.contains(&fault.place.file)));
+        // Who opened a file may well be the only one who can.
+        self.faults.extend(closed);
         let paths = checked.files.into_iter().map(|(path, _)| path);
         Ok(paths.filter(|path| !self.opened.contains(path)).collect())
     }
