@@ -167,7 +167,7 @@ impl Leader {
         let asks = move || asking.fetch_asked.notify_one();
         beside.spawn(triggers::watch(client.clone(), hints, asks));
         let name = replica.config.cluster.name.as_str();
-        let publisher = Publisher::start(client.clone(), name, authority.clone(), &mut beside);
+        let publisher = Publisher::start(client.clone(), name, &authority, &mut beside);
         Ok(Self {
             ledger,
             tokens,

@@ -1,6 +1,8 @@
 //! What the leader tells of its passes. It is written beside them (`teller.rs`): no node waits for what is only read by
 //! people.
 
+mod objects;
+mod observation;
 mod teller;
 
 use std::collections::BTreeSet;
@@ -18,6 +20,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use self::objects::Objects;
+use self::observation::Observation;
 use self::teller::Teller;
 use super::Replica;
 use super::leader::Leader;
@@ -28,16 +32,10 @@ use crate::report::observed::{CONFIG_MAP, CONFIG_MAP_KEY};
 
 /// What is to be told by now, and the holds that were there at the last pass.
 pub struct Publisher {
-    news: watch::Sender<News>,
+    facts: watch::Sender<Facts>,
+    /// Of the last pass that saw all that there is.
+    observed: watch::Sender<Option<Observed>>,
     holds: BTreeSet<Hold>,
-}
-
-/// What is to be told.
-#[derive(Debug, Clone, Default)]
-struct News {
-    facts: Facts,
-    /// The observation shows all that there is, and is what `fabrik plan` may work from.
-    is_whole: bool,
 }
 
 /// How a pass ended.
@@ -70,14 +68,12 @@ impl Publisher {
     pub fn start(
         client: Client,
         cluster: &str,
-        authority: Authority,
+        authority: &Authority,
         beside: &mut JoinSet<()>,
     ) -> Self {
-        let (news, to_tell) = watch::channel(News::default());
-        let teller = Teller::new(client, cluster);
-        beside.spawn(async move { authority.covers(Box::pin(teller.run(to_tell))).await });
         Self {
-            news,
+            facts: begin(Objects::new(client.clone(), cluster), authority, beside),
+            observed: begin(Observation::new(client), authority, beside),
             holds: BTreeSet::new(),
         }
     }
@@ -92,6 +88,19 @@ impl Publisher {
         }
         (come, before.difference(&self.holds).cloned().collect())
     }
+}
+
+/// Has told what is sent.
+fn begin<T: Teller<News: Default> + 'static>(
+    teller: T,
+    authority: &Authority,
+    beside: &mut JoinSet<()>,
+) -> watch::Sender<T::News> {
+    let (news, to_tell) = watch::channel(T::News::default());
+    let authority = authority.clone();
+    let telling = teller::run(teller, to_tell);
+    beside.spawn(async move { authority.covers(Box::pin(telling)).await });
+    news
 }
 
 /// Tells how a pass ended.
@@ -121,36 +130,36 @@ pub fn cluster(leader: &mut Leader, pass: Pass) {
     }
     // The inventories come from the engine, once it has read them.
     let complete = leader.in_force.is_none() || units.commit.is_some();
-    let news = News {
-        is_whole: complete && blind.is_none(),
-        facts: Facts {
-            desired,
-            observed: Some(observed),
-            trouble: blind.or_else(|| leader.trouble.clone()),
-            holds,
-            units,
-            idle: idle && !building,
-            ..facts(leader)
-        },
+    if complete && blind.is_none() {
+        leader
+            .publisher
+            .observed
+            .send_replace(Some(observed.clone()));
+    }
+    let facts = Facts {
+        desired,
+        observed: Some(observed),
+        trouble: blind.or_else(|| leader.trouble.clone()),
+        holds,
+        units,
+        idle: idle && !building,
+        ..facts(leader)
     };
-    leader.publisher.news.send_replace(news);
+    leader.publisher.facts.send_replace(facts);
 }
 
 /// Tells that a pass could not see enough.
 pub fn trouble(leader: &mut Leader, problem: &str) {
     let in_force = leader.in_force.as_ref();
-    let news = News {
-        facts: Facts {
-            desired: in_force.map(|f| f.desired.clone()),
-            trouble: Some(problem.to_owned()),
-            // Those of the last pass that saw everything.
-            holds: leader.publisher.holds.iter().cloned().collect(),
-            units: leader.units(),
-            ..facts(leader)
-        },
-        is_whole: false,
+    let facts = Facts {
+        desired: in_force.map(|f| f.desired.clone()),
+        trouble: Some(problem.to_owned()),
+        // Those of the last pass that saw everything.
+        holds: leader.publisher.holds.iter().cloned().collect(),
+        units: leader.units(),
+        ..facts(leader)
     };
-    leader.publisher.news.send_replace(news);
+    leader.publisher.facts.send_replace(facts);
 }
 
 /// What is told of each pass.

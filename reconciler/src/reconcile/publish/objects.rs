@@ -1,0 +1,200 @@
+//! Writes the status of `FabrikCluster`, and a `FabrikNode` for each member.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fabrik_core::id::IntentId;
+use fabrik_core::ledger::Member;
+use fabrik_core::names::LEADER_MANAGER;
+use fabrik_core::observed::Observed;
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+
+use super::teller::Teller;
+use crate::cluster::nodes;
+use crate::cluster::resources::{
+    FabrikCluster, FabrikClusterStatus, FabrikNode, FabrikNodeSpec, Standing,
+};
+use crate::cluster::wishes;
+use crate::reconcile::status::{self, Facts};
+
+/// How many FabrikNodes are written at once.
+const CONCURRENCY: usize = 8;
+
+/// What was told last, so that nothing is told twice.
+pub struct Objects {
+    client: Client,
+    cluster: String,
+    status: Option<(FabrikClusterStatus, Option<i64>)>,
+    /// The members that have a FabrikNode. None before those of others were looked for.
+    nodes: Option<BTreeMap<IntentId, Member>>,
+    /// What each FabrikNode says of its node.
+    standings: BTreeMap<String, Option<Standing>>,
+}
+
+impl Teller for Objects {
+    type News = Facts;
+    const WHAT: &'static str = "the status of FabrikCluster and FabrikNodes";
+    const PERIOD: Duration = Duration::from_secs(1);
+
+    async fn tell(&mut self, facts: &Facts) -> Result<(), kube::Error> {
+        let status = self.tell_status(facts).await;
+        let nodes = match &facts.observed {
+            Some(observed) => self.tell_nodes(observed).await,
+            None => Ok(()),
+        };
+        status.and(nodes)
+    }
+}
+
+impl Objects {
+    pub fn new(client: Client, cluster: &str) -> Self {
+        Self {
+            client,
+            cluster: cluster.to_owned(),
+            status: None,
+            nodes: None,
+            standings: BTreeMap::new(),
+        }
+    }
+
+    async fn tell_status(&mut self, facts: &Facts) -> Result<(), kube::Error> {
+        let api: Api<FabrikCluster> = Api::all(self.client.clone());
+        let (before, generation) = if let Some(known) = self.status.take() {
+            known
+        } else {
+            // What another version wrote and this one can't read is written anew.
+            let live = wishes::dynamic(&self.client).get(&self.cluster).await?;
+            let status = live.data.get("status").cloned().unwrap_or_default();
+            let status = serde_json::from_value(status).unwrap_or_default();
+            (status, live.metadata.generation)
+        };
+        let now = status::compute(facts, &before, generation, Timestamp::now());
+        if now == before {
+            self.status = Some((before, generation));
+        } else {
+            let patch = json!({
+                "apiVersion": "fabrik.dev/v1alpha1",
+                "kind": "FabrikCluster",
+                "status": now,
+            });
+            let params = PatchParams::apply(LEADER_MANAGER).force();
+            let written = api
+                .patch_status(&self.cluster, &params, &Patch::Apply(&patch))
+                .await?;
+            self.status = Some((now, written.metadata.generation));
+        }
+        Ok(())
+    }
+
+    /// A `FabrikNode` for each member, also where somebody deleted it, and none for others.
+    async fn tell_nodes(&mut self, observed: &Observed) -> Result<(), kube::Error> {
+        let members = &observed.ledger.members;
+        let mut told = match self.nodes.take() {
+            Some(told) if told.keys().all(|id| members.contains_key(id)) => told,
+            before => {
+                self.remove_strangers(members).await?;
+                let mut told = before.unwrap_or_default();
+                told.retain(|id, _| members.contains_key(id));
+                told
+            }
+        };
+        let is_there = |member: &Member| observed.systems.contains_key(&member.name);
+        told.retain(|id, member| members.get(id) == Some(member) && is_there(member));
+        let missing: Vec<_> = members
+            .iter()
+            .filter(|(id, _)| !told.contains_key(*id))
+            .collect();
+        self.nodes = Some(told);
+        for (intent, member) in missing {
+            self.make_node(intent, member).await?;
+        }
+        self.tell_standings(members).await
+    }
+
+    async fn remove_strangers(
+        &self,
+        members: &BTreeMap<IntentId, Member>,
+    ) -> Result<(), kube::Error> {
+        let api: Api<FabrikNode> = Api::all(self.client.clone());
+        let there = api.list_metadata(&ListParams::default()).await?;
+        let is_wanted = |name: &str| members.values().any(|m| m.name.as_str() == name);
+        let names = there
+            .items
+            .iter()
+            .filter_map(|n| n.metadata.name.as_deref());
+        for name in names.filter(|n| !is_wanted(n)) {
+            match api.delete(name, &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn make_node(&mut self, intent: &IntentId, member: &Member) -> Result<(), kube::Error> {
+        let name = member.name.as_str();
+        let spec = FabrikNodeSpec {
+            pool: member.pool.to_string(),
+            server_id: member.server.0,
+            uid: member.uid.to_string(),
+            intent: intent.to_string(),
+            aim: None,
+            publication: None,
+            order: None,
+            standing: None,
+        };
+        let api: Api<FabrikNode> = Api::all(self.client.clone());
+        let params = PatchParams::apply(LEADER_MANAGER).force();
+        let node = FabrikNode::new(name, spec);
+        api.patch(name, &params, &Patch::Apply(&node)).await?;
+        self.standings.remove(name);
+        let told = self.nodes.get_or_insert_default();
+        told.insert(intent.clone(), member.clone());
+        Ok(())
+    }
+
+    /// On each FabrikNode what the status of the cluster says of its node.
+    async fn tell_standings(
+        &mut self,
+        members: &BTreeMap<IntentId, Member>,
+    ) -> Result<(), kube::Error> {
+        // Where the status could not be written, what it says of them is not known.
+        let Some((status, _)) = &self.status else {
+            return Ok(());
+        };
+        let systems = status.systems.iter();
+        let of: BTreeMap<&str, Standing> = systems
+            .map(|s| (s.name.as_str(), Standing::from(s)))
+            .collect();
+        self.standings
+            .retain(|name, _| members.values().any(|m| m.name.as_str() == name));
+        let client = &self.client;
+        let standings = members.values().map(|member| {
+            let name = member.name.as_str();
+            (name.to_owned(), of.get(name).cloned())
+        });
+        let news = standings
+            .filter(|(name, standing)| self.standings.get(name) != Some(standing))
+            .map(|(name, standing)| async move {
+                let said = nodes::say_standing(client, &name, standing.as_ref()).await;
+                (name, standing, said)
+            });
+        let news: Vec<_> = news.collect();
+        let mut said = futures::stream::iter(news).buffer_unordered(CONCURRENCY);
+        let mut all = Ok(());
+        while let Some((name, standing, said)) = said.next().await {
+            match said {
+                Ok(()) => {
+                    self.standings.insert(name, standing);
+                }
+                Err(error) => all = Err(error),
+            }
+        }
+        all
+    }
+}
