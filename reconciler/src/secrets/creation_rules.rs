@@ -68,7 +68,8 @@ pub fn plaintext_violations(tree: &Tree) -> Result<Vec<Diagnostic>, SecretsError
 }
 
 /// The SOPS files that are not encrypted to everybody whom their rule of the nearest `.sops.yaml` names (`age`): whom it
-/// was written for later can't open them, the cluster for one. Rules that name others than age's recipients demand nothing.
+/// was written for later can't open them, the cluster for one. Rules that name others than age's recipients, or groups of
+/// keys, demand nothing.
 ///
 /// # Errors
 /// A file can't be read.
@@ -134,6 +135,17 @@ struct CreationRule {
     path_regex: Option<String>,
     #[serde(default)]
     age: Option<Recipients>,
+    #[serde(default)]
+    key_groups: Option<Vec<serde::de::IgnoredAny>>,
+}
+
+impl CreationRule {
+    /// SOPS looks at no `age` beside groups of keys (`getKeyGroupsFromCreationRule` in its `config/config.go`).
+    fn age(self) -> Vec<String> {
+        let has_groups = self.key_groups.is_some_and(|groups| !groups.is_empty());
+        let age = self.age.filter(|_| !has_groups);
+        age.map(Recipients::each).unwrap_or_default()
+    }
 }
 
 /// One text with commas, or a list.
@@ -210,8 +222,9 @@ fn rules_of(path: &str, content: &[u8]) -> Result<Vec<Rule>, SecretsError> {
     // What comes after a rule that fits all files is never looked at by SOPS.
     let mut in_force = Vec::new();
     for rule in rules {
-        let age = rule.age.map(Recipients::each).unwrap_or_default();
-        let Some(regex) = rule.path_regex.filter(|regex| !regex.is_empty()) else {
+        let regex = rule.path_regex.clone().filter(|regex| !regex.is_empty());
+        let age = rule.age();
+        let Some(regex) = regex else {
             in_force.push(Rule { path: None, age });
             break;
         };
@@ -296,6 +309,21 @@ mod tests {
         assert!(violations(&[("a.yaml", "x: y\n")]).unwrap().is_empty());
         let bad = violations(&[(".sops.yaml", "creation_rules:\n  - path_regex: '('\n")]);
         assert_eq!(bad.unwrap(), [".sops.yaml"]);
+    }
+
+    #[test]
+    fn what_a_rule_demands_of_recipients_is_what_sops_takes_from_it() {
+        let age = |rule: &str| {
+            let text = format!("creation_rules:\n  - {rule}\n");
+            rules_of(RULES_FILE, text.as_bytes()).unwrap()[0]
+                .age
+                .clone()
+        };
+        assert_eq!(age("age: 'age1x, age1y'"), ["age1x", "age1y"]);
+        assert_eq!(age("age: [age1x]"), ["age1x"]);
+        assert_eq!(age("{age: age1x, key_groups: []}"), ["age1x"]);
+        let groups = age("{age: age1x, key_groups: [{age: [age1y]}]}");
+        assert!(groups.is_empty(), "{groups:?}");
     }
 
     #[test]

@@ -38,6 +38,12 @@ struct Planned {
     theirs: Option<String>,
 }
 
+impl Planned {
+    fn changes_something(&self) -> bool {
+        matches!(self.step, Step::Add | Step::Take | Step::Merge { .. })
+    }
+}
+
 /// Shows what changes, or with `apply` takes what touches no person's work.
 pub fn run(dir: &Path, apply: bool) -> Result<ExitCode, Failure> {
     let record = Record::read(dir)?.ok_or_else(|| InitError::NoRecord {
@@ -50,6 +56,12 @@ pub fn run(dir: &Path, apply: bool) -> Result<ExitCode, Failure> {
     }
     for planned in &plan {
         eprintln!("{}", told(planned, apply));
+    }
+    if plan.iter().any(Planned::changes_something) {
+        eprintln!(
+            "note: the template counts on its own fabrik: run `nix flake update fabrik` in the repository first, where \
+             flake.lock holds an older one"
+        );
     }
     if apply {
         take(dir, &record, &plan, &theirs)?;
