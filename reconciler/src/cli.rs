@@ -11,7 +11,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub mod access;
 mod agent;
 mod checkout;
+mod edit;
 mod found;
+mod git;
 mod identify;
 mod init;
 mod leader;
@@ -20,8 +22,10 @@ mod pause;
 pub mod plan;
 mod reconcile;
 mod run;
+mod scale;
 mod secrets;
 mod status;
+mod upgrade;
 mod validate;
 mod wait;
 
@@ -58,6 +62,10 @@ pub enum Verb {
     Validate(validate::Options),
     /// Says what a commit will do, before it is pushed.
     Plan(plan::Options),
+    /// Commits another number of workers, and shows what that will do.
+    Scale(Box<scale::Options>),
+    /// Commits another version of Kubernetes, and shows what that will do.
+    Upgrade(Box<upgrade::Options>),
     /// Shows what the cluster does: the commit in force, what was refused, what waits and why.
     Status(status::Options),
     /// Waits until a commit is in force and carried out.
@@ -113,6 +121,8 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Identify(options) => identify::run(options).await,
         Verb::Validate(options) => validate::run(options).await,
         Verb::Plan(options) => plan::run(options).await,
+        Verb::Scale(options) => scale::run(*options).await,
+        Verb::Upgrade(options) => upgrade::run(*options).await,
         Verb::Status(options) => status::run(options).await,
         Verb::Wait(options) => wait::run(options).await,
         Verb::Reconcile(options) => reconcile::run(options).await,

@@ -1,5 +1,7 @@
 //! `fabrik init` by the real binary, with real git and sops: what a person gets, and what of theirs is left alone.
 
+#[path = "init/edit.rs"]
+mod edit;
 #[path = "init/place.rs"]
 mod place;
 #[path = "init/upgrade.rs"]

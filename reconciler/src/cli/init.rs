@@ -5,8 +5,7 @@
 //! missing, this was never done to its end.
 
 mod answers;
-mod files;
-mod git;
+pub mod files;
 mod keys;
 mod record;
 mod template;
@@ -27,7 +26,7 @@ use self::keys::{CLUSTER_KEY_FILE, KeyFlags, TOKEN_FILE};
 use self::record::{RECORD_FILE, Record};
 use self::template::{RULES_FILE, is_executable};
 use self::terminal::Ask;
-use super::{Failure, say};
+use super::{Failure, git, say};
 use crate::build;
 use crate::gate::SPEC_FILE;
 use crate::secrets::SecretsError;

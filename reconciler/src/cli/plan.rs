@@ -43,6 +43,19 @@ pub struct Options {
     cluster: ClusterOptions,
 }
 
+impl Options {
+    /// For a directory as it is now.
+    pub fn of_directory(dir: &Path, observed: Option<String>, cluster: ClusterOptions) -> Self {
+        Self {
+            what: dir.display().to_string(),
+            observed,
+            age_key_file: None,
+            output: Output::Human,
+            cluster,
+        }
+    }
+}
+
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let (commit, tree) = tree(&options.what)?;
     let key = options.age_key_file.or_else(users_age_key_file);

@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::git::{self, Change};
 use super::record::{RECORD_FILE, Record};
 use super::template::{self, Files, is_executable};
 use super::{InitError, files};
+use crate::cli::git::{self, Change};
 use crate::cli::{Failure, say};
 
 /// What the newer template means for a file.
@@ -156,6 +156,7 @@ fn patch(record: &Record, plan: &[Planned], theirs: &Files) -> Result<Option<Str
         };
         changes.push(Change {
             path: &planned.path,
+            is_executable: is_executable(&planned.path),
             before: planned.mine.as_deref(),
             after,
         });
@@ -164,6 +165,7 @@ fn patch(record: &Record, plan: &[Planned], theirs: &Files) -> Result<Option<Str
     if before != after {
         changes.push(Change {
             path: RECORD_FILE,
+            is_executable: false,
             before: Some(&before),
             after: Some(&after),
         });

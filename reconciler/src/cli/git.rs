@@ -1,4 +1,4 @@
-//! The person's own git: begins the repository, and compares and merges texts.
+//! The person's own git: begins a repository, commits, pushes, and compares and merges texts.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,14 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::template::is_executable;
-
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     #[error("git can't be run: {0}. Install it and have it in PATH")]
     Missing(#[source] std::io::Error),
     #[error("git {verb} failed: {said}")]
     Failed { verb: String, said: String },
+    #[error("the commit is made, and git push failed (see above). Push it with `git push`")]
+    NotPushed,
     #[error("a temporary file can't be written: {0}")]
     Disk(#[from] std::io::Error),
 }
@@ -21,6 +21,7 @@ pub enum GitError {
 /// A text as it is and as it would be; `None`: there is no such file.
 pub struct Change<'a> {
     pub path: &'a str,
+    pub is_executable: bool,
     pub before: Option<&'a str>,
     pub after: Option<&'a str>,
 }
@@ -64,6 +65,28 @@ pub fn commit(dir: &Path, message: &str, paths: &[String]) -> Result<(), GitErro
     run(dir, &args, paths).map(drop)
 }
 
+/// Whether a file differs from what is committed, or is not committed at all.
+pub fn is_changed(dir: &Path, path: &str) -> Result<bool, GitError> {
+    let args = ["status", "--porcelain", "--ignored", "--"];
+    Ok(!run(dir, &args, &[path.to_owned()])?.stdout.is_empty())
+}
+
+/// Makes a branch of what is checked out, and goes there; what is changed comes along.
+pub fn branch_off(dir: &Path, branch: &str) -> Result<(), GitError> {
+    run(dir, &["switch", "--quiet", "--create", branch], &[]).map(drop)
+}
+
+/// Pushes what is checked out to where it belongs; a new branch to `origin`. A person may be asked for a password.
+pub fn push(dir: &Path, new_branch: Option<&str>) -> Result<(), GitError> {
+    let mut git = Command::new("git");
+    git.current_dir(dir).arg("push");
+    if let Some(branch) = new_branch {
+        git.args(["--set-upstream", "origin", branch]);
+    }
+    let status = git.status().map_err(GitError::Missing)?;
+    status.success().then_some(()).ok_or(GitError::NotPushed)
+}
+
 /// What came from `base` to `theirs`, put into `mine`, and whether that went without a conflict. Conflicts are marked.
 pub fn merge(base: &str, mine: &str, theirs: &str) -> Result<(String, bool), GitError> {
     let dir = tempfile::tempdir()?;
@@ -98,7 +121,7 @@ pub fn diff(changes: &[Change<'_>]) -> Result<String, GitError> {
                 fs::create_dir_all(parent)?;
             }
             fs::write(&file, text)?;
-            if is_executable(change.path) {
+            if change.is_executable {
                 fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
             }
         }
@@ -164,11 +187,13 @@ mod tests {
         let changes = [
             Change {
                 path: "ci/check",
+                is_executable: true,
                 before: None,
                 after: Some("new\n"),
             },
             Change {
                 path: "a b",
+                is_executable: false,
                 before: Some("old\n"),
                 after: Some("new\n"),
             },

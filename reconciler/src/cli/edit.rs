@@ -1,0 +1,132 @@
+//! An edit of `cluster.toml` on behalf of a person: comments stay, it is checked and planned like any other, and committed
+//! alone. What fails leaves the file as it was.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use fabrik_core::spec;
+use toml_edit::{DocumentMut, TableLike, Value};
+
+use super::access::ClusterOptions;
+use super::init::files;
+use super::validate::print_faults;
+use super::{Failure, git, plan, readable, say, tree_of_root};
+use crate::gate::SPEC_FILE;
+
+#[derive(Debug, Args)]
+pub struct EditOptions {
+    /// The repository's root.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Commits on a new branch of this name, for review.
+    #[arg(long, value_name = "NAME")]
+    branch: Option<String>,
+    /// Pushes the commit, once the plan was shown.
+    #[arg(long)]
+    push: bool,
+    /// The leader's observation, for the plan: a file or a URL; else `$FABRIK_OBSERVED`, else the cluster is asked.
+    #[arg(long, value_name = "FILE|URL")]
+    observed: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterOptions,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    #[error(
+        "{SPEC_FILE} has changes that are not committed. Commit them, or take them back, first"
+    )]
+    Changed,
+    #[error("{SPEC_FILE} is no TOML: {0}")]
+    NotToml(#[from] toml_edit::TomlError),
+    #[error("{SPEC_FILE} has no pool `{pool}`; it has {}", some_or_none(known))]
+    NoSuchPool { pool: String, known: String },
+    #[error("{SPEC_FILE}: `{name}` is no table. Write it as one, [{name}]")]
+    NoTable { name: &'static str },
+    #[error(
+        "the commit is made and not pushed, because no plan could be shown: {0}. Push it with `git push`, or take it back with \
+         `git reset --hard HEAD~1`"
+    )]
+    NoPlan(String),
+}
+
+fn some_or_none(known: &str) -> &str {
+    if known.is_empty() { "none" } else { known }
+}
+
+/// Sets a value where it stands, with the blanks and the comment around it.
+pub fn set(table: &mut dyn TableLike, key: &str, value: Value) {
+    match table.get_mut(key).and_then(|item| item.as_value_mut()) {
+        Some(there) => {
+            let decor = there.decor().clone();
+            *there = value;
+            *there.decor_mut() = decor;
+        }
+        None => {
+            table.insert(key, toml_edit::Item::Value(value));
+        }
+    }
+}
+
+/// Changes `cluster.toml`, shows the plan of that, and commits it under `message`.
+pub async fn run(
+    options: EditOptions,
+    message: &str,
+    change: impl FnOnce(&mut DocumentMut) -> Result<(), EditError>,
+) -> Result<ExitCode, Failure> {
+    let dir = options.dir;
+    let tree = tree_of_root(&dir)?;
+    let before = String::from_utf8(tree.read(SPEC_FILE)?)?;
+    if git::is_changed(&dir, SPEC_FILE)? {
+        return Err(EditError::Changed.into());
+    }
+    let mut document: DocumentMut = before.parse().map_err(EditError::from)?;
+    change(&mut document)?;
+    let after = document.to_string();
+    if after == before {
+        say("nothing to do: it says so already")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Err(faults) = spec::parse(SPEC_FILE, &after) {
+        print_faults(&faults);
+        return Ok(ExitCode::FAILURE);
+    }
+    let path = dir.join(SPEC_FILE);
+    files::replace(&path, &after)?;
+    let plan = plan::Options::of_directory(&dir, options.observed, options.cluster);
+    let planned = match plan::run(plan).await {
+        Ok(code) if code != ExitCode::SUCCESS => {
+            files::replace(&path, &before)?;
+            return Ok(code);
+        }
+        planned => planned.map(drop),
+    };
+    if let Err(error) = commit(&dir, options.branch.as_deref(), message) {
+        files::replace(&path, &before)?;
+        return Err(error.into());
+    }
+    say(format_args!("committed: {message}"))?;
+    match planned {
+        Err(failure) if options.push => Err(EditError::NoPlan(failure.to_string()).into()),
+        Err(failure) => {
+            eprintln!("note: no plan was shown. {}", readable(&failure));
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(()) if options.push => {
+            git::push(&dir, options.branch.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(()) => {
+            eprintln!("next: git push");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn commit(dir: &Path, branch: Option<&str>, message: &str) -> Result<(), git::GitError> {
+    if let Some(branch) = branch {
+        git::branch_off(dir, branch)?;
+    }
+    git::commit(dir, message, &[SPEC_FILE.to_owned()])
+}

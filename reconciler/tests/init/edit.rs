@@ -1,0 +1,82 @@
+//! `fabrik scale` and `fabrik upgrade`, where no cluster can be asked for a plan.
+
+use super::place::{Place, text};
+
+fn committed() -> Place {
+    let place = Place::with_repository();
+    place.git(&["commit", "--quiet", "-m", "Begin"]);
+    place
+}
+
+#[test]
+fn the_edit_is_committed_alone_and_says_that_there_is_no_plan() {
+    let place = committed();
+    place.write("notes", "mine\n");
+    place.git(&["add", "notes"]);
+    let scaled = place.fabrik(&["scale", "workers", "5", "--dir", "demo"], "");
+    assert!(scaled.status.success(), "{scaled:?}");
+    assert_eq!(text(&scaled.stdout), "committed: Scale workers to 5\n");
+    let said = text(&scaled.stderr);
+    assert!(said.contains("no plan was shown. error: "), "{said}");
+    let changed = place.git(&["show", "--format=%s", "--unified=0"]);
+    assert!(changed.starts_with("Scale workers to 5\n"), "{changed}");
+    assert!(changed.contains("-count = 3\n+count = 5\n"), "{changed}");
+    assert_eq!(place.git(&["status", "--porcelain"]), "A  notes\n");
+    let again = place.fabrik(&["scale", "workers", "5", "--dir", "demo"], "");
+    assert!(
+        text(&again.stdout).starts_with("nothing to do"),
+        "{again:?}"
+    );
+}
+
+#[test]
+fn what_would_be_wrong_changes_nothing() {
+    let place = committed();
+    let before = place.read("cluster.toml");
+    for (args, why) in [
+        (["upgrade", "1.x"], "cluster.toml:"),
+        (["upgrade", "latest"], "cluster.toml:"),
+    ] {
+        let refused = place.fabrik(&[&args[..], &["--dir", "demo"]].concat(), "");
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(text(&refused.stderr).contains(why), "{refused:?}");
+    }
+    let unknown = place.fabrik(&["scale", "web", "5", "--dir", "demo"], "");
+    assert!(text(&unknown.stderr).contains("no pool `web`; it has workers"));
+    assert_eq!(place.read("cluster.toml"), before);
+    assert_eq!(place.git(&["rev-list", "--count", "HEAD"]), "1\n");
+}
+
+#[test]
+fn what_a_person_has_not_committed_is_left_to_them() {
+    let place = committed();
+    place.edit("cluster.toml", "count = 3", "count = 4");
+    let refused = place.fabrik(&["scale", "workers", "5", "--dir", "demo"], "");
+    assert!(
+        text(&refused.stderr).contains("not committed"),
+        "{refused:?}"
+    );
+    assert!(place.read("cluster.toml").contains("count = 4"));
+}
+
+#[test]
+fn what_no_plan_was_shown_of_is_not_pushed() {
+    let place = committed();
+    place.git(&["init", "--quiet", "--bare", "../origin"]);
+    place.git(&["remote", "add", "origin", "../origin"]);
+    place.git(&["push", "--quiet", "origin", "main"]);
+    let args = [
+        "upgrade", "1.37", "--dir", "demo", "--branch", "newer", "--push",
+    ];
+    let upgraded = place.fabrik(&args, "");
+    assert_eq!(upgraded.status.code(), Some(1), "{upgraded:?}");
+    assert!(
+        text(&upgraded.stderr).contains("not pushed"),
+        "{upgraded:?}"
+    );
+    assert_eq!(place.git(&["branch", "--show-current"]), "newer\n");
+    let subject = ["log", "-1", "--format=%s"];
+    assert_eq!(place.git(&subject), "Upgrade Kubernetes to 1.37\n");
+    assert!(place.read("cluster.toml").contains("version = \"1.37\" "));
+    assert!(!place.git(&["branch", "--remotes"]).contains("newer"));
+}
