@@ -82,8 +82,14 @@ pub enum Do {
 pub enum Command {
     /// Run the system now, without making it the default. Given up at the deadline.
     Switch { to: StorePath, deadline: Timestamp },
-    /// Boot it once, now; `from` stays the default.
-    BootOnce { from: StorePath, to: StorePath },
+    /// Boot it once, now; `from` stays the default. Not begun any more after the deadline, if it has one: an older agent
+    /// wrote none.
+    BootOnce {
+        from: StorePath,
+        to: StorePath,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
+    },
     /// Make the running system the default.
     MakeDefault {
         system: StorePath,
@@ -309,7 +315,11 @@ impl<'a> Agent<'a> {
     fn apply(&self, current: &Try) -> Do {
         let (to, from) = (current.system.clone(), current.from.clone());
         let command = match current.needs {
-            Needs::Reboot => Command::BootOnce { from, to },
+            Needs::Reboot => Command::BootOnce {
+                from,
+                to,
+                deadline: Some(current.deadline),
+            },
             Needs::Nothing | Needs::Switch | Needs::Drain => Command::Switch {
                 to,
                 deadline: current.deadline,

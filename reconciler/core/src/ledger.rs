@@ -14,7 +14,7 @@ use crate::id::{
 };
 use crate::observed::Role;
 use crate::spec::Foundation;
-use crate::system::{Denied, Lapses, Pace};
+use crate::system::{Denied, Lapses, Needs, Pace};
 
 pub use self::ticket::{Ending, Purpose, Reason, Ticket};
 
@@ -188,6 +188,7 @@ pub enum Change {
         id: IntentId,
         number: u64,
         boot: BootId,
+        needs: Needs,
     },
     /// A server was seen with the newer k3s minor that it tries.
     StartedMinor { id: IntentId },
@@ -438,7 +439,17 @@ impl Ledger {
                     update.ordered = None;
                 }
             }
-            Change::TryAgain { id, number, boot } => self.try_again(id, *number, boot, now),
+            Change::TryAgain {
+                id,
+                number,
+                boot,
+                needs,
+            } => {
+                self.try_again(id, *number, boot, now);
+                if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
+                    update.needs = *needs;
+                }
+            }
             Change::StartedMinor { id } => {
                 if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
                     update.started_minor = true;
@@ -466,6 +477,12 @@ impl Ledger {
             Change::EndUpdate { id, ending } => {
                 let ticket = self.tickets.remove(id);
                 if let (Ending::Kept, Some(ticket)) = (ending, ticket) {
+                    let lapsed = |l: &Lapses| l.node == ticket.node;
+                    if let Some(update) = ticket.update()
+                        && self.lapses.get(&update.system).is_some_and(lapsed)
+                    {
+                        self.lapses.remove(&update.system);
+                    }
                     let took = now.duration_since(ticket.at);
                     self.pace.entry(ticket.pool).or_default().add(took);
                 }
@@ -506,11 +523,24 @@ impl Ledger {
         };
         update.number = number;
         update.boot = boot.clone();
+        let ordered = update.ordered;
         (update.ordered, update.deadline, update.reset) = (None, None, None);
         self.next_ticket = self.next_ticket.max(number + 1);
         let system = update.system.clone();
-        let count = self.lapses.get(&system).map_or(0, |l| l.count) + 1;
-        self.lapses.insert(system, Lapses { pool, node, count });
+        let count = match self.lapses.get(&system) {
+            Some(lapses) if lapses.include(ordered) => return,
+            lapses => lapses.map_or(0, |l| l.count) + 1,
+        };
+        let at = Some(now);
+        self.lapses.insert(
+            system,
+            Lapses {
+                pool,
+                node,
+                count,
+                at,
+            },
+        );
     }
 
     fn remember(&mut self, kind: EventKind, subject: &str, reason: &str, now: Timestamp) {

@@ -307,13 +307,25 @@ pub struct Denied {
 }
 
 /// How often a system was left only because nobody had spoken: those tries say nothing of it. The node that tried it last
-/// tries it next, so that a system that is bad after all goes no further.
+/// tries it next, so that a system that is bad after all goes no further. Forgotten once that node has kept the system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lapses {
     pub pool: PoolName,
     pub node: crate::id::NodeName,
     pub count: u32,
+    /// When the last one was counted; not known of those that an older fabrik has written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+impl Lapses {
+    /// Whether a try that was ordered then lapsed with the one that was counted last: an outage that several nodes met is one.
+    pub fn include(&self, ordered: Option<Timestamp>) -> bool {
+        self.at
+            .zip(ordered)
+            .is_some_and(|(at, ordered)| ordered < at)
+    }
 }
 
 /// How long updates took, from ticket to uncordoned: a mean in which the last ones count most.

@@ -34,7 +34,7 @@ fn ended(events: &Events, id: &IntentId, ending: &Ending, ledger: &Ledger) {
     let told = match ending {
         Ending::Kept => "runs its new system".to_owned(),
         Ending::Postponed { why, .. } => format!("is updated later: {why}"),
-        Ending::Withdrawn => "is not updated any more: something else is wanted by now".to_owned(),
+        Ending::Withdrawn => "gives its ticket back: by now it would not get one".to_owned(),
         Ending::WentBack => "runs its old system again".to_owned(),
         Ending::Released => "is let go: a person took its ticket away".to_owned(),
         // Its Node is gone, and so is the object that this would be about.

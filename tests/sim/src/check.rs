@@ -106,11 +106,10 @@ pub fn changes(
                 granted.push(ticket);
                 found
             }
-            Change::Ordered { id, .. } => view
-                .ledger
-                .tickets
-                .get(id)
-                .and_then(|ticket| ordered(desired, view, ticket, systems, now, book)),
+            Change::Ordered { id, .. } => view.ledger.tickets.get(id).and_then(|ticket| {
+                beside_a_stuck_one(view, step, ticket)
+                    .or_else(|| ordered(desired, view, ticket, systems, now, book))
+            }),
             Change::Unordered { id } => {
                 let ticket = view.ledger.tickets.get(id);
                 ticket.and_then(|ticket| unordered(view, ticket, book))
@@ -126,6 +125,21 @@ pub fn changes(
         }
     }
     None
+}
+
+/// S8: nobody is told to try while it is said of another that has tried that only a person can help.
+fn beside_a_stuck_one(view: &Observed, step: &Step, ticket: &Ticket) -> Broken {
+    let tickets = view.ledger.tickets.values();
+    let others: Vec<String> = tickets
+        .filter(|t| t.node != ticket.node)
+        .map(|t| format!("node {}", t.node))
+        .collect();
+    let is_stuck = |h: &&Hold| h.reason == HoldReason::Stuck && others.contains(&h.about);
+    let stuck = step.holds.iter().find(is_stuck)?;
+    broken(
+        "S8",
+        format!("{} is told to try beside: {stuck}", ticket.node),
+    )
 }
 
 fn running<'a>(view: &'a Observed, name: &NodeName) -> Option<&'a StorePath> {

@@ -171,7 +171,7 @@ impl State {
     fn of(stage: &Stage<'_>) -> Self {
         match stage {
             Stage::Lost
-            | Stage::Withdrawn
+            | Stage::Withdrawn(_)
             | Stage::OutOfTime(_)
             | Stage::Cordon
             | Stage::Drain(..)

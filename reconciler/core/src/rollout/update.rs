@@ -15,7 +15,7 @@ use super::{Rollout, grant};
 use crate::departure;
 use crate::drain::{self, Left};
 use crate::id::{IntentId, NodeName};
-use crate::ledger::Ticket;
+use crate::ledger::{Member, Ticket};
 use crate::observed::{Datastore, Node, Role};
 use crate::quorum;
 use crate::secrets;
@@ -34,8 +34,8 @@ pub enum Stage<'a> {
     /// Its machine is gone, and whatever it did with it; or its Node is (another one of the same name is none), and it was
     /// not told to try.
     Lost,
-    /// Something else is wanted by now, or the system was denied elsewhere, and the node was not told to try yet.
-    Withdrawn,
+    /// It was not told to try yet, and no longer is to, because of this.
+    Withdrawn(&'static str),
     /// The drain took too long, or the window closes before the step could end.
     OutOfTime(String),
     /// It must be drained and still takes new pods, or is cordoned under an earlier ticket.
@@ -198,7 +198,7 @@ fn not_seen<'a>(
     };
     match before_order(rollout, id, ticket, update, node) {
         Stage::OutOfTime(why) => Stage::Unsent(why),
-        Stage::Withdrawn => Stage::Unsent("something else is wanted by now".to_owned()),
+        Stage::Withdrawn(why) => Stage::Unsent(why.to_owned()),
         stage => stage,
     }
 }
@@ -211,18 +211,11 @@ fn before_order<'a>(
     node: &'a Node,
 ) -> Stage<'a> {
     let (observed, settings) = (rollout.observed, &rollout.desired.spec.update);
-    let ledger = &observed.ledger;
-    let Some(member) = ledger.members.get(id) else {
+    let Some(member) = observed.ledger.members.get(id) else {
         return Stage::Lost;
     };
-    // A goal that is not known (nothing was evaluated yet) is no other goal.
-    let goal = rollout.goal(member);
-    let wanted_other = goal.is_some_and(|g| g.output != update.system);
-    if wanted_other
-        || ledger.denied.contains_key(&update.system)
-        || settings.held.contains_key(&ticket.node)
-    {
-        return Stage::Withdrawn;
+    if let Some(why) = withdrawn(rollout, ticket, update, member) {
+        return Stage::Withdrawn(why);
     }
     if opening(&settings.windows, time_left(rollout, update), rollout.now) != Opening::Open {
         return Stage::OutOfTime("the maintenance window closes before it could end".to_owned());
@@ -253,6 +246,9 @@ fn before_order<'a>(
     if let Err(hold) = grant::may_still_climb(rollout, member, update) {
         return Stage::OutOfTime(hold.message);
     }
+    if rollout.goal(member).is_none() {
+        return Stage::Unsent("what the newest commit has it run is not known yet".to_owned());
+    }
     // A commit that came meanwhile may have given it others.
     if secrets::lacks(rollout.desired, observed, id, member) {
         return Stage::Unsent("it waits for its secrets".to_owned());
@@ -261,6 +257,43 @@ fn before_order<'a>(
         return prepare_server(rollout, ticket, update);
     }
     Stage::Try
+}
+
+/// Why a node that was not told yet gives its ticket back: what is true by now would not have let it have one.
+fn withdrawn(
+    rollout: &Rollout<'_>,
+    ticket: &Ticket,
+    update: &Update,
+    member: &Member,
+) -> Option<&'static str> {
+    let spec = &rollout.desired.spec;
+    // A goal that is not known (nothing was evaluated yet) is no other goal.
+    let goal = rollout.goal(member);
+    let pool = spec.pools.get(&ticket.pool);
+    if goal.is_some_and(|g| g.output != update.system) {
+        Some("something else is wanted by now")
+    } else if rollout.ledger().denied.contains_key(&update.system) {
+        Some("another node went back from the system")
+    } else if spec.update.held.contains_key(&ticket.node) {
+        Some("it is held out")
+    } else if spec.update.paused.is_some() {
+        Some("updates are paused in cluster.toml")
+    } else if member.role == Role::Agent && pool.is_none_or(|pool| pool.count == 0) {
+        Some("its pool is to have no nodes")
+    } else if is_any_stuck(rollout) {
+        Some("another node needs a person first")
+    } else {
+        None
+    }
+}
+
+/// S8: whether a node that was told can't be helped. Who was not told can't be stuck.
+fn is_any_stuck(rollout: &Rollout<'_>) -> bool {
+    let mut tickets = rollout.ledger().tickets.iter();
+    tickets.any(|(id, ticket)| {
+        let update = ticket.update().filter(|u| is_told(rollout, ticket, u));
+        update.is_some_and(|u| matches!(stage(rollout, id, ticket, u), Stage::Stuck(_)))
+    })
 }
 
 /// Until when it may try, where that is written down.

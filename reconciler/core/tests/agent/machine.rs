@@ -305,7 +305,7 @@ impl Machine {
             Command::BootOnce { to, .. } if self.fate == Fate::FailsEarly && is_new(&to) => {
                 return Ok(Err("/boot is full".to_owned()));
             }
-            Command::BootOnce { from, to } => {
+            Command::BootOnce { from, to, .. } => {
                 self.write_menu(from);
                 self.step()?;
                 self.once = Some(to);

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use fabrik_core::hold::HoldReason;
+use fabrik_core::id::IntentId;
+use fabrik_core::ledger::Change;
 use fabrik_core::observed::{Power, Role};
 use fabrik_core::system::{Needs, Staged};
+use jiff::SignedDuration;
 
 use super::world::{Fate, World, path};
 use super::{name, pool};
@@ -244,6 +247,78 @@ fn a_system_that_nobody_speaks_for_twice_is_denied() {
     world.want("old", "1.36.3+k3s1");
     world.stand_still();
     assert!(world.observed.ledger.lapses.is_empty());
+}
+
+#[test]
+fn an_outage_that_two_nodes_met_is_one_and_says_nothing_of_the_system() {
+    let mut world = World::new(3, 4, 2);
+    world.want("new", "1.36.3+k3s1");
+    while world.tried.len() < 5 {
+        world.tick();
+    }
+    let ids: Vec<_> = world.observed.ledger.tickets.keys().cloned().collect();
+    let mut lapses = |id: &IntentId, secs: i64| {
+        let again = Change::TryAgain {
+            id: id.clone(),
+            number: 100,
+            boot: "11111111-1111-1111-1111-111111111111".parse().unwrap(),
+            needs: Needs::Reboot,
+        };
+        let ledger = &mut world.observed.ledger;
+        let at = world.now + SignedDuration::from_secs(secs);
+        ledger.apply(&again, at);
+        let ordered = Change::Ordered {
+            id: id.clone(),
+            at,
+            deadline: at,
+        };
+        ledger.apply(&ordered, at);
+        ledger.lapses[&path("new")].count
+    };
+    assert_eq!((lapses(&ids[0], 600), lapses(&ids[1], 610)), (1, 1));
+    assert_eq!(lapses(&ids[1], 1200), 2, "it was told after the first");
+}
+
+#[test]
+fn an_outage_that_a_node_got_over_does_not_count_against_the_next() {
+    let mut world = World::new(3, 2, 1);
+    world.want("new", "1.36.3+k3s1");
+    for node in ["servers-1", "workers-1"] {
+        world.until_tried(node);
+        world.without_a_leader(60);
+    }
+    world.settle("new");
+    assert!(world.observed.ledger.lapses.is_empty());
+}
+
+/// S8: its system is not denied, for nobody knows what it did.
+#[test]
+fn who_was_not_told_yet_waits_for_a_person_as_well() {
+    let mut world = World::new(3, 2, 2);
+    let workers = world.desired.spec.pools.get_mut(&pool("workers")).unwrap();
+    workers.drain_deadline = std::time::Duration::from_secs(7200);
+    world.want("old", "1.36.3+k3s1");
+    let old = world.desired.targets[&pool("servers")].clone();
+    world.fates.insert("bad".to_owned(), Fate::Hangs);
+    world.want("bad", "1.36.3+k3s1");
+    world.desired.targets.insert(pool("servers"), old);
+    world.blocked.insert(name("workers-1"));
+    world.until_tried("workers-0");
+    let mut servers = world.observed.hetzner.servers.values_mut();
+    let machine = servers.find(|s| s.name == "workers-0").unwrap();
+    machine.power = Power::Off;
+    let is_stuck = |world: &mut World| {
+        let mut holds = world.tick().holds.into_iter();
+        holds.any(|h| h.reason == HoldReason::Stuck && h.about == "node workers-0")
+    };
+    let waited = (0..400).find(|_| is_stuck(&mut world));
+    assert!(waited.is_some(), "{}", world.log.join("\n"));
+    assert!(world.observed.ledger.denied.is_empty());
+    world.blocked.clear();
+    world.stand_still();
+    assert_eq!(world.tried.len(), 1, "{:?}", world.tried);
+    assert_eq!(world.observed.ledger.tickets.len(), 1);
+    assert!(!world.observed.nodes[&name("workers-1")].unschedulable);
 }
 
 /// The node controller says NotReady only after a while: until then the Node says what was true before the trial.

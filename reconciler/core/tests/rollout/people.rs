@@ -182,3 +182,47 @@ fn a_pause_in_the_repository_lets_an_update_end_and_none_begin() {
     world.desired.spec.update.paused = None;
     world.settle("new");
 }
+
+/// S7: who was not told yet is not told any more.
+#[test]
+fn a_pause_in_the_repository_takes_back_who_is_drained() {
+    let mut world = World::new(3, 2, 1);
+    let node = name("workers-0");
+    world.blocked.insert(node.clone());
+    world.want("new", "1.36.3+k3s1");
+    while !world.observed.nodes[&node].unschedulable {
+        world.tick();
+    }
+    let tried = world.tried.len();
+    world.desired.spec.update.paused = Some("a bad kernel".to_owned());
+    world.blocked.clear();
+    world.stand_still();
+    assert_eq!(world.tried.len(), tried, "{:?}", world.tried);
+    assert!(world.observed.ledger.tickets.is_empty());
+    world.nothing_is_left_over();
+    world.desired.spec.update.paused = None;
+    world.settle("new");
+}
+
+#[test]
+fn who_is_drained_waits_until_the_newest_commit_is_evaluated() {
+    let mut world = World::new(3, 1, 1);
+    let node = name("workers-0");
+    world.blocked.insert(node.clone());
+    world.want("new", "1.36.3+k3s1");
+    while !world.observed.nodes[&node].unschedulable {
+        world.tick();
+    }
+    let tried = world.tried.len();
+    let known = std::mem::take(&mut world.desired.targets);
+    world.blocked.clear();
+    let held = (0..20).flat_map(|_| world.tick().holds).last().unwrap();
+    assert!(
+        held.to_string().ends_with("is not known yet"),
+        "{held}: {:?}",
+        world.tried
+    );
+    assert_eq!(world.tried.len(), tried);
+    world.desired.targets = known;
+    world.settle("new");
+}

@@ -45,7 +45,7 @@ pub(in crate::rollout) fn step(
         Stage::Lost => leave(rollout, id, ticket, Ending::Lost),
         // At once, with its cordon: what is against it may be over in the next pass, and a node that is then cordoned again
         // under the same mark would lose that to a request to uncordon that is late (S7).
-        Stage::Withdrawn => end(id, Ending::Withdrawn),
+        Stage::Withdrawn(_) => end(id, Ending::Withdrawn),
         Stage::OutOfTime(why) => {
             let rest_until = rollout.now + SignedDuration::from_secs(REST_SECS);
             end(id, Ending::Postponed { rest_until, why })
@@ -108,10 +108,14 @@ fn try_again(
     let system = rollout.observed.systems.get(&ticket.node);
     let report = system.and_then(|s| s.report.as_ref());
     let boot = report.map_or(&update.boot, |r| &r.boot);
+    // Where it lapsed because more is needed than it was told, it must not again.
+    let staged = report.and_then(|r| r.staged.as_ref());
+    let staged = staged.filter(|s| s.system == update.system);
     Step::change(Change::TryAgain {
         id: id.clone(),
         number,
         boot: boot.clone(),
+        needs: staged.map_or(update.needs, |s| s.needs.max(update.needs)),
     })
 }
 

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 use super::{GRACE_SECS, Stage, snapshots_before};
 use crate::ledger::Ticket;
-use crate::observed::{Node, Power, Role};
+use crate::observed::{Datastore, Node, Power, Role};
 use crate::rollout::{Rollout, gates};
 use crate::spec::K3sVersion;
 use crate::system::{Activity, Needs, Phase, Report, Update};
@@ -139,23 +139,29 @@ impl<'a> Tried<'_, 'a> {
         member.is_none_or(|m| m.role == Role::Server)
     }
 
-    /// Where the data are that were there before this minor.
+    /// Where the data are that were there before this minor: on the disk of the server that led then. Those of the one that
+    /// leads now are seen.
     fn way_back(&self) -> String {
-        let etcd = self.rollout.observed.datastore.etcd();
         let before = snapshots_before(self.update);
-        let names = etcd.into_iter().flat_map(|e| &e.snapshots);
-        let names: Vec<&str> = names
+        let etcd = match &self.rollout.observed.datastore {
+            Datastore::Etcd(etcd) => Some(etcd),
+            Datastore::Unread => None,
+            Datastore::Other => return "no snapshot of its datastore was taken".to_owned(),
+        };
+        let seen = etcd.into_iter().flat_map(|e| &e.snapshots);
+        let seen: Vec<&str> = seen
             .map(String::as_str)
             .filter(|n| n.starts_with(&before))
             .collect();
-        if names.is_empty() {
-            "no snapshot of etcd from before is seen".to_owned()
-        } else {
-            format!(
-                "the data before are in etcd snapshot {}",
-                names.join(" or ")
-            )
+        if seen.is_empty() {
+            return format!(
+                "the data before are in an etcd snapshot {before}-…, on the server that led then"
+            );
         }
+        format!(
+            "the data before are in etcd snapshot {}, on the leader's disk",
+            seen.join(" or ")
+        )
     }
 
     /// Neither came about, as far as the agent got. A person may have put it right since.
@@ -223,7 +229,7 @@ impl<'a> Tried<'_, 'a> {
             && ledger
                 .lapses
                 .get(system)
-                .is_none_or(|l| l.count < MAX_LAPSES)
+                .is_none_or(|l| l.count < MAX_LAPSES || l.include(self.update.ordered))
     }
 
     fn went_back(&self) -> Stage<'a> {

@@ -7,7 +7,7 @@ impl Stage<'_> {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Lost => "lost",
-            Self::Withdrawn => "withdrawn",
+            Self::Withdrawn(_) => "withdrawn",
             Self::OutOfTime(_) => "out-of-time",
             Self::Cordon => "cordon",
             Self::Drain(..) => "drain",
@@ -36,7 +36,7 @@ impl Stage<'_> {
     pub fn words(&self) -> String {
         match self {
             Self::Lost => "is gone".to_owned(),
-            Self::Withdrawn => "is wanted to run something else by now".to_owned(),
+            Self::Withdrawn(why) => format!("gives its ticket back: {why}"),
             Self::OutOfTime(why) => format!("is taken back: {why}"),
             Self::Cordon => "is about to be cordoned".to_owned(),
             Self::Drain(left, policy) => format!("is drained: {}", left.words(*policy)),

@@ -258,6 +258,8 @@ impl Place<'_> {
         let drains = ordered.is_none().then(|| ago(ticket.at, now, DRAIN_SECS));
         let deadline = deadline.map(|at| ago(at, now, LATE_SECS));
         (drains, deadline, reset.map(|at| ago(at, now, RESET_SECS))).hash(into);
+        let lapses = self.world.observed.ledger.lapses.get(system);
+        lapses.map(|l| l.include(*ordered)).hash(into);
         let of_this = |name: &String| name.contains(&format!("-{number}-"));
         self.world.snapshots.iter().any(of_this).hash(into);
     }
