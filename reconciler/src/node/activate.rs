@@ -44,7 +44,7 @@ pub fn carry_out(config: &AgentConfig, work: &Work) -> Result<(), NodeError> {
     }
     // What is wrong with the boot loader shows before the reboot.
     let boots = matches!(work.command, Command::BootOnce { .. });
-    let nothing_ran = boots && matches!(done, Err(NodeError::Boot(_)));
+    let nothing_ran = boots && matches!(done, Err(NodeError::Boot(_) | NodeError::Late));
     let outcome = Outcome {
         nothing_ran,
         ..work.ended(done.map_err(|error| error.to_string()))
@@ -68,9 +68,14 @@ impl Activation<'_> {
         self.end_activation(replaces)?;
         match &work.command {
             Command::Switch { to, deadline } => self.switch(to, *deadline),
-            Command::BootOnce { from, to } => {
+            Command::BootOnce { from, to, deadline } => {
                 let (old, new) = (system(from)?, system(to)?);
                 boot::prepare(&self.machine, &old, &new)?;
+                // A slow disk may have taken all the time there was. By then the node may have been given up, and have
+                // pods again.
+                if deadline.is_some_and(|deadline| Timestamp::now() > deadline) {
+                    return Err(NodeError::Late);
+                }
                 boot::boot_once(&self.machine, &old, &new)?;
                 self.reboot(work)
             }

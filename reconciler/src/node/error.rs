@@ -29,6 +29,8 @@ pub enum NodeError {
     Malformed { path: PathBuf, problem: String },
     #[error(transparent)]
     Boot(#[from] BootError),
+    #[error("the time for it was over before it could boot the new system")]
+    Late,
     #[error("{program}: {reason}")]
     Program { program: String, reason: String },
     #[error(
