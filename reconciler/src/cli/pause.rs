@@ -36,7 +36,8 @@ pub async fn pause(options: PauseOptions) -> Result<ExitCode, Failure> {
     set(&access, json!(paused)).await?;
     say(format_args!(
         "PAUSED {}: nothing is created, drained, deleted, applied or pruned until `fabrik resume`.\n\
-         What has begun at Hetzner ends by itself.",
+         What has begun at Hetzner ends by itself. A node that was told to try a new system ends that: it may reboot, and is\n\
+         reset where it hangs. A node that is cordoned stays so.",
         access.cluster
     ))?;
     Ok(ExitCode::SUCCESS)

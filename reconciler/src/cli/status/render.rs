@@ -40,8 +40,10 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
 struct Page(String);
 
 impl Page {
+    /// Words of others are in it, and may not steer the terminal.
     fn line(&mut self, text: impl AsRef<str>) {
-        let _infallible = writeln!(self.0, "{}", text.as_ref());
+        let text = text.as_ref().replace(|c: char| c.is_control(), " ");
+        let _infallible = writeln!(self.0, "{text}");
     }
 
     /// Text under a heading, each of its lines indented.

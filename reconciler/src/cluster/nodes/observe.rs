@@ -17,6 +17,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
 use super::NodeError;
+use super::systems::in_one_line;
 use super::volumes::{Claim, claims};
 use crate::cluster::etcd::Hosts;
 
@@ -167,7 +168,7 @@ fn convert(node: core::Node) -> Option<Node> {
         lease_unread: false,
         kubelet_version: status
             .node_info
-            .map(|i| i.kubelet_version)
+            .map(|i| in_one_line(&i.kubelet_version))
             .unwrap_or_default(),
         our_labels: our_labels(&metadata.managed_fields.unwrap_or_default()),
         labels,

@@ -51,7 +51,8 @@ pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> 
             aim: read(object, "/spec/aim", &mut seen.unreadable),
             order: read(object, "/spec/order", &mut seen.unreadable),
             report: report(object, &mut seen.unreadable),
-            says: read(object, "/status/message", &mut seen.unreadable),
+            says: read(object, "/status/message", &mut seen.unreadable)
+                .map(|says: String| in_one_line(&says)),
             accepts: accepts(object, &mut seen.unreadable),
             ..NodeSystem::default()
         };
@@ -212,12 +213,27 @@ fn report(object: &DynamicObject, unreadable: &mut Vec<String>) -> Option<Report
     let value = object.data.pointer("/status/report");
     let report = value.filter(|v| !v.is_null()).map(Report::read)?;
     let told = |error| format!("{}: its report {error}", object.name_any());
-    report.map_err(|e| unreadable.push(told(e))).ok()
+    let mut report = report.map_err(|e| unreadable.push(told(e))).ok()?;
+    if let Some(activity) = &mut report.activity {
+        activity.message = in_one_line(&activity.message);
+    }
+    Some(report)
+}
+
+/// A node's own words, as a person's terminal may show them: they must neither move its cursor nor pass for lines of ours.
+pub(super) fn in_one_line(words: &str) -> String {
+    words.replace(|c: char| c.is_control(), " ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_s_words_steer_no_terminal() {
+        let words = in_one_line("\u{1b}[2J\u{1b}[Hrollout\n30 of 30 nodes\u{9b}");
+        assert_eq!(words, " [2J [Hrollout 30 of 30 nodes ");
+    }
 
     #[test]
     fn a_report_that_is_none_is_told_and_not_believed() {
