@@ -19,7 +19,7 @@ pub use error::SecretsError;
 pub use field::field;
 pub use format::Format;
 pub use secret::Secret;
-pub use shape::{Shape, SopsFile, shape};
+pub use shape::{Shape, SopsFile, is_clear, shape};
 pub use sops::{Sops, SopsConfig, encrypt, well_formed};
 
 #[cfg(test)]

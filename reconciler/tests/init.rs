@@ -4,6 +4,8 @@
 mod edit;
 #[path = "init/place.rs"]
 mod place;
+#[path = "init/rules.rs"]
+mod rules;
 #[path = "init/upgrade.rs"]
 mod upgrade;
 #[path = "init/workflows.rs"]

@@ -8,7 +8,7 @@ use fabrik_core::spec::{self, NodeSecret, Spec};
 
 use super::reader::Reader;
 use super::{NodeSecrets, SPEC_FILE};
-use crate::secrets::{Secret, SecretsError, Shape, field, shape};
+use crate::secrets::{Secret, SecretsError, Shape, field, is_clear, shape};
 
 /// What a pool's secrets may hold together: encrypted, they have to fit into one object of the API server.
 const MAX_POOL_BYTES: usize = 256 * 1024;
@@ -57,6 +57,15 @@ impl Reader<'_> {
             let problem = format!("`{path}` is in the clear");
             let remedy = format!(
                 "encrypt it: `sops encrypt --in-place {path}`; if it was pushed before, replace what is in it too"
+            );
+            self.fault_of(name, text, problem, remedy);
+            return Ok(None);
+        }
+        if is_clear(path, &content, key) {
+            let problem =
+                format!("`{key}` of `{path}` is in the clear: a rule of .sops.yaml leaves it out");
+            let remedy = format!(
+                "have a rule there that encrypts all of {path}, encrypt it anew, and replace the value if it was pushed"
             );
             self.fault_of(name, text, problem, remedy);
             return Ok(None);

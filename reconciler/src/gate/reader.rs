@@ -10,7 +10,8 @@ use super::{Access, SPEC_FILE};
 use crate::hetzner::Token;
 use crate::repo::{BlobId, File, Tree};
 use crate::secrets::{
-    Secret, SecretsError, Shape, Sops, SopsFile, check, closed_to_some, field, shape, well_formed,
+    Secret, SecretsError, Shape, Sops, SopsFile, check, closed_to_some, field, is_clear, shape,
+    well_formed,
 };
 
 pub struct Reader<'a> {
@@ -82,7 +83,16 @@ impl<'a> Reader<'a> {
         let Some(content) = self.content(path)? else {
             return Ok(None);
         };
-        if shape(path, &content) == Shape::Plain {
+        let is_plain = shape(path, &content) == Shape::Plain;
+        if !is_plain && is_clear(path, &content, key) {
+            let problem = format!("`{key}` is in the clear: a rule of .sops.yaml leaves it out");
+            let remedy = format!(
+                "have a rule there that encrypts all of {path}, encrypt it anew, and replace the token if it was pushed"
+            );
+            self.fault(path, "[hetzner] token", &problem, &remedy);
+            return Ok(None);
+        }
+        if is_plain {
             let remedy = format!(
                 "encrypt it: `sops encrypt --in-place {path}`; if it was pushed before, replace the token too"
             );

@@ -48,6 +48,8 @@ pub enum SecretsError {
         code: i32,
         message: String,
     },
+    /// `sops` did as a rule says that does not encrypt all of a new file.
+    LeftClear { path: String, problems: Vec<String> },
     /// The plaintext is no tree of keys.
     NotATree {
         path: String,
@@ -126,6 +128,10 @@ impl SecretsError {
                 let colon = if message.is_empty() { "" } else { ": " };
                 format!("could not be encrypted by sops (exit code {code}){colon}{message}")
             }
+            Self::LeftClear { problems, .. } => format!(
+                "would not be encrypted whole by the rule of .sops.yaml that is for it: {}",
+                problems.join(", ")
+            ),
             Self::NotATree { key, reason, .. } => {
                 format!("can't be searched for `{key}`: once decrypted, it is {reason}")
             }
@@ -180,6 +186,10 @@ impl SecretsError {
             Self::NotEncrypted { path, .. } => {
                 format!("have a rule in .sops.yaml that is for {path} and names age recipients")
             }
+            Self::LeftClear { path, .. } => format!(
+                "have a rule for {path} before that one, without encrypted_regex, unencrypted_regex, a suffix, comments or \
+                 mac_only_encrypted: `- path_regex: ^secrets/` with age recipients"
+            ),
             Self::NotATree { .. } => "write it as YAML or JSON".into(),
             Self::NoSuchField { path, .. } => {
                 format!("add it with `sops edit {path}`, or correct what refers to it")
@@ -207,6 +217,7 @@ impl SecretsError {
             | Self::TooBig { path, .. }
             | Self::Sops { path, .. }
             | Self::NotEncrypted { path, .. }
+            | Self::LeftClear { path, .. }
             | Self::NotATree { path, .. }
             | Self::NoSuchField { path, .. }
             | Self::Rules { path, .. } => Some(path),

@@ -94,7 +94,7 @@ impl SopsFile {
             problems.push("it names no recipient".to_owned());
         }
         match Rules::of(metadata) {
-            Ok(rules) => problems.extend(in_the_clear(&rules, documents)),
+            Ok(rules) => problems.extend(clear_values(&rules, documents)),
             Err(problem) => problems.push(problem),
         }
         let mac_only = metadata.get("mac_only_encrypted");
@@ -107,6 +107,31 @@ impl SopsFile {
             problems,
         }
     }
+}
+
+/// What of a SOPS file is not encrypted, or may be changed unseen, whatever its own rules let be.
+pub fn in_the_clear(path: &str, bytes: &[u8]) -> Vec<String> {
+    let Shape::Sops(mut file) = shape(path, bytes) else {
+        return vec!["it is in the clear".to_owned()];
+    };
+    if file.mac_only_encrypted {
+        file.problems
+            .push("anybody may change what is in the clear".to_owned());
+    }
+    let documents = str::from_utf8(bytes).map(|text| file.format.documents(text));
+    if let Ok(Ok(documents)) = documents {
+        let all = Rules::default();
+        file.problems.extend(clear_values(&all, &documents));
+        file.problems.sort_unstable();
+        file.problems.dedup();
+    }
+    file.problems
+}
+
+/// Whether a SOPS file has a value at `key` that is not encrypted. What can't be looked at is not known to be.
+pub fn is_clear(path: &str, bytes: &[u8], key: &str) -> bool {
+    let value = super::field(path, &super::Secret::new(bytes.to_vec()), key);
+    value.is_ok_and(|value| !value.expose_str().is_some_and(is_ciphertext))
 }
 
 /// The other key services of SOPS: a file may be encrypted to these alone.
@@ -219,7 +244,7 @@ impl Rules {
     }
 }
 
-fn in_the_clear(rules: &Rules, documents: &[Value]) -> Vec<String> {
+fn clear_values(rules: &Rules, documents: &[Value]) -> Vec<String> {
     if rules.by_comments {
         return Vec::new();
     }

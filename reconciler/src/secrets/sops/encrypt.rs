@@ -9,12 +9,13 @@ use super::{
     DEADLINE, Outcome, PLAINTEXT_SLACK_BYTES, converse, find_binary, one_line, unusable,
     without_quotes,
 };
+use crate::secrets::shape::in_the_clear;
 use crate::secrets::{Format, Secret, SecretsError};
 
 /// `plaintext` as the file `path` of a repository, encrypted to those whom the `.sops.yaml` in `root` names for it.
 ///
 /// # Errors
-/// No rule is for that file, or `sops` is missing.
+/// No rule is for that file, the rule leaves something of it in the clear, or `sops` is missing.
 pub async fn encrypt(root: &Path, path: &str, plaintext: &Secret) -> Result<Vec<u8>, SecretsError> {
     let binary = find_binary(None)?;
     let format = Format::of_path(path).as_str();
@@ -40,7 +41,13 @@ pub async fn encrypt(root: &Path, path: &str, plaintext: &Secret) -> Result<Vec<
             status,
             plaintext: Some(ciphertext),
             ..
-        })) if status.success() => Ok(ciphertext.expose().to_vec()),
+        })) if status.success() => match in_the_clear(path, ciphertext.expose()) {
+            problems if problems.is_empty() => Ok(ciphertext.expose().to_vec()),
+            problems => {
+                let path = path.to_owned();
+                Err(SecretsError::LeftClear { path, problems })
+            }
+        },
         Ok(Ok(outcome)) => {
             let said = without_quotes(&one_line(&outcome.stderr), plaintext.expose());
             Err(failed(outcome.status.code().unwrap_or(-1), said))
