@@ -29,8 +29,10 @@ pub struct Objects {
     client: Client,
     cluster: String,
     status: Option<(FabrikClusterStatus, Option<i64>)>,
-    /// The members that have a FabrikNode. None before those of others were looked for.
-    nodes: Option<BTreeMap<IntentId, Member>>,
+    /// The members that have a FabrikNode.
+    nodes: BTreeMap<IntentId, Member>,
+    /// There may be FabrikNodes of others.
+    strangers: bool,
     /// What each FabrikNode says of its node.
     standings: BTreeMap<String, Option<Standing>>,
 }
@@ -56,7 +58,8 @@ impl Objects {
             client,
             cluster: cluster.to_owned(),
             status: None,
-            nodes: None,
+            nodes: BTreeMap::new(),
+            strangers: true,
             standings: BTreeMap::new(),
         }
     }
@@ -90,29 +93,25 @@ impl Objects {
         Ok(())
     }
 
-    /// A `FabrikNode` for each member, also where somebody deleted it, and none for others.
+    /// A `FabrikNode` for each member, also where somebody deleted it, and none for others. One that can't be written
+    /// keeps none of the others from it.
     async fn tell_nodes(&mut self, observed: &Observed) -> Result<(), kube::Error> {
         let members = &observed.ledger.members;
-        let mut told = match self.nodes.take() {
-            Some(told) if told.keys().all(|id| members.contains_key(id)) => told,
-            before => {
-                self.remove_strangers(members).await?;
-                let mut told = before.unwrap_or_default();
-                told.retain(|id, _| members.contains_key(id));
-                told
-            }
-        };
-        let is_there = |member: &Member| observed.systems.contains_key(&member.name);
-        told.retain(|id, member| members.get(id) == Some(member) && is_there(member));
-        let missing: Vec<_> = members
-            .iter()
-            .filter(|(id, _)| !told.contains_key(*id))
-            .collect();
-        self.nodes = Some(told);
-        for (intent, member) in missing {
-            self.make_node(intent, member).await?;
+        let mut all = Ok(());
+        if self.strangers || self.nodes.keys().any(|id| !members.contains_key(id)) {
+            let removed = self.remove_strangers(members).await;
+            self.strangers = removed.is_err();
+            all = all.and(removed);
         }
-        self.tell_standings(members).await
+        let is_there = |member: &Member| observed.systems.contains_key(&member.name);
+        self.nodes
+            .retain(|id, member| members.get(id) == Some(member) && is_there(member));
+        for (intent, member) in members {
+            if !self.nodes.contains_key(intent) {
+                all = all.and(self.make_node(intent, member).await);
+            }
+        }
+        all.and(self.tell_standings(members).await)
     }
 
     async fn remove_strangers(
@@ -126,14 +125,14 @@ impl Objects {
             .items
             .iter()
             .filter_map(|n| n.metadata.name.as_deref());
+        let mut all = Ok(());
         for name in names.filter(|n| !is_wanted(n)) {
             match api.delete(name, &DeleteParams::default()).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(error),
-                Ok(_) => {}
+                deleted => all = all.and(deleted.map(drop)),
             }
         }
-        Ok(())
+        all
     }
 
     async fn make_node(&mut self, intent: &IntentId, member: &Member) -> Result<(), kube::Error> {
@@ -153,8 +152,7 @@ impl Objects {
         let node = FabrikNode::new(name, spec);
         api.patch(name, &params, &Patch::Apply(&node)).await?;
         self.standings.remove(name);
-        let told = self.nodes.get_or_insert_default();
-        told.insert(intent.clone(), member.clone());
+        self.nodes.insert(intent.clone(), member.clone());
         Ok(())
     }
 
