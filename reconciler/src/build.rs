@@ -4,6 +4,7 @@
 //! Nothing here decides what a node runs. What goes wrong holds the nodes back and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{CommitId, PoolName};
@@ -18,6 +19,7 @@ mod lock;
 mod nix;
 mod preview;
 mod published;
+mod room;
 mod systems;
 #[cfg(test)]
 mod tests;
@@ -175,6 +177,15 @@ pub enum BuildError {
         pool: PoolName,
         expected: String,
         got: String,
+    },
+    #[error(
+        "{} of the server that leads has {free_mib} MiB free, and below {spare_mib} MiB nothing is built: etcd needs the \
+         room. Collect garbage there (nix-collect-garbage --delete-older-than 30d), or make the disk larger", store.display()
+    )]
+    NoRoom {
+        store: PathBuf,
+        free_mib: u64,
+        spare_mib: u64,
     },
     #[error("{0}")]
     Disk(String),

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::evaluate::{Evaluated, Evaluator, Flake};
 use super::nix::{Limits, Nix, Task};
 use super::published::Published;
+use super::room;
 use super::systems::Systems;
 use super::{BuildError, Builds, Built, Request, State};
 use crate::config::{self, Size};
@@ -322,6 +323,9 @@ impl Work<'_> {
     ) -> Result<(), BuildError> {
         let dir = self.builder.systems.of(&self.request.origin.commit);
         let dir = dir.map_err(BuildError::Disk)?;
+        if !self.is_there(&system.output).await {
+            room::check(&self.builder.nix.store_dir())?;
+        }
         // The derivation alone is not built; it only gets its link.
         let derivation = system.derivation.as_str();
         self.build(pool, derivation, &dir.join(format!("{name}.drv")))

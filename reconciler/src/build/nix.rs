@@ -118,6 +118,12 @@ impl Nix {
         }
     }
 
+    /// Where its store lies on this machine.
+    pub fn store_dir(&self) -> PathBuf {
+        let root = self.store.as_deref().unwrap_or(Path::new("/"));
+        root.join("nix/store")
+    }
+
     /// As a person uses it, with all that is theirs.
     pub fn on_path() -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
