@@ -29,6 +29,10 @@
         UseHostname = lib.mkDefault false;
         # A lease that is lost while the server of it is away takes no pod's network away.
         SendRelease = lib.mkDefault false;
+        # Hetzner's private networks carry 1450 bytes (docs.hetzner.com, "Networks: Architecture") and drop what is larger;
+        # networkd leaves an interface at 1500 unless told (systemd.network(5)). Each takes what its own DHCP says, so the
+        # public one, whose file says the same, keeps its 1500.
+        UseMTU = lib.mkDefault true;
       };
     };
     # Routes and rules of a CNI are not networkd's to take away.

@@ -96,6 +96,8 @@ says broken 'while reading cluster.toml'
 overridden=$(evaluate overridden tests/nix/table.nix)
 [ "$overridden" = '[false,[{"device":"/swap"}],10,{"autoResize":true,"device":"/dev/disk/by-label/nixos","fsType":"xfs"},false,"no firewall",false,false]' ] ||
     fail "a user's module does not have its way: $overridden"
+mtu=$(evaluate mtu tests/nix/table.nix)
+[ "$mtu" = '{"arm":true,"servers":true,"workers":true}' ] || fail "interfaces take the announced MTU: $mtu"
 restarts=$(evaluate restarts tests/nix/table.nix)
 [ "$restarts" = '{"arm":0,"servers":0,"workers":1}' ] || fail "the secret of wg0 restarts it in $restarts"
 images=$(evaluate images tests/nix/table.nix)

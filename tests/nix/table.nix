@@ -72,6 +72,9 @@ in
       (config.systemd.services ? fabrik-identity)
       (config.system.build ? fabrikImage)
     ];
+  # Whether each pool's interfaces take the size of packets that Hetzner announces.
+  mtu = builtins.mapAttrs (_: machine: machine.config.systemd.network.networks."10-fabrik".dhcpV4Config.UseMTU or false)
+    (mkCluster { src = ./specs/everything; }).nixosConfigurations;
   # Which pools have a unit that another secret restarts, and by how many triggers.
   restarts =
     let
