@@ -8,18 +8,26 @@ let
   inherit (cluster) network;
   isServer = config.fabrik.role == "server";
 
+  set = items: "{ ${lib.concatMapStringsSep ", " toString items} }";
   # One rule for each family, for those of `sources` that are of it.
   accept =
     sources: protocol: list:
     let
       of = family: builtins.filter (source: lib.hasInfix ":" source == (family == "ip6")) sources;
-      set = items: "{ ${lib.concatMapStringsSep ", " toString items} }";
       rule =
         family:
         lib.optionalString (of family != [ ] && list != [ ])
           "${family} saddr ${set (of family)} ${protocol} dport ${set (lib.unique list)} accept\n";
     in
     rule "ip" + rule "ip6";
+
+  # What nodes have for one another alone.
+  keep =
+    protocol:
+    let
+      kept = lib.unique (builtins.filter (port: !builtins.elem port cfg.pods.${protocol}) (cfg.nodes.${protocol} ++ cfg.elsewhere.${protocol}));
+    in
+    lib.optionalString (kept != [ ]) "ip saddr ${network.pods} ip daddr ${network.range} ${protocol} dport ${set kept} drop";
 in
 {
   imports = [
@@ -44,23 +52,34 @@ in
         extraInputRules =
           accept cluster.firewall.ssh-from "tcp" [ 22 ]
           + lib.optionalString isServer (accept cluster.firewall.api-from "tcp" [ 6443 ])
-          + accept [ network.range ] "tcp" cfg.nodes.tcp
-          + accept [ network.range ] "udp" cfg.nodes.udp
+          # A pod comes from another node with that node's address.
+          + accept [ network.range ] "tcp" (cfg.nodes.tcp ++ cfg.pods.tcp)
+          + accept [ network.range ] "udp" (cfg.nodes.udp ++ cfg.pods.udp)
           # kube-proxy's own sockets, which load balancers ask whether a node has a pod of theirs (healthCheckNodePort).
           + accept [ network.range ] "tcp" [ "30000-32767" ]
           + accept [ network.pods ] "tcp" cfg.pods.tcp
           + accept [ network.pods ] "udp" cfg.pods.udp;
       };
 
-      # Before Kubernetes rewrites destinations, when `input` and `forward` are too late.
       nftables.tables.fabrik = {
         family = "inet";
         content = ''
+          # Before Kubernetes rewrites destinations, when `input` and `forward` are too late.
           chain metadata {
             type filter hook prerouting priority raw;
             # What comes in here and is for the metadata service is from a pod, which would read the user data of its node. What
             # the node asks for itself does not come in.
             ip daddr 169.254.169.254 drop
+            # flannel's bridge: no pod sends with the address of a node.
+            ${lib.optionalString (config.fabrik.cni or "none" == "flannel") "iifname \"cni0\" ip saddr != ${network.pods} drop"}
+          }
+          # What a pod sends to another node leaves with the address of its own, so it is stopped here: that one would take it
+          # for a node's. This is after destinations were rewritten, so no service leads around it.
+          chain pods-to-nodes {
+            type filter hook forward priority filter;
+            ct state established,related accept
+            ${keep "tcp"}
+            ${keep "udp"}
           }
           # NodePorts are the private network's, as with Hetzner's firewall.
           chain node-ports {

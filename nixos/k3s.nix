@@ -84,6 +84,12 @@ in
       # The kubelet: logs, exec and metrics.
       nodes.tcp = [ 10250 ];
       pods.tcp = [ 10250 ];
+      # On servers: ./server.nix.
+      elsewhere.tcp = [
+        2379
+        2380
+        9642
+      ];
       # VXLAN.
       nodes.udp = lib.optional (cfg.cni == "flannel") 8472;
     };

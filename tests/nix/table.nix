@@ -75,6 +75,20 @@ in
   # Whether each pool's interfaces take the size of packets that Hetzner announces.
   mtu = builtins.mapAttrs (_: machine: machine.config.systemd.network.networks."10-fabrik".dhcpV4Config.UseMTU or false)
     (mkCluster { src = ./specs/everything; }).nixosConfigurations;
+  # The firewall as nft reads it: the rules of ours in the place that NixOS has for them (nixos/modules/services/networking).
+  firewall = builtins.mapAttrs (_: machine: with machine.config.networking; ''
+    table inet nixos-fw {
+      chain input {
+        type filter hook input priority filter; policy drop;
+        iifname "lo" accept
+        ct state established,related accept
+        ${firewall.extraInputRules}
+      }
+    }
+    table inet fabrik {
+      ${nftables.tables.fabrik.content}
+    }
+  '') (mkCluster { src = ./specs/everything; }).nixosConfigurations;
   # Which pools have a unit that another secret restarts, and by how many triggers.
   restarts =
     let
