@@ -26,11 +26,27 @@ let
     mkdir -p ${dropIns}
     echo "flannel-iface: $interface" >${dropIns}/60-interface.yaml
   '';
+  etcd = "/var/lib/rancher/k3s/server/db/etcd";
+  # Beside the file that may say to found, so that it is there as long as that one.
+  mark = "/etc/rancher/k3s/fabrik-had-data";
+  leaveMark = "[ ! -d ${etcd}/member/wal ] || [ -e ${mark} ] || echo 'this server has had the data of a cluster: docs/founding.md' >${mark}";
   guard = pkgs.writeShellScript "fabrik-k3s-guard" ''
     # A server that has no data, no server to join and no order to found would found a cluster of its own.
-    # What k3s takes for data is etcd's log, and what was removed from the cluster it puts aside.
-    ${lib.optionalString isServer "etcd=/var/lib/rancher/k3s/server/db/etcd; [ -d $etcd/member/wal ] && [ ! -e $etcd/tombstone ] && exit 0"}
-    ${pkgs.gnugrep}/bin/grep -Eqs '^(server${lib.optionalString isServer "|cluster-init"}):' ${dropIns}/*.yaml && exit 0
+    # The last file has the say.
+    said() { ${pkgs.gnugrep}/bin/grep -Ehs "^[\"']?$1[\"']?:" ${dropIns}/*.y*ml | tail -n 1; }
+    ${lib.optionalString isServer ''
+      ${leaveMark}
+      # What k3s takes for data is etcd's log, and what was removed from the cluster it puts aside.
+      [ -d ${etcd}/member/wal ] && [ ! -e ${etcd}/tombstone ] && exit 0
+    ''}
+    [[ $(said server) =~ ^[^:]+:\ *[\"\']?https:// ]] && exit 0
+    ${lib.optionalString isServer ''
+      if [[ $(said cluster-init) =~ ^[^:]+:\ *[\"\']?true ]]; then
+        [ ! -e ${mark} ] && exit 0
+        echo "k3s waits: this server's data are gone or were removed from their cluster, and \`cluster-init: true\` in ${dropIns} would found a second one. Write \`server: https://…\` of another server in its place. Only where no other server is left and a new cluster is wanted: remove ${mark}" >&2
+        exit 1
+      fi
+    ''}
     echo "k3s waits: no file in ${dropIns} says which server to join" >&2
     exit 1
   '';
@@ -70,6 +86,8 @@ in
       guard
     ]
     ++ lib.optional (cfg.cni == "flannel") waitForAddress;
+    # Once it is up, so that it holds also where the data are lost before the next start.
+    systemd.services.k3s.serviceConfig.ExecStartPost = lib.mkIf isServer [ "-${pkgs.writeShellScript "fabrik-k3s-mark" leaveMark}" ];
 
     boot.kernelModules = [
       "br_netfilter"

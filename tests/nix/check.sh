@@ -51,19 +51,25 @@ is badMachines '[1,1,1,1,1,1]'
 is kernelParams '["panic=10","oops=panic","boot.panic_on_fail"]'
 
 # k3s starts where there is something that it may be, and founds nothing by itself.
-guard() { # ROLE WANTED FILE… : the guard's answer on a machine with these
+machine=$state/machine
+ask() { bash <(text tests/nix/stub.nix "${1}Guard" | sed "s#/etc/rancher#$machine&#g; s#/var/lib/rancher#$machine&#g") 2>"$state/said"; }
+guard() { # ROLE WANTED FILE… : the guard's answer on a machine with these; `emptied` is what was there before, without its data
     local role=$1 wanted=$2 is=no
-    local machine=$state/machine dropins=$state/machine/etc/rancher/k3s/config.yaml.d
+    local dropins=$machine/etc/rancher/k3s/config.yaml.d
     rm -rf "$machine" && mkdir -p "$dropins"
     shift 2
     for file in "$@"; do
         case $file in
         member/wal) mkdir -p "$machine/var/lib/rancher/k3s/server/db/etcd/$file" ;;
+        emptied)
+            ask "$role" || true
+            rm -rf "$machine/var"
+            ;;
         tombstone) touch "$machine/var/lib/rancher/k3s/server/db/etcd/$file" ;;
-        *) echo "$file" >"$dropins/50-fabrik.yaml" ;;
+        *) echo "$file" >>"$dropins/50-fabrik.yaml" ;;
         esac
     done
-    bash <(text tests/nix/stub.nix "${role}Guard" | sed "s#/etc/rancher#$machine&#; s#/var/lib/rancher#$machine&#") 2>/dev/null && is=yes
+    ask "$role" && is=yes
     [ "$is" = "$wanted" ] || fail "k3s on a new $role with '$*': started is $is"
 }
 guard server no
@@ -74,7 +80,26 @@ guard server yes member/wal
 # Removed from the cluster: k3s puts its data aside and would begin anew.
 guard server no member/wal tombstone
 guard server yes member/wal tombstone 'server: https://10.0.1.1:6443'
+# The same where it is still told to found, and where its data are gone.
+guard server no member/wal tombstone 'cluster-init: true'
+grep -q 'remove .*/etc/rancher/k3s/fabrik-had-data$' "$state/said" || fail "the guard names no way out: $(<"$state/said")"
+guard server no member/wal emptied 'cluster-init: true'
+guard server no 'cluster-init: true' member/wal emptied
+guard server yes 'cluster-init: true' emptied
+guard server yes member/wal emptied 'server: https://10.0.1.1:6443'
+guard server yes member/wal emptied member/wal 'cluster-init: true'
+rm -r "$machine/etc/rancher/k3s/fabrik-had-data" "$machine/var"
+ask server || fail 'k3s does not start on a server whose mark was removed'
+# k3s would found on SQLite, or by itself.
+guard server no 'cluster-init: false'
+guard server no 'cluster-init:'
+guard server no 'server: ""'
+guard server no 'server:' '#cluster-init: true'
+guard server no 'cluster-init: true' 'cluster-init: false'
+guard server yes 'server: "https://10.0.1.1:6443"'
+guard server yes '"cluster-init": true'
 guard agent no
+guard agent no 'server: ""'
 guard agent no 'cluster-init: true'
 guard agent no member/wal
 guard agent yes 'server: https://10.0.1.1:6443'

@@ -116,5 +116,10 @@ testers.runNixOSTest {
           server2.succeed(f"systemctl stop k3s.service; k3s-killall.sh; rm -rf /var/lib/rancher/k3s {folder}")
           server2.succeed("systemctl start k3s.service")
           server2.fail("systemctl is-active k3s.service")
+
+      with subtest("nor does it where it is told to once more"):
+          tell(server2, "cluster-init: true")
+          server2.succeed("systemctl start k3s.service")
+          server2.fail("systemctl is-active k3s.service")
     '';
 }
