@@ -16,6 +16,8 @@
   ProtectKernelTunables = true;
   ProtectProc = "invisible";
   ProtectSystem = "strict";
+  # Left writable by strict beside ProtectKernelTunables and its like (tried with systemd 252).
+  ReadOnlyPaths = "/run";
   RemoveIPC = true;
   RestrictAddressFamilies = [
     "AF_INET"

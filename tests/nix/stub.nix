@@ -146,6 +146,7 @@ in
 
   unit = (server { }).systemd.services.fabrik;
   agentUnit = (server { }).systemd.services.fabrik-agent;
+  secretsUnit = (server { }).systemd.services.fabrik-secrets;
   inherit ((server { }).boot) kernelParams;
   identityUnit = identity (pkgsOf "stub");
   # Its scripts by their texts.

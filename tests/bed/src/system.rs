@@ -19,9 +19,14 @@ sandbox = true
 sandbox-paths = /bin=/usr/bin /usr /lib=/usr/lib /lib64=/usr/lib64
 ";
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("flake.nix", include_str!("../system/flake.nix")),
     ("flake.lock", include_str!("../system/flake.lock")),
+    // The product's own, which reads `cluster.toml`.
+    (
+        "nixos/spec.nix",
+        include_str!("../../../nixos/lib/spec.nix"),
+    ),
     ("nixos/toplevel.sh", include_str!("../system/toplevel.sh")),
     (
         "nixos/switch-to-configuration.sh",

@@ -18,8 +18,22 @@
           systemd = file "systemd-258" "systemd 258";
         };
 
+      # As mk-cluster.nix: with another encrypted file a service has another trigger, and its system is another one.
+      restarts =
+        src: pool:
+        let
+          file = src + "/cluster.toml";
+          spec = import ./nixos/spec.nix (if builtins.pathExists file then builtins.readFile file else "");
+          trigger =
+            { file, shape, ... }:
+            builtins.hashString "sha256" (builtins.hashFile "sha256" (src + "/${file}") + builtins.toJSON shape);
+          lines = secret: map (unit: "${unit} ${trigger secret}\n") secret.restart;
+          ours = builtins.filter (secret: builtins.elem pool secret.pools) spec.secrets;
+        in
+        builtins.concatStringsSep "" (builtins.concatMap lines ours);
+
       toplevel =
-        pool: settings:
+        src: pool: settings:
         let
           boots = boot settings;
         in
@@ -43,21 +57,22 @@
             initrd = boots.initialRamdisk;
             # Files that make the machine misbehave, by their names: sick, panics, hangs.
             inherit (settings) faults;
+            restarts = restarts src pool;
             builds = if settings.builds then "yes" else "no";
           };
 
-      nixos = pool: settings: {
+      nixos = src: pool: settings: {
         config.services.k3s.package.version = settings.k3s;
         config.system.build = {
           inherit (boot settings) kernel initialRamdisk;
-          toplevel = toplevel pool settings;
+          toplevel = toplevel src pool settings;
         };
       };
     in
     {
-      nixosConfigurations = builtins.mapAttrs nixos pools;
+      nixosConfigurations = builtins.mapAttrs (nixos ./.) pools;
       # As another commit's system with the k3s of old: the first of two steps.
-      fabrik.first.servers = { version, ... }: nixos "servers" (pools.servers // { k3s = version; });
+      fabrik.first.servers = { version, ... }: nixos ./. "servers" (pools.servers // { k3s = version; });
 
       # Stands in for fabrik's own library, where it is the input of a repository that `fabrik init` made: the pools and the
       # k3s are those of cluster.toml, and all workers have one system.
@@ -73,7 +88,7 @@
             let
               name = if pool == "servers" then pool else "workers";
             in
-            nixos name (pools.${name} // { inherit k3s; });
+            nixos src name (pools.${name} // { inherit k3s; });
         in
         {
           nixosConfigurations = builtins.mapAttrs (pool: _: system pool k3s) (

@@ -22,11 +22,21 @@ install() {
     mv "$loader/loader.conf.new" "$loader/loader.conf"
 }
 
-# The machine watches the link, restarts what has changed, and says when that is done.
+# The services whose triggers are others than those of the system that runs.
+restarted() {
+    sort "$root$(readlink "$root/run/current-system")/restarts" "$root$system/restarts" | uniq -u | cut -d ' ' -f 1 | sort -u
+}
+
+# The machine watches the link, restarts what has changed, and says when that is done. What services found that are started
+# again is noted here.
 activate() {
+    services=$(restarted)
     ln -sfn "$system" "$root/run/current-system.new"
     mv -T "$root/run/current-system.new" "$root/run/current-system"
     until [ "$(cat "$root/run/obeyed" 2>/dev/null)" = "$system" ]; do sleep 0.1; done
+    for service in $services; do
+        echo "$service: $(ls --inode "$root/run/fabrik/secrets")" >>"$root/run/restarted"
+    done
 }
 
 case $1 in

@@ -12,6 +12,7 @@ echo '#!/bin/sh' >"$out/init"
 echo "$package" >"$out/package"
 echo "$k3s" >"$out/k3s-version"
 echo "$fabrik" >"$out/fabrik-build"
+printf %s "$restarts" >"$out/restarts"
 for fault in $faults; do echo "$fault" >"$out/$fault"; done
 cat "$switch" >"$out/bin/switch-to-configuration"
 chmod +x "$out/init" "$out/bin/switch-to-configuration"

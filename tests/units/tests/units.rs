@@ -6,6 +6,7 @@ mod units {
     mod identity;
     pub mod modules;
     pub mod room;
+    pub mod secrets;
 
     /// What a program printed.
     pub fn run(command: &mut Command) -> String {
@@ -21,10 +22,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use fabrik::delivery::{Addressee, Delivery, SecretFile, seal};
 use fabrik::node::state::State;
-use fabrik::secrets::{Secret, founding_keys};
-use fabrik::signing::SigningKey;
+use fabrik::secrets::founding_keys;
 use fabrik_core::agent::{Journal, Try};
 use fabrik_core::id::StorePath;
 use fabrik_core::system::{Needs, Phase};
@@ -35,13 +34,13 @@ use tempfile::TempDir;
 use units::modules;
 use units::room::Room;
 use units::run;
+use units::secrets::{self, STATE};
 
 const AGENT: &str = "fabrik-agent.service";
 const FABRIK: &str = "fabrik.service";
 const TRY: &str = "fabrik-try-7.service";
 /// Where nixos-rebuild runs an activation.
 const ACTIVATION: &str = "nixos-rebuild-switch-to-configuration.service";
-const STATE: &str = "/var/lib/fabrik-agent";
 const SECRET: &str = "/run/fabrik/secrets/vpn";
 /// Tells that it was called, waits for a word, and is what runs.
 const SWITCH: &str = r#"#!/bin/sh
@@ -58,21 +57,7 @@ fn the_agent_goes_back_in_units_that_outlive_it_and_begins_nothing_twice() {
     let exec = service["serviceConfig"]["ExecStart"].as_str().unwrap();
     let exec = exec.replace("/stub/fabrik/bin/fabrik", "/opt/fabrik");
     let etc = TempDir::new().unwrap();
-    let keys = founding_keys::ensure(etc.path(), &"demo".parse().unwrap()).unwrap();
-    let config = json!({
-        "node": "node-1",
-        "state-dir": STATE,
-        "kubeconfig": "/etc/fabrik/kubelet.kubeconfig",
-        "front": "127.0.0.1:9644",
-        "cluster": {"name": "demo", "id": "abcdefgh01234567", "public-key": keys.signing_key.trim()},
-        "cache": {"urls": ["https://10.0.1.1:9642"]},
-        "nix": {"program-dir": modules::PROGRAMS},
-    });
-    fs::write(
-        etc.path().join("agent.toml"),
-        toml::to_string(&config).unwrap(),
-    )
-    .unwrap();
+    secrets::configure(etc.path());
     let mut room = Room::boot(AGENT, &modules::unit(&service, &exec), etc.path());
 
     let [old, new] = ["old", "new"].map(|name| system(&room, name));
@@ -108,7 +93,9 @@ fn the_agent_goes_back_in_units_that_outlive_it_and_begins_nothing_twice() {
         let kept = room.run(&["nix-store", "--query", "--roots", system.as_str()]);
         assert!(kept.contains(&root), "{kept}");
     }
-    give_secret(&room, etc.path());
+    // It places that when it starts.
+    let vpn = ("vpn", "hunter2", "0440", "daemon");
+    secrets::give(&room, etc.path(), 1, &[vpn]);
     let begun = room.show(TRY, "MainPID");
     // More often than systemd starts a unit that says nothing of it.
     for _ in 0..6 {
@@ -180,36 +167,6 @@ fn an_evaluation_is_bounded_by_a_scope_and_ends_alone() {
     );
     room.wait("end of all scopes", |r| limits(r).is_empty());
     is_whole(&room, FABRIK, "0", "0000000000000000");
-}
-
-/// What the agent has fetched before, for the key that it has made: it places that when it starts.
-fn give_secret(room: &Room, keys: &Path) {
-    let key = room.read(&format!("{STATE}/age.key")).unwrap();
-    let recipient = key.lines().next().unwrap().rsplit(' ').next().unwrap();
-    let file = SecretFile {
-        value: Secret::new(b"hunter2".to_vec()),
-        mode: "0440".parse().unwrap(),
-        owner: "daemon".to_owned(),
-        group: "root".to_owned(),
-    };
-    let delivery = Delivery {
-        digest: "0".repeat(64).parse().unwrap(),
-        sequence: 1,
-        files: [("vpn".parse().unwrap(), file)].into(),
-    };
-    let (cluster, node) = (
-        "abcdefgh01234567".parse().unwrap(),
-        "node-1".parse().unwrap(),
-    );
-    let to = Addressee {
-        cluster: &cluster,
-        node: &node,
-    };
-    let signer = SigningKey::read(&keys.join(founding_keys::SIGNING_KEY_FILE)).unwrap();
-    let sealed = seal(&signer, &recipient.parse().unwrap(), to, &delivery).unwrap();
-    State::new(&room.path(STATE))
-        .write_secrets(&sealed)
-        .unwrap();
 }
 
 /// Waits for an agent of another process than `last`; its process.

@@ -1,6 +1,8 @@
 //! Secrets on nodes: each node has those of its pool, nobody else can have them, and they are in the clear in no other place
 //! than the node's memory.
 
+mod restart;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -23,12 +25,14 @@ const NAMESPACE: &str = "fabrik-system";
 const FOLDER: &str = "run/fabrik/secrets";
 const FILE: &str = "secrets/nodes.yaml";
 /// No part of another one, and none is in the name of anything.
-const VPN: [&str; 3] = [
+const VPN: [&str; 4] = [
     "planted-vpn-4b7e21",
     "planted-vpn-c90d55",
     "planted-vpn-1fa836",
+    "planted-vpn-72d0be",
 ];
 const REGISTRY: &str = "planted-registry-e6d014";
+const MODE: &str = "mode = \"0440\"";
 const LOOK: Duration = Duration::from_millis(20);
 /// Kubernetes' garbage collector looks for kinds of objects twice a minute, and tries again later and later.
 const COLLECTED: Duration = Duration::from_secs(120);
@@ -45,7 +49,7 @@ async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
     bed.write_default_repo(1)?;
     let spec = bed.git().read("cluster.toml")?;
     let secrets = format!(
-        "\n[secrets.vpn]\nfile = \"{FILE}\"\nkey = \"vpn\"\npools = [\"workers\"]\nmode = \"0440\"\n\
+        "\n[secrets.vpn]\nfile = \"{FILE}\"\nkey = \"vpn\"\npools = [\"workers\"]\n{MODE}\n\
          \n[secrets.registry]\nfile = \"{FILE}\"\nkey = \"registry\"\npools = [\"servers\"]\n"
     );
     bed.git().write("cluster.toml", spec + &secrets)?;
@@ -61,9 +65,14 @@ async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
     what_is_missing_is_refused(&world).await?;
     a_deleted_one_comes_back(&world, worker.name()).await?;
 
+    let ticket = restart::next_ticket(&world)?;
     let commit = push(&world, VPN[1])?;
     world.carried_out(&commit).await?;
     holds(&worker, &[("vpn", VPN[1], 0o440)])?;
+    ensure!(
+        restart::next_ticket(&world)? == ticket && restart::noted(&worker)?.is_empty(),
+        "more than the file changed"
+    );
 
     worker.reboot().await;
     // Its memory is empty by then.
@@ -74,6 +83,7 @@ async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
     });
     booted.await?;
 
+    restart::is_rolled_out_under_a_ticket(&world, &worker).await?;
     another_key_gets_nothing(&world, &worker).await?;
     // First: the search for the values has them on its command line.
     processes.end()?;
@@ -210,13 +220,14 @@ async fn another_key_gets_nothing(world: &World, worker: &Machine) -> Result<()>
         holds.iter().any(is_told)
     });
     status.await?;
-    let commit = push(world, VPN[2])?;
+    let commit = push(world, VPN[3])?;
     let status = world.status_says("the commit is in force", |s| {
         s["admittedCommit"] == commit.as_str()
     });
     status.await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    holds(worker, &[("vpn", VPN[1], 0o440)]).context("it got something new")?;
+    holds(worker, &[("vpn", VPN[2], 0o440)]).context("it got something new")?;
+    ensure!(restart::noted(worker)?.len() == 2, "it got an update");
 
     let object = world.get(&["fabriknode", worker.name()])?;
     let key = object["status"]["report"]["recipient"]
@@ -227,7 +238,7 @@ async fn another_key_gets_nothing(world: &World, worker: &Machine) -> Result<()>
         .bed
         .kubectl(&["annotate", "fabriknode", worker.name(), &accepted])?;
     world.carried_out(&commit).await?;
-    holds(worker, &[("vpn", VPN[2], 0o440)])
+    holds(worker, &[("vpn", VPN[3], 0o440)])
 }
 
 /// Disks, stores, state, logs, etcd's data; and what the API shows.
