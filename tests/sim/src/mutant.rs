@@ -15,7 +15,9 @@ use fabrik_core::step::{self, Step};
 use fabrik_core::system::Action;
 use jiff::Timestamp;
 
-use self::lies::{agents_at_once, etcd, heal_etcd, lie, send_all, two_servers, with_orders};
+use self::lies::{
+    agents_at_once, beside_stuck, etcd, heal_etcd, lie, send_all, two_servers, with_orders,
+};
 
 /// A place in `MUTANTS`.
 pub type Mutant = usize;
@@ -23,7 +25,7 @@ pub type Mutant = usize;
 type Mutated = fn(&Desired, &Observed, Timestamp) -> Step;
 
 /// What is missing, and a step without it.
-pub const MUTANTS: [(&str, Mutated); 38] = [
+pub const MUTANTS: [(&str, Mutated); 39] = [
     ("max-unavailable is one more than written", |d, v, now| {
         lie(d, v, now, |d, _| {
             d.spec
@@ -305,6 +307,7 @@ pub const MUTANTS: [(&str, Mutated); 38] = [
         }
         step
     }),
+    ("others go on beside a node that is stuck", beside_stuck),
     ("a server may be scaled away", |d, v, now| {
         lie(d, v, now, |d, v| {
             let surplus = v

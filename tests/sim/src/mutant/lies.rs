@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use fabrik_core::desired::Desired;
 use fabrik_core::effect::{Effect, NodeRef};
+use fabrik_core::hold::HoldReason;
 use fabrik_core::ledger::Change;
 use fabrik_core::observed::{Datastore, Etcd, Observed, Role};
 use fabrik_core::step::{self, Step};
@@ -46,6 +47,22 @@ pub fn with_orders(
         if let Effect::Order { order, .. } = effect {
             order.action = change(order.action);
         }
+    }
+    step
+}
+
+/// What would be written down if the stuck had given their tickets back.
+pub fn beside_stuck(desired: &Desired, view: &Observed, now: Timestamp) -> Step {
+    let mut step = step::step(desired, view, now);
+    let stuck = step.holds.iter().filter(|h| h.reason == HoldReason::Stuck);
+    let stuck: BTreeSet<String> = stuck.map(|h| h.about.clone()).collect();
+    let mut others = view.clone();
+    let tickets = &mut others.ledger.tickets;
+    tickets.retain(|_, t| !stuck.contains(&format!("node {}", t.node)));
+    if others.ledger.tickets.len() < view.ledger.tickets.len() {
+        let mut changes = step::step(desired, &others, now).changes;
+        changes.retain(|change| matches!(change, Change::Ordered { .. }));
+        step.changes.extend(changes);
     }
     step
 }
