@@ -1,11 +1,15 @@
 //! `fabrik init` by the real binary, with real git and sops: what a person gets, and what of theirs is left alone.
 
+#[path = "init/again.rs"]
+mod again;
 #[path = "init/edit.rs"]
 mod edit;
 #[path = "init/place.rs"]
 mod place;
 #[path = "init/rules.rs"]
 mod rules;
+#[path = "init/there.rs"]
+mod there;
 #[path = "init/upgrade.rs"]
 mod upgrade;
 #[path = "init/workflows.rs"]

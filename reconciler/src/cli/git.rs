@@ -65,6 +65,36 @@ pub fn commit(dir: &Path, message: &str, paths: &[String]) -> Result<(), GitErro
     run(dir, &args, paths).map(drop)
 }
 
+/// A file that differs from the last commit.
+pub struct Pending {
+    pub path: String,
+    /// That commit does not have it.
+    pub is_new: bool,
+}
+
+/// Those of these files that differ from the last commit, and that git does not ignore.
+pub fn changes(dir: &Path, paths: &[String]) -> Result<Vec<Pending>, GitError> {
+    let args = [
+        "status",
+        "--porcelain",
+        "-z",
+        "--no-renames",
+        "--untracked-files=all",
+        "--",
+    ];
+    let output = run(dir, &args, paths)?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    // git-status(1), "Short Format": two letters, a blank, the path.
+    let entries = told.split_terminator('\0').filter_map(|entry| {
+        let (state, path) = entry.split_at_checked(3)?;
+        Some(Pending {
+            path: path.to_owned(),
+            is_new: state.starts_with(['A', '?']),
+        })
+    });
+    Ok(entries.collect())
+}
+
 /// Whether a file differs from what is committed, or is not committed at all.
 pub fn is_changed(dir: &Path, path: &str) -> Result<bool, GitError> {
     let args = ["status", "--porcelain", "--ignored", "--"];
@@ -126,17 +156,24 @@ pub fn diff(changes: &[Change<'_>]) -> Result<String, GitError> {
             }
         }
     }
-    // The folders are called as git calls the two sides.
+    // The folders are called as git calls the two sides. No setting of the person's may make it another patch.
     let args = [
         "diff",
         "--no-index",
         "--no-prefix",
         "--no-color",
         "--no-ext-diff",
+        "--no-textconv",
+        "--no-renames",
+        "--text",
+        "-U3",
         "a",
         "b",
     ];
-    let output = output(dir.path(), &args, &[])?;
+    let mut git = command(dir.path(), &args, &[]);
+    // It counts more than -U3.
+    git.env_remove("GIT_DIFF_OPTS");
+    let output = git.output().map_err(GitError::Missing)?;
     match output.status.code() {
         Some(0 | 1) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         _ => Err(failed("diff", &output)),
@@ -152,12 +189,17 @@ fn run(dir: &Path, args: &[&str], paths: &[String]) -> Result<Output, GitError> 
 }
 
 fn output(dir: &Path, args: &[&str], paths: &[String]) -> Result<Output, GitError> {
+    let mut git = command(dir, args, paths);
+    git.output().map_err(GitError::Missing)
+}
+
+fn command(dir: &Path, args: &[&str], paths: &[String]) -> Command {
     let mut git = Command::new("git");
     git.current_dir(dir)
         .args(args)
         .args(paths.iter().map(OsStr::new))
         .stdin(Stdio::null());
-    git.output().map_err(GitError::Missing)
+    git
 }
 
 fn failed(verb: &str, output: &Output) -> GitError {

@@ -5,6 +5,8 @@
 //! missing, this was never done to its end.
 
 mod answers;
+mod commit;
+mod error;
 pub mod files;
 mod keys;
 mod record;
@@ -17,10 +19,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::spec::{self, Spec};
 
-use self::answers::Flags;
+use self::answers::{Answers, Flags};
+pub use self::error::InitError;
 use self::files::Fate;
 use self::keys::{CLUSTER_KEY_FILE, KeyFlags, TOKEN_FILE};
 use self::record::{RECORD_FILE, Record};
@@ -29,7 +31,6 @@ use self::terminal::Ask;
 use super::{Failure, git, say};
 use crate::build;
 use crate::gate::SPEC_FILE;
-use crate::secrets::SecretsError;
 
 const LOCK_FILE: &str = "flake.lock";
 
@@ -62,79 +63,6 @@ struct Newer {
     apply: bool,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum InitError {
-    #[error("nobody can be asked, because this is no terminal. Give also {}", flags.join(", "))]
-    Missing { flags: Vec<&'static str> },
-    #[error(
-        "{SPEC_FILE} is there and not right. Mend it first:\n{}",
-        listed(faults)
-    )]
-    SpecThere { faults: Vec<Diagnostic> },
-    #[error(
-        "these answers make no cluster; as lines of {SPEC_FILE}:\n{}",
-        listed(faults)
-    )]
-    Answers { faults: Vec<Diagnostic> },
-    #[error("the SSH key: {problem}")]
-    SshKey { problem: String },
-    #[error("--fabrik-flake: {problem}")]
-    FlakeUrl { problem: String },
-    #[error(
-        "the Hetzner token is empty or holds characters that no token has. Make one at Hetzner (the project's Security → \
-         API tokens, read and write), and give the file with it by --token-file"
-    )]
-    Token,
-    #[error("that is no age recipient (age1…). `age-keygen -y FILE` shows the recipient of a key")]
-    Recipient,
-    #[error(
-        "that is a private age key, and now in your shell's history: replace it. --age-recipient takes the public half, age1…"
-    )]
-    PrivateRecipient,
-    #[error(
-        "{} holds no age key whose recipient fabrik can tell. Name it by --age-recipient",
-        file.display()
-    )]
-    UnreadableKey { file: PathBuf },
-    #[error("there is no HOME to keep an age key in. Set it, or give --age-recipient")]
-    NoHome,
-    #[error(
-        "{CLUSTER_KEY_FILE} is there, and {RULES_FILE} is not. Restore {RULES_FILE}; if the cluster was not founded yet, remove \
-         {CLUSTER_KEY_FILE} and all that is encrypted to its recipient ({TOKEN_FILE}, for one), and repeat this; else name \
-         the cluster's recipient by --cluster-age-recipient"
-    )]
-    LostRules,
-    #[error(
-        "{} lies within the git repository {}, which could not hold it. A cluster's repository is one of its own: name a folder \
-         elsewhere, or `git init` this one first",
-        dir.display(),
-        top.display()
-    )]
-    Within { dir: PathBuf, top: PathBuf },
-    #[error(
-        "{} has no {RECORD_FILE}, so nothing tells your changes from the template's. Run `fabrik init` first: it keeps what \
-         is there",
-        dir.display()
-    )]
-    NoRecord { dir: PathBuf },
-    #[error("{}: {problem}. Restore it from git; a newer fabrik may have written it", path.display())]
-    Record { path: PathBuf, problem: String },
-    #[error("can't {action} {}: {source}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error(transparent)]
-    Secrets(#[from] SecretsError),
-    #[error(transparent)]
-    Git(#[from] git::GitError),
-    #[error("the record can't be written as TOML: {0}")]
-    Render(#[from] toml::ser::Error),
-}
-
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let dir = options.dir;
     if options.newer.upgrade {
@@ -144,10 +72,13 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     if let Ok(Some(top)) = git::around(&dir) {
         return Err(InitError::Within { dir, top }.into());
     }
-    let (known, is_answered) = (Record::read(&dir)?, options.flags.are_given());
+    let known = Record::read(&dir)?;
     let again = known.is_some();
-    let (record, secrets) = match known {
-        Some(record) => (record, Secrets::default()),
+    let (mut record, secrets) = match known {
+        Some(record) => {
+            let secrets = resume(&dir, &record, &options.flags, &options.keys).await?;
+            (record, secrets)
+        }
         None => begin(&dir, options.flags, &options.keys).await?,
     };
     if let Some(file) = &secrets.new_key {
@@ -156,27 +87,21 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             "made      {file}, your age key: keep a copy elsewhere"
         ))?;
     }
-    if again && is_answered {
-        eprintln!(
-            "note: the answers are those of the first time, and the flags are not looked at: edit the files"
-        );
-    }
-    let name = record.answers.name.clone();
-    let mut made = write(&dir, record, &secrets.files)?;
+    let mut made = write(&dir, &mut record, &secrets.files)?;
     let tracked = under_git(&dir, &made);
     if !options.no_lock && lock(&dir).await? {
         made.push(LOCK_FILE.to_owned());
     }
     let tracked = tracked.and_then(|()| git::add(&dir, &made));
-    match (options.commit && !made.is_empty(), tracked) {
+    match (options.commit, tracked) {
         (true, tracked) => {
             tracked?;
-            git::commit(
-                &dir,
-                &format!("Begin the cluster {name}, by fabrik init"),
-                &made,
-            )?;
-            say("committed")?;
+            let committed = commit::commit(&dir, &record, &made)?;
+            say(if committed {
+                "committed"
+            } else {
+                "nothing to commit"
+            })?;
         }
         (false, Err(error)) => eprintln!("note: what was made is not in git: {error}"),
         (false, Ok(())) => {}
@@ -203,30 +128,41 @@ async fn begin(
     key_flags: &KeyFlags,
 ) -> Result<(Record, Secrets), InitError> {
     let there = spec_there(dir)?;
-    let wants_token = wants_token(dir, there.as_ref());
+    let token_key = token_key(dir, there.as_ref());
     let mut ask = Ask::terminal();
     let answers = answers::gather(flags, dir, there.as_ref(), &mut ask)?;
-    if wants_token && key_flags.token_file.is_none() && !ask.is_somebody_there() {
+    if token_key.is_some() && key_flags.token_file.is_none() && !ask.is_somebody_there() {
         ask.is_missing("--token-file FILE");
     }
     let Some(mut answers) = answers.filter(|_| ask.missing().is_empty()) else {
         let flags = ask.missing().to_vec();
         return Err(InitError::Missing { flags });
     };
+    must_lie_within(dir, &answers)?;
     if there.is_none() {
         let text = &template::files(&answers)[SPEC_FILE];
         spec::parse(SPEC_FILE, text).map_err(|faults| InitError::Answers { faults })?;
     }
-    let token = if wants_token {
-        Some(keys::token(key_flags.token_file.as_deref()).await?)
-    } else {
-        None
+    let token = match token_key {
+        Some(key) => {
+            let token = keys::token(key_flags.token_file.as_deref()).await?;
+            Some(keys::token_document(&token, &key)?)
+        }
+        None => None,
     };
     let mut plain = Vec::new();
     let mut new_key = None;
-    let rules_file = dir.join(RULES_FILE);
-    let rules = if rules_file.symlink_metadata().is_ok() {
-        std::fs::read_to_string(&rules_file).map_err(files::failed("read", &rules_file))?
+    let rules = if let Some(rules) = rules_there(dir)? {
+        // They are the template's where a run made them and did not come to its end.
+        answers.recipients = template::recipients_in(&rules);
+        let unheeded = key_flags.recipients();
+        if !unheeded.is_empty() {
+            eprintln!(
+                "note: {} not looked at: {RULES_FILE} is there, and says to whom",
+                is(&unheeded)
+            );
+        }
+        rules
     } else {
         let keys = keys::keys(key_flags, dir)?;
         new_key = keys.made;
@@ -234,9 +170,7 @@ async fn begin(
         answers.recipients = Some(keys.recipients);
         template::files(&answers)[RULES_FILE].clone()
     };
-    if let Some(token) = token {
-        plain.push((TOKEN_FILE, keys::token_document(&token)?));
-    }
+    plain.extend(token.map(|document| (TOKEN_FILE, document)));
     let files = keys::encrypted(&rules, plain).await?;
     Ok((Record::of(answers), Secrets { files, new_key }))
 }
@@ -253,16 +187,72 @@ fn spec_there(dir: &Path) -> Result<Option<Spec>, InitError> {
         .map_err(|faults| InitError::SpecThere { faults })
 }
 
-/// A `cluster.toml` that is there may have its token elsewhere.
-fn wants_token(dir: &Path, there: Option<&Spec>) -> bool {
-    let ours = there.is_none_or(|spec| spec.hetzner.token.file == TOKEN_FILE);
-    ours && !dir.join(TOKEN_FILE).exists()
+/// The key that the token is to be written under. `None` where it is there, or a `cluster.toml` has it elsewhere.
+fn token_key(dir: &Path, there: Option<&Spec>) -> Option<String> {
+    let place = there.map(|spec| &spec.hetzner.token);
+    let is_ours = place.is_none_or(|place| place.file == TOKEN_FILE);
+    let key = place.map_or("token", |place| place.key.as_str());
+    (is_ours && dir.join(TOKEN_FILE).symlink_metadata().is_err()).then(|| key.to_owned())
+}
+
+fn rules_there(dir: &Path) -> Result<Option<String>, InitError> {
+    let path = dir.join(RULES_FILE);
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path);
+    text.map(Some).map_err(files::failed("read", &path))
+}
+
+/// All that is written lies in the repository itself.
+fn must_lie_within(dir: &Path, answers: &Answers) -> Result<(), InitError> {
+    let files = template::files(answers);
+    let beside = [TOKEN_FILE, CLUSTER_KEY_FILE, RECORD_FILE];
+    let mut paths = files.keys().copied().chain(beside);
+    paths.try_for_each(|path| files::must_not_be_behind_link(dir, path))
+}
+
+/// What a later run encrypts: the token, where it is given and its file is missing. Says which flags come too late.
+async fn resume(
+    dir: &Path,
+    record: &Record,
+    flags: &Flags,
+    key_flags: &KeyFlags,
+) -> Result<Secrets, InitError> {
+    must_lie_within(dir, &record.answers)?;
+    let mut secrets = Secrets::default();
+    let mut unheeded = flags.given();
+    if let Some(file) = key_flags.token_file.as_deref() {
+        match token_key(dir, spec_there(dir)?.as_ref()) {
+            Some(key) => {
+                let rules = rules_there(dir)?.ok_or(InitError::NoRules)?;
+                let document = keys::token_document(&keys::token(Some(file)).await?, &key)?;
+                secrets.files = keys::encrypted(&rules, vec![(TOKEN_FILE, document)]).await?;
+            }
+            None => unheeded.push("--token-file"),
+        }
+    }
+    unheeded.extend(key_flags.recipients());
+    if !unheeded.is_empty() {
+        eprintln!(
+            "note: the answers are those of the first time, and {} not looked at: edit the files. `sops edit {TOKEN_FILE}` \
+             changes the token; whom secrets are for is in {RULES_FILE}, and `sops updatekeys FILE` carries it out",
+            is(&unheeded)
+        );
+    }
+    Ok(secrets)
+}
+
+/// The flags, as the subject of a sentence.
+fn is(flags: &[&str]) -> String {
+    let verb = if flags.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", flags.join(", "))
 }
 
 /// Makes what is missing, and tells of each file what became of it. Returns what was made.
 fn write(
     dir: &Path,
-    mut record: Record,
+    record: &mut Record,
     secrets: &[(&str, Vec<u8>)],
 ) -> Result<Vec<String>, Failure> {
     let mut made = Vec::new();
@@ -333,9 +323,4 @@ async fn lock(dir: &Path) -> Result<bool, Failure> {
             Ok(false)
         }
     }
-}
-
-fn listed(faults: &[Diagnostic]) -> String {
-    let lines = faults.iter().map(ToString::to_string);
-    lines.collect::<Vec<_>>().join("\n")
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::place::{Place, text};
+use super::place::{FABRIK, Place, text};
 
 const RECORD: &str = ".fabrik/template.toml";
 
@@ -122,6 +122,48 @@ fn apply_takes_only_what_no_person_has_changed() {
     assert!(!modes.contains("mode change"), "{modes}");
     let again = text(&place.fabrik(&["init", "demo", "--upgrade"], "").stderr);
     assert!(again.starts_with("CONFLICT   README.md"), "{again}");
+}
+
+/// `git apply` takes no hunk without context, no file that is called binary, and none that another program made up.
+#[test]
+fn no_setting_of_a_person_s_git_changes_the_patch() {
+    let place = older();
+    let plain = text(&place.fabrik(&["init", "demo", "--upgrade"], "").stdout);
+    place.write(
+        "../home/.config/git/attributes",
+        "*.nix diff=x\n*.md -diff\n",
+    );
+    let settings = "[diff]\n\tcontext = 0\n\trenames = copies\n\tnoprefix = false\n\
+                    [diff \"x\"]\n\ttextconv = echo\n\tcommand = echo\n";
+    place.write("../settings", settings);
+    let mut command = place.command(FABRIK);
+    command
+        .args(["init", "demo", "--upgrade"])
+        .current_dir(place.path(""))
+        .env("GIT_CONFIG_GLOBAL", place.path("settings"))
+        .env("GIT_DIFF_OPTS", "-u0");
+    let patch = text(&command.output().unwrap().stdout);
+    assert_eq!(patch, plain);
+}
+
+#[test]
+fn a_file_that_is_a_link_is_left_alone() {
+    let place = older();
+    let folder = place.path("out");
+    std::fs::create_dir(&folder).unwrap();
+    for (path, out) in [("ci/check", "check"), ("nixos/all.nix", "all.nix")] {
+        let out = folder.join(out);
+        fs::rename(place.repo(path), &out).unwrap();
+        std::os::unix::fs::symlink(&out, place.repo(path)).unwrap();
+    }
+    let before = fs::read_to_string(folder.join("check")).unwrap();
+    let patch = text(&place.fabrik(&["init", "demo", "--upgrade"], "").stdout);
+    assert!(!patch.contains("b/ci/check"), "{patch}");
+    let output = place.fabrik(&["init", "demo", "--upgrade", "--apply"], "");
+    let said = text(&output.stderr);
+    assert!(said.contains("left alone ci/check"), "{said}");
+    assert!(place.repo("ci/check").is_symlink());
+    assert_eq!(fs::read_to_string(folder.join("check")).unwrap(), before);
 }
 
 #[test]

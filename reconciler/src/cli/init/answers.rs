@@ -26,6 +26,9 @@ pub struct Answers {
     pub ssh_key: String,
     pub forge: Forge,
     pub fabrik_flake: String,
+    /// The `cluster.toml` that was there has no pool `workers`, and so no use for the template's module of that name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_workers: bool,
     /// None where somebody else's `.sops.yaml` was there first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipients: Option<Recipients>,
@@ -77,7 +80,8 @@ pub struct Flags {
 }
 
 impl Flags {
-    pub fn are_given(&self) -> bool {
+    /// What these flags are called, of those that are given.
+    pub fn given(&self) -> Vec<&'static str> {
         let Self {
             name,
             workers,
@@ -87,12 +91,22 @@ impl Flags {
             forge,
             fabrik_flake,
         } = self;
-        let texts = [ssh_key, fabrik_flake].into_iter().any(Option::is_some);
-        let lists = [server_types, locations]
-            .iter()
-            .any(|list| !list.is_empty());
-        texts || lists || name.is_some() || workers.is_some() || forge.is_some()
+        named([
+            ("--name", name.is_some()),
+            ("--workers", workers.is_some()),
+            ("--server-types", !server_types.is_empty()),
+            ("--locations", !locations.is_empty()),
+            ("--ssh-key", ssh_key.is_some()),
+            ("--forge", forge.is_some()),
+            ("--fabrik-flake", fabrik_flake.is_some()),
+        ])
     }
+}
+
+/// Those of the flags that are given.
+pub fn named<const N: usize>(flags: [(&'static str, bool); N]) -> Vec<&'static str> {
+    let given = flags.into_iter().filter(|(_, is_given)| *is_given);
+    given.map(|(flag, _)| flag).collect()
 }
 
 /// What need not be asked.
@@ -172,6 +186,7 @@ pub fn gather(
             ssh_key: key?,
             forge: forge?,
             fabrik_flake: url?,
+            without_workers: there.is_some_and(|spec| !has_workers(spec)),
             recipients: None,
         })
     };
@@ -206,6 +221,10 @@ const FABRIK_FLAKE: Question = Question {
     flag: "--fabrik-flake URL",
     text: "Where fabrik's flake is, as github:OWNER/fabrik",
 };
+
+fn has_workers(spec: &Spec) -> bool {
+    spec.pools.keys().any(|pool| pool.as_str() == "workers")
+}
 
 /// The last part of the directory's path, where that can be a cluster's name.
 fn name_of(dir: &Path) -> Option<ClusterName> {
@@ -290,6 +309,7 @@ pub mod tests {
             ssh_key: key.to_owned(),
             forge: Forge::Github,
             fabrik_flake: "git+https://git.example.com/fabrik".to_owned(),
+            without_workers: false,
             recipients: Some(Recipients {
                 people: vec!["age1me".to_owned(), "age1her".to_owned()],
                 cluster: "age1theirs".to_owned(),

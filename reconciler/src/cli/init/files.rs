@@ -40,6 +40,20 @@ pub fn replace(path: &Path, content: &str) -> Result<(), InitError> {
     Ok(())
 }
 
+/// Refuses a link among the folders that lead to a file: it may lead out of the repository, and no commit has what is
+/// behind it.
+pub fn must_not_be_behind_link(dir: &Path, path: &str) -> Result<(), InitError> {
+    let folders = Path::new(path).ancestors().skip(1);
+    let folders = folders.filter(|folder| !folder.as_os_str().is_empty());
+    match folders
+        .map(|folder| dir.join(folder))
+        .find(|folder| folder.is_symlink())
+    {
+        Some(folder) => Err(InitError::Link { folder }),
+        None => Ok(()),
+    }
+}
+
 fn written(
     path: &Path,
     content: &[u8],

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::answers::Recipients;
+use super::answers::{Recipients, named};
 use super::template::RULES_FILE;
 use super::{InitError, files, terminal};
 use crate::hetzner::Token;
@@ -29,6 +29,16 @@ pub struct KeyFlags {
     /// A file with the Hetzner project's token, or with a line HCLOUD_TOKEN=…; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+}
+
+impl KeyFlags {
+    /// Those about recipients that are given.
+    pub fn recipients(&self) -> Vec<&'static str> {
+        named([
+            ("--age-recipient", !self.people.is_empty()),
+            ("--cluster-age-recipient", self.cluster.is_some()),
+        ])
+    }
 }
 
 /// Whom secrets are for, and what had to be made for that.
@@ -147,12 +157,15 @@ fn token_in(content: &Secret) -> Secret {
     }
 }
 
-/// As the file that `cluster.toml` names holds it.
-pub fn token_document(token: &Secret) -> Result<Secret, InitError> {
+/// As the file that `cluster.toml` names holds it, under the key that it names. JSON is YAML.
+pub fn token_document(token: &Secret, key: &str) -> Result<Secret, InitError> {
+    let quoted = |text: &str| serde_json::to_string(text).map_err(|_| InitError::Token);
     let text = token.expose_str().ok_or(InitError::Token)?;
-    // A string of JSON is one of YAML.
-    let quoted = Zeroizing::new(serde_json::to_string(text).map_err(|_| InitError::Token)?);
-    let document = Zeroizing::new(format!("token: {}\n", *quoted));
+    let mut document = Zeroizing::new(quoted(text)?);
+    // A dot leads into a map.
+    for part in key.rsplit('.') {
+        document = Zeroizing::new(format!("{{{}: {}}}", quoted(part)?, *document));
+    }
     Ok(Secret::new(document.as_bytes().to_vec()))
 }
 
@@ -185,8 +198,15 @@ mod tests {
             assert_eq!(found.expose_str(), Some(token), "{content}");
         }
         let quotes = Secret::new(b"a\"b".to_vec());
-        let document = token_document(&quotes).unwrap();
-        assert_eq!(document.expose_str(), Some("token: \"a\\\"b\"\n"));
+        for (key, document) in [
+            ("token", r#"{"token": "a\"b"}"#),
+            ("api.key", r#"{"api": {"key": "a\"b"}}"#),
+        ] {
+            let made = token_document(&quotes, key).unwrap();
+            assert_eq!(made.expose_str(), Some(document));
+            let found = crate::secrets::field(TOKEN_FILE, &made, key).unwrap();
+            assert_eq!(found.expose_str(), Some("a\"b"));
+        }
     }
 
     #[test]

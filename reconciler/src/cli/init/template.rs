@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use fabrik_core::spec;
 
-use super::answers::{Answers, Forge};
+use super::answers::{Answers, Forge, Recipients};
 
 /// Texts by path.
 pub type Files = BTreeMap<&'static str, String>;
 
 pub const RULES_FILE: &str = ".sops.yaml";
+const WORKERS_FILE: &str = "nixos/pools/workers.nix";
 const DEFAULT_ZONE: &str = "eu-central";
 /// The table that is left out where all in it is a default.
 const NETWORK: &str = "# [network]                         # these are the defaults";
@@ -40,17 +41,33 @@ const FILES: [(&str, &str); 14] = template![
     "nixos/servers.nix"
 ];
 
-/// The files that these answers ask for. Without recipients there are no rules of SOPS: then they are somebody else's.
+/// The files that these answers ask for. Without recipients there are no rules of SOPS: then they are somebody else's. A
+/// module of a pool that is not there would be refused.
 pub fn files(answers: &Answers) -> Files {
     let wanted = |path: &str| match forge_of(path) {
         Some(forge) => answers.forge == forge,
-        None => path != RULES_FILE || answers.recipients.is_some(),
+        None if path == RULES_FILE => answers.recipients.is_some(),
+        None => path != WORKERS_FILE || !answers.without_workers,
     };
     FILES
         .iter()
         .filter(|(path, _)| wanted(path))
         .map(|(path, text)| (*path, filled(text, answers)))
         .collect()
+}
+
+/// The recipients in a `.sops.yaml`, if it is what the template gives for them.
+pub fn recipients_in(rules: &str) -> Option<Recipients> {
+    let lines = rules.lines().map(str::trim_start);
+    let mut lists = lines.filter_map(|line| line.strip_prefix("age: "));
+    let people = lists.next()?;
+    let cluster = lists.next()?.strip_suffix(people)?.strip_suffix(',')?;
+    let recipients = Recipients {
+        people: people.split(',').map(str::to_owned).collect(),
+        cluster: cluster.to_owned(),
+    };
+    let (_, template) = FILES.iter().find(|(path, _)| *path == RULES_FILE)?;
+    (with_recipients(template, &recipients) == rules).then_some(recipients)
 }
 
 pub fn is_executable(path: &str) -> bool {
@@ -84,11 +101,15 @@ fn filled(text: &str, answers: &Answers) -> String {
     if let Some(zone) = zone.filter(|zone| *zone != DEFAULT_ZONE) {
         put(NETWORK, &format!("[network]\nzone = \"{zone}\""));
     }
-    if let Some(recipients) = &answers.recipients {
-        put("age1cluster", &recipients.cluster);
-        put("age1you", &recipients.people.join(","));
+    match &answers.recipients {
+        Some(recipients) => with_recipients(&filled, recipients),
+        None => filled,
     }
-    filled
+}
+
+fn with_recipients(text: &str, recipients: &Recipients) -> String {
+    let text = text.replace("age1cluster", &recipients.cluster);
+    text.replace("age1you", &recipients.people.join(","))
 }
 
 /// Who an SSH key belongs to, by its comment, in letters that TOML takes as a key without quotes.
@@ -195,6 +216,29 @@ mod tests {
         }
         answers.recipients = None;
         assert!(!files(&answers).contains_key(RULES_FILE));
+    }
+
+    #[test]
+    fn a_module_of_the_pool_workers_is_there_where_that_pool_is() {
+        let mut answers = answers();
+        assert!(files(&answers).contains_key(WORKERS_FILE));
+        answers.without_workers = true;
+        assert!(!files(&answers).contains_key(WORKERS_FILE));
+    }
+
+    #[test]
+    fn the_template_s_own_rules_are_known_by_their_recipients_and_no_others_are() {
+        let answers = answers();
+        let rules = &files(&answers)[RULES_FILE];
+        assert_eq!(recipients_in(rules), answers.recipients);
+        for other in [
+            String::new(),
+            rules.replacen("age1me", "age1him", 1),
+            rules.replacen("# ", "#", 1),
+            format!("{rules}\n"),
+        ] {
+            assert_eq!(recipients_in(&other), None, "{other}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ enum Step {
     Merge { merged: String, clean: bool },
     /// The template changed it, and a person has removed it.
     Removed,
-    /// A person wrote one of that name before the template had one.
+    /// A person wrote one of that name before the template had one, or it is a link.
     Foreign,
     /// The template has it no more.
     Dropped,
@@ -46,6 +46,7 @@ impl Planned {
 
 /// Shows what changes, or with `apply` takes what touches no person's work.
 pub fn run(dir: &Path, apply: bool) -> Result<ExitCode, Failure> {
+    files::must_not_be_behind_link(dir, RECORD_FILE)?;
     let record = Record::read(dir)?.ok_or_else(|| InitError::NoRecord {
         dir: dir.to_owned(),
     })?;
@@ -75,8 +76,15 @@ pub fn run(dir: &Path, apply: bool) -> Result<ExitCode, Failure> {
 fn plan(dir: &Path, record: &Record, theirs: &Files) -> Result<Vec<Planned>, InitError> {
     let mut plan = Vec::new();
     for (path, new) in theirs {
-        let mine = content(&dir.join(path))?;
-        if let Some(step) = step(record.files.get(*path), mine.as_deref(), new)? {
+        let base = record.files.get(*path);
+        let (mine, step) = if is_behind_link(dir, path) {
+            (None, (base != Some(new)).then_some(Step::Foreign))
+        } else {
+            let mine = content(&dir.join(path))?;
+            let step = step(base, mine.as_deref(), new)?;
+            (mine, step)
+        };
+        if let Some(step) = step {
             plan.push(Planned {
                 path: (*path).to_owned(),
                 step,
@@ -99,6 +107,12 @@ fn plan(dir: &Path, record: &Record, theirs: &Files) -> Result<Vec<Planned>, Ini
         }
     }
     Ok(plan)
+}
+
+/// Whether a file is somewhere else in truth. A patch for it would be one for the link, and what it leads to is nobody's
+/// business.
+fn is_behind_link(dir: &Path, path: &str) -> bool {
+    dir.join(path).is_symlink() || files::must_not_be_behind_link(dir, path).is_err()
 }
 
 fn step(base: Option<&String>, mine: Option<&str>, new: &str) -> Result<Option<Step>, InitError> {
