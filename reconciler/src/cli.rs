@@ -160,7 +160,12 @@ fn tree_of_root(dir: &Path) -> Result<Tree, RepoError> {
             dir: dir.to_owned(),
         });
     }
-    Tree::of_directory(dir)
+    let tree = Tree::of_directory(dir)?;
+    if tree.is_ignored(SPEC_FILE) {
+        let path = dir.join(SPEC_FILE);
+        return Err(RepoError::IgnoredSpec { path });
+    }
+    Ok(tree)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 mod again;
 #[path = "init/edit.rs"]
 mod edit;
+#[path = "init/ignored.rs"]
+mod ignored;
 #[path = "init/place.rs"]
 mod place;
 #[path = "init/rules.rs"]

@@ -15,6 +15,16 @@ use crate::gate::{Access, Candidate, Faulty, read_commit};
 use crate::repo::Tree;
 use crate::secrets::{Sops, users_age_key_file};
 
+/// What fabrik looks at in a repository's root, beside `cluster.toml`.
+const LOOKED_AT: [&str; 6] = [
+    ".sops.yaml",
+    "flake.lock",
+    "flake.nix",
+    "manifests",
+    "nixos",
+    "secrets",
+];
+
 #[derive(Debug, Args)]
 pub struct Options {
     /// The repository's root, as it is now.
@@ -127,6 +137,17 @@ fn unchecked(tree: &Tree, candidate: Option<&Candidate>) -> Vec<String> {
             Some(_) => "flake.lock: whether it locks all that flake.nix asks for".to_owned(),
             None => "flake.lock, which is not there: `nix flake lock` makes it. The leader refuses inputs that are not locked".to_owned(),
         });
+    }
+    // Of the rest (`.direnv`, `result`) fabrik would look at nothing.
+    let is_looked_at = |path: &&String| {
+        let top = path.split('/').next().unwrap_or_default();
+        LOOKED_AT.contains(&top)
+    };
+    let ignored = tree.ignored().iter().filter(is_looked_at).cloned();
+    let ignored: Vec<String> = ignored.collect();
+    if !ignored.is_empty() {
+        let ignored = ignored.join(", ");
+        unchecked.push(format!("{ignored}: git ignores this, so no commit has it"));
     }
     unchecked.push("whether Hetzner has these types, locations and images, and the API server takes these objects".to_owned());
     // A snapshot has a number and no name.

@@ -44,8 +44,8 @@ impl Reader<'_> {
     ) -> Result<Option<(String, Option<Secret>)>, SecretsError> {
         let (path, key) = (&secret.source.file, &secret.source.key);
         let Some(file) = self.file(path) else {
-            let problem = format!("`{path}` is not in the repository");
             let remedy = format!("write the value into it as `{key}`, and encrypt it with sops");
+            let (problem, remedy) = self.absent(path, remedy);
             self.fault_of(name, text, problem, remedy);
             return Ok(None);
         };

@@ -76,6 +76,7 @@ impl<'a> Reader<'a> {
         let SecretRef { file: path, key } = reference;
         let Some(file) = self.tree.file(path).cloned() else {
             let problem = format!("`{path}` is not in the repository");
+            let (problem, remedy) = self.absent(path, remedy);
             let remedy = format!("write the token into it as `{key}`, and encrypt it with sops");
             self.fault(SPEC_FILE, "[hetzner] token", &problem, &remedy);
             return Ok(None);
@@ -253,6 +254,18 @@ impl<'a> Reader<'a> {
                 Ok(Some(plaintext))
             }
             Err(error) => self.fault_of_secret(error).map(|()| None),
+    /// What is wrong where a file is not in the repository, and the way out. `remedy` is that of a file that nobody wrote.
+    pub(super) fn absent(&self, path: &str, remedy: String) -> (String, String) {
+        if !self.tree.is_ignored(path) {
+            return (format!("`{path}` is not in the repository"), remedy);
+        }
+        let problem = format!("`{path}` is in no commit: git ignores it");
+        let remedy = format!(
+            "take the rule out that `git check-ignore -v {path}` names, or `git add --force {path}`"
+        );
+        (problem, remedy)
+    }
+
         }
     }
 

@@ -115,6 +115,13 @@ pub enum RepoError {
     /// What somebody says to be the repository's root has no `cluster.toml`.
     #[error("{} has no cluster.toml, so it is no repository of a cluster. Name the repository's root", dir.display())]
     NotARoot { dir: PathBuf },
+    /// The `cluster.toml` of a directory will be in no commit.
+    #[error(
+        "git ignores {}, so no commit has it. `git check-ignore -v cluster.toml` names the rule: take it out, or \
+         `git add --force cluster.toml`",
+        path.display()
+    )]
+    IgnoredSpec { path: PathBuf },
     #[error("{} is no directory. Name the repository's root", dir.display())]
     NoSuchDirectory { dir: PathBuf },
     /// No such file.
@@ -168,6 +175,11 @@ impl RepoError {
                     dir.display()
                 ),
                 "write it (docs/spec.md has an example), or name the repository's root",
+            ),
+            Self::IgnoredSpec { .. } => (
+                "cluster.toml".to_owned(),
+                "is in no commit: git ignores it".to_owned(),
+                "take the rule out that `git check-ignore -v cluster.toml` names, or `git add --force cluster.toml`",
             ),
             Self::PathTooLong { path, max } => (
                 path,

@@ -8,6 +8,7 @@ use super::*;
 
 mod bombs;
 mod http;
+mod ignored;
 mod ssh;
 
 /// A bare repository upstream, a checkout that pushes to it, and a place for our clone.

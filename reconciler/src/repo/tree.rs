@@ -12,6 +12,7 @@ use fabrik_core::id::CommitId;
 use super::{RepoError, clone};
 
 mod directory;
+mod known;
 mod listing;
 
 /// A bigger file is listed, but not read.
@@ -111,6 +112,7 @@ impl File {
 #[derive(Clone)]
 pub struct Tree {
     files: Arc<[File]>,
+    ignored: Arc<[String]>,
     source: Arc<Source>,
 }
 
@@ -149,14 +151,18 @@ impl Tree {
         Ok((id, tree))
     }
 
-    /// The files of a directory as they are now, but for `.git`. What git takes for a submodule there is one entry, as in a
-    /// commit.
+    /// The files of a directory as they are now, but for `.git`, and for what git ignores and does not track: no commit will
+    /// have it. What git takes for a submodule there is one entry, as in a commit.
     ///
     /// # Errors
     /// Something can't be read, is not UTF-8, leads out of the directory, or is too much.
     pub fn of_directory(dir: &Path) -> Result<Self, RepoError> {
-        let (root, files) = directory::list(dir)?;
-        Ok(Self::new(files, Source::Directory(root)))
+        let listing = directory::list(dir)?;
+        let tree = Self::new(listing.files, Source::Directory(listing.root));
+        Ok(Self {
+            ignored: listing.ignored.into(),
+            ..tree
+        })
     }
 
     pub(super) fn of_commit(repo: gix::Repository, id: &CommitId) -> Result<Self, RepoError> {
@@ -171,6 +177,7 @@ impl Tree {
         files.sort_unstable();
         Self {
             files: files.into(),
+            ignored: Arc::default(),
             source: Arc::new(source),
         }
     }
@@ -187,6 +194,17 @@ impl Tree {
             .binary_search_by(|file| file.path.as_str().cmp(path))
             .ok()?;
         self.files.get(index)
+    }
+
+    /// What a directory has and no commit of it will: git ignores these files and folders. Sorted.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
+    /// Whether a directory has this, or a folder that it lies in, among what git ignores.
+    pub fn is_ignored(&self, path: &str) -> bool {
+        let mut above = Path::new(path).ancestors();
+        above.any(|above| self.ignored.iter().any(|it| Path::new(it) == above))
     }
 
     /// The content of a plain file. Blocks on the disk.

@@ -1,24 +1,33 @@
 //! The files of a directory, listed as git would list them.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use gix::index::entry::Mode;
-
+use super::known::Known;
 use super::{BlobId, Count, File, FileKind, disk, utf8};
 use crate::repo::RepoError;
 
-/// The directory's own path, and its files.
-pub fn list(dir: &Path) -> Result<(PathBuf, Vec<File>), RepoError> {
+/// A directory as a commit of it would be.
+pub struct Listing {
+    /// Its own path.
+    pub root: PathBuf,
+    pub files: Vec<File>,
+    /// What git ignores there and does not track: files, and folders as a whole.
+    pub ignored: Vec<String>,
+}
+
+/// Lists what git does not ignore. Where there is no work tree, that is everything.
+pub fn list(dir: &Path) -> Result<Listing, RepoError> {
     let root = dir
         .canonicalize()
         .map_err(|error| disk("open", dir, &error))?;
-    let submodules = submodules(&root);
+    let known = Known::of(&root);
+    let mut rules = known.as_ref().and_then(Known::rules);
+    let is_submodule = |path: &Path| known.as_ref().is_some_and(|known| known.is_submodule(path));
     let mut count = Count::of(root.display().to_string());
-    let mut files = Vec::new();
+    let (mut files, mut ignored) = (Vec::new(), Vec::new());
     let mut dirs = vec![root.clone()];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).map_err(|error| disk("list", &dir, &error))? {
@@ -34,38 +43,37 @@ pub fn list(dir: &Path) -> Result<(PathBuf, Vec<File>), RepoError> {
                 continue;
             }
             let relative = path.strip_prefix(&root).unwrap_or(&path);
+            if rules
+                .as_mut()
+                .is_some_and(|rules| rules.ignore(relative, kind.is_dir()))
+            {
+                ignored.push(relative.to_string_lossy().into_owned());
+                continue;
+            }
             count.one_more(relative.as_os_str().as_bytes())?;
             if !kind.is_dir() {
                 files.push(file_in(&root, &path)?);
-            } else if submodules.contains(relative) || path.join(".git").exists() {
-                files.push(File {
-                    path: utf8(relative.as_os_str().as_bytes())?,
-                    blob: BlobId(gix::ObjectId::null(gix::hash::Kind::Sha1)),
-                    kind: FileKind::Submodule,
-                });
+            } else if is_submodule(relative) || path.join(".git").exists() {
+                files.push(submodule(relative)?);
             } else {
                 dirs.push(path);
             }
         }
     }
-    Ok((root, files))
+    ignored.sort_unstable();
+    Ok(Listing {
+        root,
+        files,
+        ignored,
+    })
 }
 
-/// The submodules that the index of the directory's repository knows, also those that are not checked out and look like
-/// an empty folder. None where it is in no repository.
-fn submodules(root: &Path) -> BTreeSet<PathBuf> {
-    let known = || {
-        let repo = gix::discover(root).ok()?;
-        let top = repo.workdir()?.canonicalize().ok()?;
-        let index = repo.index_or_empty().ok()?;
-        let commits = index.entries().iter().filter(|e| e.mode == Mode::COMMIT);
-        let paths = commits.filter_map(|entry| {
-            let path = top.join(gix::path::from_bstr(entry.path(&index)).ok()?);
-            path.strip_prefix(root).map(Path::to_owned).ok()
-        });
-        Some(paths.collect())
-    };
-    known().unwrap_or_default()
+fn submodule(relative: &Path) -> Result<File, RepoError> {
+    Ok(File {
+        path: utf8(relative.as_os_str().as_bytes())?,
+        blob: BlobId(gix::ObjectId::null(gix::hash::Kind::Sha1)),
+        kind: FileKind::Submodule,
+    })
 }
 
 fn file_in(root: &Path, on_disk: &Path) -> Result<File, RepoError> {
