@@ -8,6 +8,8 @@ mod edit;
 mod ignored;
 #[path = "init/place.rs"]
 mod place;
+#[path = "init/plugin.rs"]
+mod plugin;
 #[path = "init/rules.rs"]
 mod rules;
 #[path = "init/there.rs"]

@@ -59,7 +59,7 @@ impl Options {
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let (commit, tree) = tree(&options.what)?;
     let key = options.age_key_file.or_else(users_age_key_file);
-    let sops = key.map(|file| Sops::new(file, None));
+    let sops = key.map(|file| Sops::of_person(file, None));
     let candidate = match read_commit(&tree, Access::of_person(sops.as_ref())).await? {
         Ok(candidate) => candidate,
         Err(faulty) => {

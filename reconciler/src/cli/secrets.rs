@@ -88,5 +88,5 @@ async fn decrypt(options: DecryptOptions) -> Result<ExitCode, Failure> {
 
 fn sops(age_key_file: Option<PathBuf>) -> Option<Sops> {
     let file = age_key_file.or_else(users_age_key_file)?;
-    Some(Sops::new(file, None))
+    Some(Sops::of_person(file, None))
 }

@@ -40,7 +40,7 @@ pub struct Options {
 
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let key = options.age_key_file.or_else(users_age_key_file);
-    let sops = key.map(|file| Sops::new(file, None));
+    let sops = key.map(|file| Sops::of_person(file, None));
     let (result, unchecked) = match super::tree_of_root(&options.dir) {
         Ok(tree) => {
             let read = read_commit(&tree, Access::of_person(sops.as_ref())).await?;

@@ -10,7 +10,7 @@ use super::{Access, SPEC_FILE};
 use crate::hetzner::Token;
 use crate::repo::{BlobId, File, Tree};
 use crate::secrets::{
-    Secret, SecretsError, Shape, Sops, SopsFile, check, closed_to_some, field, is_clear, shape,
+    Secret, SecretsError, Shape, SopsFile, check, closed_to_some, field, is_clear, shape,
     well_formed,
 };
 
@@ -75,9 +75,8 @@ impl<'a> Reader<'a> {
     pub async fn token(&mut self, reference: &SecretRef) -> Result<Option<Secret>, SecretsError> {
         let SecretRef { file: path, key } = reference;
         let Some(file) = self.tree.file(path).cloned() else {
-            let problem = format!("`{path}` is not in the repository");
-            let (problem, remedy) = self.absent(path, remedy);
             let remedy = format!("write the token into it as `{key}`, and encrypt it with sops");
+            let (problem, remedy) = self.absent(path, remedy);
             self.fault(SPEC_FILE, "[hetzner] token", &problem, &remedy);
             return Ok(None);
         };
@@ -242,18 +241,19 @@ impl<'a> Reader<'a> {
         self.judged.insert(file.path.clone());
         let opened = match well_formed(&file.path, content) {
             Err(error) => Err(error),
-            Ok(looks) => match self.opener(&looks)? {
-                Some(sops) => sops.decrypt(&file.path, &file.blob, content).await,
-                None => return Ok(None),
-            },
+            Ok(looks) => self.opened_by_us(file, content, &looks).await,
         };
         match opened {
-            Ok(plaintext) => {
+            Ok(None) => Ok(None),
+            Ok(Some(plaintext)) => {
                 self.used.insert(file.blob);
                 self.opened.insert(file.path.clone());
                 Ok(Some(plaintext))
             }
             Err(error) => self.fault_of_secret(error).map(|()| None),
+        }
+    }
+
     /// What is wrong where a file is not in the repository, and the way out. `remedy` is that of a file that nobody wrote.
     pub(super) fn absent(&self, path: &str, remedy: String) -> (String, String) {
         if !self.tree.is_ignored(path) {
@@ -264,9 +264,6 @@ impl<'a> Reader<'a> {
             "take the rule out that `git check-ignore -v {path}` names, or `git add --force {path}`"
         );
         (problem, remedy)
-    }
-
-        }
     }
 
     pub(super) fn file(&self, path: &str) -> Option<File> {
@@ -281,12 +278,18 @@ impl<'a> Reader<'a> {
         self.faults.push(fault);
     }
 
-    fn opener(&self, looks: &SopsFile) -> Result<Option<&'a Sops>, SecretsError> {
-        Ok(match self.access {
-            Access::Cluster(sops) => Some(sops),
-            Access::Person(sops) => sops.is_for_us(looks)?.then_some(sops),
-            Access::NoKey => None,
-        })
+    async fn opened_by_us(
+        &self,
+        file: &File,
+        content: &[u8],
+        looks: &SopsFile,
+    ) -> Result<Option<Secret>, SecretsError> {
+        let (path, blob) = (&file.path, &file.blob);
+        match self.access {
+            Access::Cluster(sops) => sops.decrypt(path, blob, content).await.map(Some),
+            Access::Person(sops) => sops.decrypt_if_ours(path, blob, content, looks).await,
+            Access::NoKey => Ok(None),
+        }
     }
 
     /// A file's bytes; its kind and its size are the commit's business.

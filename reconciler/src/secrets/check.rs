@@ -133,13 +133,17 @@ async fn check_file(
         let (path, problems) = (file.path.clone(), shape.problems.clone());
         return Err(SecretsError::Malformed { path, problems });
     }
-    match sops {
-        Some(sops) if sops.is_for_us(shape)? => sops
-            .decrypt(&file.path, &file.blob, content)
-            .await
-            .map(|_| Verdict::Opened),
-        _ => Ok(Verdict::WellFormed),
-    }
+    let opened = match sops {
+        Some(sops) => {
+            let opened = sops.decrypt_if_ours(&file.path, &file.blob, content, shape);
+            opened.await?
+        }
+        None => None,
+    };
+    Ok(match opened {
+        Some(_) => Verdict::Opened,
+        None => Verdict::WellFormed,
+    })
 }
 
 #[cfg(test)]

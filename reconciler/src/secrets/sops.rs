@@ -2,6 +2,8 @@
 
 mod cache;
 mod encrypt;
+mod environment;
+mod recipients;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use self::cache::Cache;
 pub use self::encrypt::encrypt;
+use self::recipients::Recipients;
 use super::{Format, Secret, SecretsError, Shape, SopsFile, shape};
 use crate::repo::BlobId;
 
@@ -45,16 +48,28 @@ pub struct Sops(Arc<Inner>);
 struct Inner {
     age_key_file: PathBuf,
     binary: Option<PathBuf>,
+    is_person: bool,
     children: Semaphore,
     cache: Mutex<Cache>,
 }
 
 impl Sops {
-    /// `binary` is the program; without one, `$FABRIK_SOPS` or `sops` in PATH is looked for at each use.
+    /// The cluster's, which gets no environment. `binary` is the program; without one, `$FABRIK_SOPS` or `sops` in PATH is
+    /// looked for at each use.
     pub fn new(age_key_file: PathBuf, binary: Option<PathBuf>) -> Self {
+        Self::made(age_key_file, binary, false)
+    }
+
+    /// That of a person, whose key may be behind a program of theirs: a plugin of age.
+    pub fn of_person(age_key_file: PathBuf, binary: Option<PathBuf>) -> Self {
+        Self::made(age_key_file, binary, true)
+    }
+
+    fn made(age_key_file: PathBuf, binary: Option<PathBuf>, is_person: bool) -> Self {
         Self(Arc::new(Inner {
             age_key_file,
             binary,
+            is_person,
             children: Semaphore::new(MAX_CHILDREN),
             cache: Mutex::new(Cache::default()),
         }))
@@ -82,6 +97,32 @@ impl Sops {
         Ok(secret)
     }
 
+    /// As `decrypt`, for a person: `None` where the file, which looks like `looks`, is encrypted to others.
+    ///
+    /// # Errors
+    /// As those of `decrypt`.
+    pub async fn decrypt_if_ours(
+        &self,
+        path: &str,
+        blob: &BlobId,
+        ciphertext: &[u8],
+        looks: &SopsFile,
+    ) -> Result<Option<Secret>, SecretsError> {
+        if !self.is_for_us(looks)? {
+            return Ok(None);
+        }
+        match self.decrypt(path, blob, ciphertext).await {
+            Ok(secret) => Ok(Some(secret)),
+            // Whom a plugin's identity is for could only be told by trying.
+            Err(
+                SecretsError::WrongRecipient { .. }
+                | SecretsError::Timeout { .. }
+                | SecretsError::Sops { code: 128, .. },
+            ) if !self.recipients()?.are_among(&looks.recipients) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What `sops decrypt PATH` prints for this content, without asking more of it than `sops` does, and not cached.
     pub(super) async fn open(&self, path: &str, ciphertext: &[u8]) -> Result<Secret, SecretsError> {
         let key_file = absolute(&self.0.age_key_file);
@@ -95,6 +136,13 @@ impl Sops {
             .args(["decrypt", "--input-type", format, "--output-type", format])
             .args(["--decryption-order", "age", "--filename-override", path])
             .env_clear()
+            .envs(
+                self.0
+                    .is_person
+                    .then(environment::of_person)
+                    .into_iter()
+                    .flatten(),
+            )
             .env("SOPS_AGE_KEY_FILE", &key_file)
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -118,13 +166,9 @@ impl Sops {
     ///
     /// # Errors
     /// The key file can't be read or holds no identity.
-    pub fn is_for_us(&self, file: &SopsFile) -> Result<bool, SecretsError> {
+    fn is_for_us(&self, file: &SopsFile) -> Result<bool, SecretsError> {
         let ours = self.recipients()?;
-        Ok(ours.incomplete
-            || ours
-                .known
-                .iter()
-                .any(|known| file.recipients.contains(known)))
+        Ok(ours.incomplete || ours.are_among(&file.recipients))
     }
 
     /// Forgets what is in memory, but for these blobs: those of the commit in force.
@@ -230,40 +274,6 @@ fn find_binary(named: Option<&Path>) -> Result<PathBuf, SecretsError> {
         .map(|dir| absolute(&dir.join("sops")))
         .find(|candidate| candidate.is_file())
         .ok_or(SecretsError::SopsMissing { binary: None })
-}
-
-/// The public halves of the identities in a key file.
-struct Recipients {
-    known: Vec<String>,
-    /// There are identities that we can't compute the recipient of.
-    incomplete: bool,
-}
-
-impl Recipients {
-    fn of_key_file(path: &Path) -> Result<Self, SecretsError> {
-        let content = Secret::new(std::fs::read(path).map_err(|error| key_file(path, &error))?);
-        let text = content.expose_str().unwrap_or_default();
-        let mut recipients = Self {
-            known: Vec::new(),
-            incomplete: false,
-        };
-        for line in text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.starts_with('#'))
-        {
-            match line.parse::<age::x25519::Identity>() {
-                Ok(identity) => recipients.known.push(identity.to_public().to_string()),
-                Err(_) => recipients.incomplete |= line.starts_with("AGE-"),
-            }
-        }
-        if recipients.known.is_empty() && !recipients.incomplete {
-            return Err(SecretsError::KeyFileInvalid {
-                path: path.to_owned(),
-            });
-        }
-        Ok(recipients)
-    }
 }
 
 /// What a child left. No plaintext where there was too much of it.

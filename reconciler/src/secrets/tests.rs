@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use super::*;
 use crate::repo::{BlobId, Tree};
 
+mod person;
+
 /// The planted secret: it may appear in no error.
 const SECRET: &str = "hunter2-planted";
 const SECRET_YAML: &str = "apiVersion: v1\nkind: Secret\nstringData:\n  token: hunter2-planted\n  empty: \"\"\n  n: 5\n  list: [x, true]\n";

@@ -124,10 +124,11 @@ impl Place {
         let mut command = Command::new(program);
         command
             .env_clear()
-            .env("PATH", programs())
+            .env("PATH", programs(self.path("bin")))
             .env("HOME", self.path("home"))
             .env("TMPDIR", self.path("tmp"))
             .env("FABRIK_SOPS", self.path("bin/sops"))
+            .env("HCLOUD_TOKEN", TOKEN)
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_SYSTEM", "/dev/null");
         for who in ["AUTHOR", "COMMITTER"] {
@@ -167,12 +168,13 @@ impl Place {
     }
 }
 
-/// Those of this machine but Nix, and fabrik.
-fn programs() -> OsString {
+/// Those of the place itself and of this machine but Nix, and fabrik.
+fn programs(own: PathBuf) -> OsString {
     let path = std::env::var_os("PATH").unwrap();
     let without_nix = std::env::split_paths(&path).filter(|dir| !dir.join("nix").exists());
     let fabrik = Path::new(FABRIK).parent().unwrap().to_owned();
-    std::env::join_paths([fabrik].into_iter().chain(without_nix)).unwrap()
+    let first = [own, fabrik].into_iter();
+    std::env::join_paths(first.chain(without_nix)).unwrap()
 }
 
 pub fn text(bytes: &[u8]) -> String {

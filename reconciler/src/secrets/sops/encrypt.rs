@@ -6,8 +6,8 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use super::{
-    DEADLINE, Outcome, PLAINTEXT_SLACK_BYTES, converse, find_binary, one_line, unusable,
-    without_quotes,
+    DEADLINE, Outcome, PLAINTEXT_SLACK_BYTES, converse, environment, find_binary, one_line,
+    unusable, without_quotes,
 };
 use crate::secrets::shape::in_the_clear;
 use crate::secrets::{Format, Secret, SecretsError};
@@ -24,6 +24,7 @@ pub async fn encrypt(root: &Path, path: &str, plaintext: &Secret) -> Result<Vec<
         .args(["encrypt", "--input-type", format, "--output-type", format])
         .args(["--filename-override", path])
         .env_clear()
+        .envs(environment::of_person())
         .current_dir(root)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
