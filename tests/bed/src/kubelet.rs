@@ -16,7 +16,7 @@ use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::parts::KWOK_STAGES;
 use crate::pki;
@@ -25,6 +25,9 @@ use crate::process::{Dirs, Process, Spec};
 /// How often a machine says that it lives.
 const LEASE_EVERY: Duration = Duration::from_secs(2);
 const LEASE_DURATION_SECONDS: i32 = 40;
+/// What an API server does not answer by then is said anew, as kubelets do after 10 s where a Lease lasts 40 s
+/// (cmd/kubelet/app/server.go, `heartbeatClientConfig.Timeout`): one that waits for etcd would cost the Node its readiness.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Status is written when it changes, and this often.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -182,11 +185,13 @@ async fn write_status(
     // A kubelet does not register its Node anew while it runs, so 404 is only worth a line.
     let patch = Patch::Strategic(status(settings, *health.borrow()));
     let parameters = PatchParams::default();
-    if let Err(error) = nodes
-        .patch_status(&settings.node_name, &parameters, &patch)
-        .await
-    {
-        tracing::debug!(node = settings.node_name, %error, "status is not written");
+    let written = nodes.patch_status(&settings.node_name, &parameters, &patch);
+    match timeout(ANSWER, written).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(node = settings.node_name, %error, "status is not written");
+        }
+        Err(_) => tracing::debug!(node = settings.node_name, "status is not written in time"),
     }
 }
 
@@ -253,19 +258,20 @@ async fn renew_lease(
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let name = &settings.node_name;
     let renewed = json!({"spec": {"renewTime": MicroTime(Timestamp::now())}});
-    let patched = leases
-        .patch(name, &PatchParams::default(), &Patch::Merge(renewed))
-        .await;
-    let result = match patched {
-        Err(kube::Error::Api(status)) if status.is_not_found() => {
-            leases
-                .create(&PostParams::default(), &lease(name, node))
-                .await
+    let renewed = async {
+        let renewed = Patch::Merge(renewed);
+        match leases.patch(name, &PatchParams::default(), &renewed).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                let lease = lease(name, node);
+                leases.create(&PostParams::default(), &lease).await
+            }
+            other => other,
         }
-        other => other,
     };
-    if let Err(error) = result {
-        tracing::debug!(node = name, %error, "lease is not renewed");
+    match timeout(ANSWER, renewed).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(node = name, %error, "lease is not renewed"),
+        Err(_) => tracing::debug!(node = name, "lease is not renewed in time"),
     }
 }
 

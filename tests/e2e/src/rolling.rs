@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use fabrik_bed::parts::Parts;
 use fabrik_bed::{Bed, Machine, State, SystemChange, system};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::Api;
 use kube::api::{ListParams, ObjectMeta, PostParams};
@@ -48,7 +49,7 @@ spec: {minAvailable: 5, selector: {matchLabels: {app: shop}}}
 const MIN_AVAILABLE: usize = 5;
 
 /// Nodes that were down at one look, and what was seen of each.
-type Down = BTreeMap<String, &'static str>;
+type Down = BTreeMap<String, String>;
 
 /// What was seen so far.
 #[derive(Clone, Debug, Default)]
@@ -229,7 +230,7 @@ async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<See
         let mut down: Down = machines
             .iter()
             .filter(off)
-            .map(|machine| (machine.name().to_owned(), "off"))
+            .map(|machine| (machine.name().to_owned(), "off".to_owned()))
             .collect();
         let parameters = ListParams::default();
         let answer = tokio::time::timeout(PATIENCE, nodes.list(&parameters)).await;
@@ -246,10 +247,11 @@ async fn looks(client: kube::Client, machines: Vec<Machine>, seen: Arc<Mutex<See
                     .is_some_and(|spec| spec.unschedulable == Some(true))
                 {
                     cordoned.insert(name.clone());
-                    down.entry(name.clone()).or_insert("cordoned");
+                    down.entry(name.clone())
+                        .or_insert_with(|| format!("cordoned, seen at {}", Timestamp::now()));
                 }
                 if !is_ready(&node) && !excused.contains_key(&name) {
-                    down.entry(name).or_insert("not Ready");
+                    down.entry(name).or_insert_with(|| not_ready(&node));
                 }
             }
         }
@@ -348,6 +350,28 @@ fn is_ready(node: &Node) -> bool {
         .as_ref()
         .and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// Says how late its heartbeat was, too: on a machine that is too busy that is the bed's doing.
+fn not_ready(node: &Node) -> String {
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    let ready = conditions.filter(|c| c.type_ == "Ready");
+    let why: Vec<String> = ready
+        .map(|c| {
+            format!(
+                "{} by {:?} since {:?}",
+                c.status, c.reason, c.last_transition_time
+            )
+        })
+        .collect();
+    format!(
+        "not Ready ({}), seen at {}",
+        why.join(", "),
+        Timestamp::now()
+    )
 }
 
 fn pod_ready(pod: &Pod) -> bool {
