@@ -12,7 +12,7 @@ use fabrik_bed::{Bed, Options, SystemChange, system};
 use fabrik_e2e::rolling::{ROLLED_OUT, Watcher, all_run, file_of, has_kernel, push_system};
 use fabrik_e2e::{SOON, config_map};
 
-use super::{nobody_is_cordoned, world};
+use super::{WHOLE_GRACE, nobody_is_cordoned, world};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kernel_drains_and_reboots_node_by_node() -> Result<()> {
@@ -108,6 +108,7 @@ async fn a_system_that_does_not_boot_is_tried_by_one_node_and_a_fix_goes_on() ->
 async fn another_minor_of_k3s_goes_through_the_servers_and_then_the_agents() -> Result<()> {
     let world = world(Options {
         kubernetes_version: FORMER_KUBERNETES_VERSION.to_owned(),
+        node_monitor_grace_period: WHOLE_GRACE,
         other_kubernetes_versions: vec![KUBERNETES_VERSION.to_owned()],
         ..Options::default()
     })

@@ -10,7 +10,7 @@ use fabrik_bed::{Machine, Options, SystemChange, system};
 use fabrik_e2e::rolling::{Watcher, all_run, file_of, has_kernel};
 use tokio::task::JoinHandle;
 
-use super::super::world;
+use super::super::{WHOLE_GRACE, world};
 use super::nobody_is_cordoned;
 
 const KERNEL: &str = "6.12.2";
@@ -26,6 +26,7 @@ const SECOND: Runs = (true, true);
 async fn a_kernel_and_a_minor_in_one_commit_are_two_steps() -> Result<()> {
     let world = world(Options {
         kubernetes_version: FORMER_KUBERNETES_VERSION.to_owned(),
+        node_monitor_grace_period: WHOLE_GRACE,
         other_kubernetes_versions: vec![KUBERNETES_VERSION.to_owned()],
         ..Options::default()
     })
