@@ -48,6 +48,10 @@ impl ResourceRef {
         }
     }
 
+    pub const fn image(id: u64) -> Self {
+        Self { kind: "image", id }
+    }
+
     pub const fn firewall(id: u64) -> Self {
         Self {
             kind: "firewall",

@@ -40,6 +40,8 @@ pub struct Image {
 
 const EU: &[&str] = &["nbg1", "fsn1", "hel1"];
 const EVERYWHERE: &[&str] = &["nbg1", "fsn1", "hel1", "ash", "hil", "sin"];
+/// The size of the disk that an image of Hetzner's needs.
+pub const IMAGE_DISK_GB: u32 = 5;
 const IMAGE_CREATED: &str = "2025-08-18T00:00:00Z";
 /// 20 TB, what a server in Europe may send without extra cost.
 pub const INCLUDED_TRAFFIC_BYTES: u64 = 20 * 1024 * 1024 * 1024 * 1024;
@@ -62,6 +64,10 @@ impl Catalog {
         self.server_types
             .iter()
             .find(|server_type| server_type.name == name)
+    }
+
+    pub fn image(&self, id: u64) -> Option<&Image> {
+        self.images.iter().find(|image| image.id == id)
     }
 }
 
@@ -132,7 +138,7 @@ impl Image {
             "name": self.name,
             "description": format!("{} {}", self.flavor, self.version),
             "image_size": null,
-            "disk_size": 5,
+            "disk_size": IMAGE_DISK_GB,
             "created": IMAGE_CREATED,
             "created_from": null,
             "bound_to": null,

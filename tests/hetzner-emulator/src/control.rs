@@ -18,7 +18,7 @@ use crate::error::ApiError;
 use crate::faults::Fault;
 use crate::metadata;
 use crate::project::Project;
-use crate::resources::servers::{Server, halted};
+use crate::resources::servers::{Rescue, Server, Status, halted, rebooted};
 use crate::resources::{Resource, find, find_mut};
 use crate::server::Shared;
 
@@ -39,6 +39,7 @@ pub fn router() -> Router<Arc<Shared>> {
         .route("/events", get(events))
         .route("/actions/{id}/finish", post(finish_action))
         .route("/servers/{id}/halted", post(server_halted))
+        .route("/servers/{id}/rebooted", post(server_rebooted))
         .route("/servers/{id}/hung", put(server_hung))
         .route("/servers/{id}/hetzner/v1/{*path}", get(server_metadata))
 }
@@ -116,6 +117,10 @@ fn whole_state(project: &Project) -> Value {
             let mut shown = server.render(project);
             shown["user_data"] = json!(server.user_data);
             shown["hung"] = json!(server.hung);
+            let on = server.status == Status::Running;
+            shown["boots"] = json!(on.then(|| server.boots()));
+            let rescue = server.booted.as_ref().or(server.rescue.as_ref());
+            shown["rescue"] = json!(rescue.map(access));
             shown
         })
         .collect();
@@ -126,6 +131,7 @@ fn whole_state(project: &Project) -> Value {
         .collect();
     json!({
         "servers": servers,
+        "images": all(&project.images, project),
         "networks": all(&project.networks, project),
         "firewalls": all(&project.firewalls, project),
         "ssh_keys": all(&project.ssh_keys, project),
@@ -133,6 +139,11 @@ fn whole_state(project: &Project) -> Value {
         "actions": actions,
         "last_event": project.events.last_seq(),
     })
+}
+
+/// How to enter a rescue system.
+fn access(rescue: &Rescue) -> Value {
+    json!({"root_password": rescue.root_password, "authorized_keys": rescue.authorized_keys})
 }
 
 #[derive(Deserialize)]
@@ -173,6 +184,14 @@ async fn server_halted(
 ) -> Result<StatusCode, Refused> {
     shared.with(|gate| halted(&mut gate.project, id))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn server_rebooted(
+    State(shared): SharedState,
+    Path(id): Path<u64>,
+) -> Result<Json<Value>, Refused> {
+    let boots = shared.with(|gate| rebooted(&mut gate.project, id))?;
+    Ok(Json(json!({"boots": boots})))
 }
 
 #[derive(Deserialize)]

@@ -18,6 +18,19 @@ pub struct Event {
     pub server: u64,
     pub name: String,
     pub ipv4: Option<Ipv4Addr>,
+    /// What the machine boots, where it boots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boots: Option<Boots>,
+    /// The image that is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boots {
+    Disk,
+    Rescue,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -35,7 +48,15 @@ pub enum EventKind {
     Rebooted,
     /// Power was cut and came back.
     Reset,
+    /// A snapshot of the disk as it is now is being made.
+    Snapshot,
     Deleted,
+}
+
+impl EventKind {
+    pub const fn is_boot(self) -> bool {
+        matches!(self, Self::Running | Self::Rebooted | Self::Reset)
+    }
 }
 
 #[derive(Debug, Default)]

@@ -23,6 +23,15 @@ pub enum IdOrName {
     Name(String),
 }
 
+impl std::fmt::Display for IdOrName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Name(name) => write!(f, "'{name}'"),
+        }
+    }
+}
+
 impl<'a> Input<'a> {
     pub fn new(body: &'a Map<String, Value>) -> Self {
         Self {

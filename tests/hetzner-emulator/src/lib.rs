@@ -16,6 +16,8 @@ mod journal;
 mod labels;
 mod listing;
 mod metadata;
+#[cfg(test)]
+mod playground;
 mod project;
 mod random;
 mod rate_limit;

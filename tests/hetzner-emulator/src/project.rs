@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::error::ApiError;
 use crate::events::{Event, EventKind, EventLog};
 use crate::resources::firewalls::Firewall;
+use crate::resources::images::Snapshot;
 use crate::resources::networks::Network;
 use crate::resources::placement_groups::PlacementGroup;
 use crate::resources::servers::Server;
@@ -29,6 +30,8 @@ pub struct Project {
     pub events: EventLog,
     pub actions: BTreeMap<u64, Action>,
     pub servers: BTreeMap<u64, Server>,
+    /// The snapshots; what Hetzner offers is in the catalog.
+    pub images: BTreeMap<u64, Snapshot>,
     pub networks: BTreeMap<u64, Network>,
     pub firewalls: BTreeMap<u64, Firewall>,
     pub ssh_keys: BTreeMap<u64, SshKey>,
@@ -51,6 +54,7 @@ impl Project {
             events: EventLog::default(),
             actions: BTreeMap::new(),
             servers: BTreeMap::new(),
+            images: BTreeMap::new(),
             networks: BTreeMap::new(),
             firewalls: BTreeMap::new(),
             ssh_keys: BTreeMap::new(),
@@ -70,6 +74,7 @@ impl Project {
         self.actions.clear();
         self.running.clear();
         self.servers.clear();
+        self.images.clear();
         self.networks.clear();
         self.firewalls.clear();
         self.ssh_keys.clear();
@@ -198,6 +203,15 @@ impl Project {
 
     /// Notes a turn in a server's life for those who wait for it.
     pub fn announce(&mut self, kind: EventKind, server: u64) {
+        self.note(kind, server, None);
+    }
+
+    /// Notes that `image` begins to be made of the server's disk.
+    pub fn announce_snapshot(&mut self, server: u64, image: u64) {
+        self.note(EventKind::Snapshot, server, Some(image));
+    }
+
+    fn note(&mut self, kind: EventKind, server: u64, image: Option<u64>) {
         let Some(server) = self.servers.get(&server) else {
             return;
         };
@@ -208,6 +222,8 @@ impl Project {
             server: server.meta.id,
             name: server.meta.name.clone(),
             ipv4: server.ipv4.as_ref().map(|ip| ip.address),
+            boots: kind.is_boot().then(|| server.boots()),
+            image,
         });
     }
 }

@@ -3,6 +3,7 @@
 pub mod actions;
 pub mod catalog;
 pub mod firewalls;
+pub mod images;
 pub mod networks;
 pub mod placement_groups;
 pub mod servers;
@@ -56,7 +57,7 @@ pub fn dispatch(project: &mut Project, call: &Call) -> Answer {
         ["placement_groups", rest @ ..] => placement_groups::route(project, call, rest),
         ["server_types", rest @ ..] => catalog::server_types(project, call, rest),
         ["locations", rest @ ..] => catalog::locations(project, call, rest),
-        ["images", rest @ ..] => catalog::images(project, call, rest),
+        ["images", rest @ ..] => images::route(project, call, rest),
         // Since 2026-10-01 (changelog 2026-06-02-datacenters-deprecated).
         ["datacenters", ..] => Err(ApiError::new(
             410,

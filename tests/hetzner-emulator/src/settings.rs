@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// Hetzner's own limit: 3600 requests an hour and project, one comes back each second.
 const DEFAULT_REQUESTS: u32 = 3600;
 const DEFAULT_REFILL_PER_SECOND: f64 = 1.0;
-const DEFAULT_SERVER_LIMIT: usize = 10_000;
+/// Of servers, and of each other kind that has a limit.
+const DEFAULT_LIMIT: usize = 10_000;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,6 +25,7 @@ pub struct Settings {
     pub deprecations: BTreeMap<String, Deprecation>,
     /// How many servers the project may have.
     pub server_limit: usize,
+    pub snapshot_limit: usize,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -50,7 +52,8 @@ impl Default for Settings {
             rate_limit: RateLimit::default(),
             out_of_stock: BTreeMap::new(),
             deprecations: retired_types(),
-            server_limit: DEFAULT_SERVER_LIMIT,
+            server_limit: DEFAULT_LIMIT,
+            snapshot_limit: DEFAULT_LIMIT,
         }
     }
 }

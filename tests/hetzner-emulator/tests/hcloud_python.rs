@@ -12,7 +12,12 @@ async fn hcloud_python_gets_along_with_the_emulator() {
     let python = virtual_environment().await;
     let emulator = Emulator::start(Options::default()).await.unwrap();
     let script = sources().join("drive.py");
-    run(Command::new(python).arg(script).arg(emulator.endpoint())).await;
+    // Without -B it would leave compiled files beside the sources.
+    run(Command::new(python)
+        .arg("-B")
+        .arg(script)
+        .arg(emulator.endpoint()))
+    .await;
     emulator.shutdown().await;
 }
 

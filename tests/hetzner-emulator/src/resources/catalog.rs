@@ -1,10 +1,10 @@
-//! `/server_types`, `/locations` and `/images`: what can be ordered.
+//! `/server_types` and `/locations`: what can be ordered.
 
 use serde_json::{Value, json};
 
 use crate::action::time;
 use crate::call::{Answer, Call, Method, Reply};
-use crate::catalog::{Image, Location, ServerType};
+use crate::catalog::{Location, ServerType};
 use crate::error::ApiError;
 use crate::labels::Labels;
 use crate::listing::{Filter, page};
@@ -56,35 +56,6 @@ pub fn server_types(project: &Project, call: &Call, rest: &[&str]) -> Answer {
             Ok(Reply::ok(
                 json!({"server_type": render_server_type(project, found)}),
             ))
-        }
-        _ => Err(unrouted(rest)),
-    }
-}
-
-pub fn images(project: &Project, call: &Call, rest: &[&str]) -> Answer {
-    let images = &project.catalog.images;
-    match (call.method, rest) {
-        (Method::Get, []) => {
-            let filter = Filter::of(call)?;
-            let wants = |name: &'static str, value: &str| {
-                let mut wanted = call.parameters(name).peekable();
-                wanted.peek().is_none() || wanted.any(|w| w == value)
-            };
-            let wanted = |image: &&Image| {
-                filter.accepts(image.name, &Labels::new())
-                    && wants("architecture", image.architecture)
-                    && wants("type", "system")
-                    && wants("status", "available")
-                    && call.parameter("bound_to").is_none()
-            };
-            let items = images.iter().filter(wanted).map(Image::render).collect();
-            page(call, "images", &["id", "name", "created"], items)
-        }
-        (Method::Get, [id]) => {
-            let id = id_of(id)?;
-            let found = images.iter().find(|image| image.id == id);
-            let image = found.ok_or_else(|| ApiError::not_found("image", id))?;
-            Ok(Reply::ok(json!({"image": image.render()})))
         }
         _ => Err(unrouted(rest)),
     }

@@ -5,20 +5,23 @@ mod actions;
 mod create;
 mod order;
 mod power;
+mod rescue;
+mod snapshot;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
 
-pub use self::power::halted;
+pub use self::power::{halted, rebooted};
+pub use self::rescue::Rescue;
 use crate::action::{ResourceRef, time};
 use crate::call::{Answer, Call, Method, Reply};
-use crate::catalog::{INCLUDED_TRAFFIC_BYTES, Image, Location};
+use crate::catalog::{INCLUDED_TRAFFIC_BYTES, Location};
 use crate::error::ApiError;
 use crate::events::EventKind;
 use crate::project::Project;
 use crate::resources::{
-    Meta, Resource, catalog, find, id_of, list, require_unprotected, unrouted, update,
+    Meta, Resource, catalog, find, id_of, images, list, require_unprotected, unrouted, update,
 };
 
 pub struct Server {
@@ -26,7 +29,7 @@ pub struct Server {
     pub status: Status,
     /// Name of the type in the catalog.
     pub type_name: &'static str,
-    /// Number of the image in the catalog.
+    /// Number of the image, in the catalog or of a snapshot.
     pub image: u64,
     /// Name of the location in the catalog.
     pub location: &'static str,
@@ -39,6 +42,10 @@ pub struct Server {
     pub user_data: Option<String>,
     /// A hung machine does not hear the power button.
     pub hung: bool,
+    /// The rescue system that it boots next, once.
+    pub rescue: Option<Rescue>,
+    /// The rescue system that it booted last; `None` is its disk.
+    pub booted: Option<Rescue>,
 }
 
 /// What is true of a server. What is under way (starting, stopping, deleting) follows from the
@@ -85,11 +92,6 @@ impl Resource for Server {
 
     fn render(&self, project: &Project) -> Value {
         let server_type = project.catalog.server_type(self.type_name);
-        let image = project
-            .catalog
-            .images
-            .iter()
-            .find(|image| image.id == self.image);
         json!({
             "id": self.meta.id,
             "name": self.meta.name,
@@ -99,9 +101,9 @@ impl Resource for Server {
             "private_net": self.render_private_nets(),
             "server_type": server_type.map(|t| catalog::render_server_type(project, t)),
             "location": project.catalog.location(self.location).map(Location::render),
-            "image": image.map(Image::render),
+            "image": images::render(project, self.image),
             "iso": null,
-            "rescue_enabled": false,
+            "rescue_enabled": self.rescue_enabled(project.now),
             "locked": project.is_locked(ResourceRef::server(self.meta.id)),
             "backup_window": null,
             "outgoing_traffic": 0,

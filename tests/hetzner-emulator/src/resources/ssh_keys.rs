@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::action::time;
 use crate::call::{Answer, Call, Method, Reply};
 use crate::error::ApiError;
+use crate::input::IdOrName;
 use crate::project::Project;
 use crate::resources::{
     Meta, Resource, find, id_of, list, new_name_and_labels, require_unique_name, unrouted, update,
@@ -40,6 +41,13 @@ impl Resource for SshKey {
             "created": time(self.meta.created),
         })
     }
+}
+
+pub fn named<'a>(project: &'a Project, wanted: &IdOrName) -> Option<&'a SshKey> {
+    project.ssh_keys.values().find(|key| match wanted {
+        IdOrName::Id(id) => key.meta.id == *id,
+        IdOrName::Name(name) => key.meta.name == *name,
+    })
 }
 
 pub fn route(project: &mut Project, call: &Call, rest: &[&str]) -> Answer {

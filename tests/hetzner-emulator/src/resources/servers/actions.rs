@@ -9,7 +9,7 @@ use crate::project::Project;
 use crate::resources::networks::addresses::{self, Wish};
 use crate::resources::servers::create::{attach, mac_address};
 use crate::resources::servers::power::{Button, press};
-use crate::resources::servers::{PrivateNet, Server, Status};
+use crate::resources::servers::{PrivateNet, Server, Status, rescue, snapshot};
 use crate::resources::{find, find_mut, networks, placement_groups};
 
 pub fn perform(project: &mut Project, call: &Call, id: u64, action: &str) -> Answer {
@@ -19,6 +19,9 @@ pub fn perform(project: &mut Project, call: &Call, id: u64, action: &str) -> Ans
         return press(project, id, button);
     }
     match action {
+        "enable_rescue" => rescue::enable(project, call, id),
+        "disable_rescue" => rescue::disable(project, id),
+        "create_image" => snapshot::create_image(project, call, id),
         "attach_to_network" => attach_to_network(project, call, id),
         "detach_from_network" => detach_from_network(project, call, id),
         "change_protection" => change_protection(project, call, id),

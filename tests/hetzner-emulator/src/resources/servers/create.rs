@@ -13,13 +13,16 @@ use crate::random;
 use crate::resources::networks::addresses::{self, Wish};
 use crate::resources::servers::order::{self, Order};
 use crate::resources::servers::{PrivateNet, PublicIpv4, PublicIpv6, Server, Status, power};
-use crate::resources::{Meta, Resource, find, placement_groups, require_unique_name};
+use crate::resources::{Meta, Resource, find, images, placement_groups, require_unique_name};
 
 pub fn create(project: &mut Project, call: &Call) -> Answer {
     let mut input = call.input();
     let order = order::read(project, &mut input);
     input.finish()?;
     let order = order.ok_or_else(|| ApiError::invalid("server_type", "is not valid"))?;
+    if let Some(server_type) = project.catalog.server_type(order.server_type) {
+        images::require_fitting(project, order.image, server_type)?;
+    }
     require_unique_name(&project.servers, &order.name, None)?;
     if project.servers.len() >= project.settings.server_limit {
         return Err(ApiError::limit_exceeded(
@@ -116,6 +119,8 @@ fn make(
             rebuild_protected: false,
             user_data: order.user_data,
             hung: false,
+            rescue: None,
+            booted: None,
         },
     );
     for firewall in order.firewalls {

@@ -4,7 +4,7 @@ use crate::input::{IdOrName, Input};
 use crate::labels::Labels;
 use crate::project::Project;
 use crate::resources::servers::Server;
-use crate::resources::{catalog, new_name_and_labels};
+use crate::resources::{catalog, images, new_name_and_labels, ssh_keys};
 
 const MAX_USER_DATA_BYTES: usize = 32 * 1024;
 const MAX_FIREWALLS: usize = 5;
@@ -106,35 +106,29 @@ fn server_type(project: &Project, input: &mut Input) -> Option<&'static str> {
         }
         Some(server_type) => Some(server_type.name),
         None => {
-            input.reject(
-                "server_type",
-                format!("server type {} not found", shown(&wanted)),
-            );
+            input.reject("server_type", format!("server type {wanted} not found"));
             None
         }
     }
 }
 
-/// An image given by its name is taken in the architecture of the server type.
+/// An image given by its name is taken in the architecture of the server type; snapshots have none.
 fn image(project: &Project, input: &mut Input, server_type: Option<&str>) -> Option<u64> {
     input.require("image");
     let wanted = input.id_or_name("image")?;
     let architecture = project.catalog.server_type(server_type?)?.architecture();
-    let mut named = project.catalog.images.iter().filter(|image| match &wanted {
-        IdOrName::Id(id) => image.id == *id,
-        IdOrName::Name(name) => image.name == name,
-    });
-    let known = named.clone().next().is_some();
-    let found = named.find(|image| image.architecture == architecture);
+    let systems = &project.catalog.images;
+    let found = match &wanted {
+        IdOrName::Id(id) => images::is_known(project, *id).then_some(*id),
+        IdOrName::Name(name) => systems
+            .iter()
+            .find(|image| image.name == name && image.architecture == architecture)
+            .map(|image| image.id),
+    };
     if found.is_none() {
-        let why = if known {
-            "does not fit the server type"
-        } else {
-            "not found"
-        };
-        input.reject("image", format!("image {} {why}", shown(&wanted)));
+        input.reject("image", format!("image {wanted} not found"));
     }
-    found.map(|image| image.id)
+    found
 }
 
 /// Without a wish Hetzner chooses; here it is the first location that has the type.
@@ -159,7 +153,7 @@ fn location(
             IdOrName::Name(name) => location.name == name,
         });
     match found {
-        None => input.reject("location", format!("location {} not found", shown(&wanted))),
+        None => input.reject("location", format!("location {wanted} not found")),
         Some(location) if !server_type.locations.contains(&location.name) => {
             input.reject("location", "unsupported location for server type");
         }
@@ -212,12 +206,8 @@ fn firewalls(project: &Project, input: &mut Input) -> Vec<u64> {
 fn has_ssh_keys(project: &Project, input: &mut Input) -> bool {
     let wanted = input.ids_or_names("ssh_keys");
     for key in &wanted {
-        let known = project.ssh_keys.values().any(|other| match key {
-            IdOrName::Id(id) => other.meta.id == *id,
-            IdOrName::Name(name) => other.meta.name == *name,
-        });
-        if !known {
-            input.reject("ssh_keys", format!("SSH key {} not found", shown(key)));
+        if ssh_keys::named(project, key).is_none() {
+            input.reject("ssh_keys", format!("SSH key {key} not found"));
         }
     }
     !wanted.is_empty()
@@ -254,12 +244,5 @@ fn require_disjoint(project: &Project, input: &mut Input, networks: &[u64]) {
     };
     if (0..ranges.len()).any(|j| (0..j).any(|i| overlap(i, j))) {
         input.reject("networks", "the ranges of the networks overlap");
-    }
-}
-
-fn shown(wanted: &IdOrName) -> String {
-    match wanted {
-        IdOrName::Id(id) => id.to_string(),
-        IdOrName::Name(name) => format!("'{name}'"),
     }
 }

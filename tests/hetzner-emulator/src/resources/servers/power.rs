@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::action::ResourceRef;
 use crate::call::{Answer, Reply};
 use crate::error::ApiError;
-use crate::events::EventKind;
+use crate::events::{Boots, EventKind};
 use crate::project::Project;
 use crate::resources::find;
 use crate::resources::servers::{Server, Status};
@@ -55,7 +55,7 @@ pub fn created(project: &mut Project, id: u64) {
 pub fn started(project: &mut Project, id: u64) {
     if let Some(server) = project.servers.get_mut(&id) {
         server.status = Status::Running;
-        project.announce(EventKind::Running, id);
+        boot(project, id, EventKind::Running);
     }
 }
 
@@ -92,10 +92,10 @@ fn take_effect(project: &mut Project, id: u64, button: Button, was_on: bool) {
         Button::On if !was_on => started(project, id),
         Button::Shutdown | Button::Reboot if server.hung => {}
         Button::Off | Button::Shutdown => turn_off(project, id),
-        Button::Reboot => project.announce(EventKind::Rebooted, id),
+        Button::Reboot => boot(project, id, EventKind::Rebooted),
         Button::Reset => {
             server.status = Status::Running;
-            project.announce(EventKind::Reset, id);
+            boot(project, id, EventKind::Reset);
         }
         Button::On => {}
     }
@@ -114,12 +114,30 @@ pub fn halted(project: &mut Project, id: u64) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// The machine says that it rebooted by itself; what comes back is what it boots.
+pub fn rebooted(project: &mut Project, id: u64) -> Result<Boots, ApiError> {
+    if find::<Server>(&project.servers, id)?.status != Status::Running {
+        let message = "a server that is off can't reboot";
+        return Err(ApiError::new(409, "conflict", message));
+    }
+    boot(project, id, EventKind::Rebooted);
+    find(&project.servers, id).map(Server::boots)
+}
+
+fn boot(project: &mut Project, id: u64, kind: EventKind) {
+    if let Some(server) = project.servers.get_mut(&id) {
+        server.boot(project.now);
+        project.announce(kind, id);
+    }
+}
+
 fn turn_off(project: &mut Project, id: u64) {
     let Some(server) = project.servers.get_mut(&id) else {
         return;
     };
     if server.status != Status::Off {
         server.status = Status::Off;
+        server.booted = None;
         project.announce(EventKind::Off, id);
     }
 }
