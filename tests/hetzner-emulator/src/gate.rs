@@ -34,6 +34,13 @@ pub struct Incoming {
     pub body: Vec<u8>,
 }
 
+impl Incoming {
+    fn token(&self) -> Option<&str> {
+        let shown = self.authorization.as_deref()?.strip_prefix("Bearer ")?;
+        Some(shown.trim()).filter(|token| !token.is_empty())
+    }
+}
+
 /// What happens to a request.
 pub struct Outcome {
     pub answer: Answer,
@@ -79,7 +86,9 @@ impl Gate {
 
     /// Newly accepted tokens keep the numbers that the journal gave to known ones.
     pub fn know_tokens(&mut self) {
-        let accepted = self.project.settings.tokens.clone().unwrap_or_default();
+        let settings = &self.project.settings;
+        let mut accepted = settings.tokens.clone().unwrap_or_default();
+        accepted.extend(settings.read_only_tokens.iter().cloned());
         for token in accepted {
             self.number_of(&token);
         }
@@ -94,12 +103,15 @@ impl Gate {
         } else {
             let spent = self.bucket.take(self.project.settings.rate_limit, now);
             budget = Some(spent);
-            if spent.granted {
-                fault = self.faults.strike(&incoming.method, &incoming.path);
-                self.work(incoming, fault.as_ref())
-            } else {
+            if !spent.granted {
                 let message = format!("limit of {} requests per hour reached", spent.limit);
                 Err(ApiError::new(429, "rate_limit_exceeded", message))
+            } else if self.is_forbidden_write(incoming) {
+                let message = "the token is only allowed to perform GET requests";
+                Err(ApiError::new(401, "token_readonly", message))
+            } else {
+                fault = self.faults.strike(&incoming.method, &incoming.path);
+                self.work(incoming, fault.as_ref())
             }
         };
         self.note(incoming, &answer, fault.as_ref(), token.ok());
@@ -117,21 +129,18 @@ impl Gate {
 
     /// The number of the token that the request shows.
     fn token(&mut self, incoming: &Incoming) -> Result<usize, ApiError> {
-        let shown = incoming
-            .authorization
-            .as_deref()
-            .and_then(|text| text.strip_prefix("Bearer "));
-        let shown = shown.map(str::trim).filter(|token| !token.is_empty());
-        let accepted = self.project.settings.tokens.as_ref();
-        match shown {
-            Some(token) if accepted.is_none_or(|tokens| tokens.iter().any(|t| t == token)) => {
-                Ok(self.number_of(token))
-            }
+        match incoming.token() {
+            Some(token) if self.project.settings.accepts(token) => Ok(self.number_of(token)),
             _ => {
                 let message = "unable to authenticate";
                 Err(ApiError::new(401, "unauthorized", message))
             }
         }
+    }
+
+    fn is_forbidden_write(&self, incoming: &Incoming) -> bool {
+        let settings = &self.project.settings;
+        incoming.method != "GET" && incoming.token().is_some_and(|t| settings.may_only_read(t))
     }
 
     fn number_of(&mut self, token: &str) -> usize {

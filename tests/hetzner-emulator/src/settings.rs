@@ -18,6 +18,8 @@ pub struct Settings {
     pub action_duration_ms: u64,
     /// The tokens that are accepted; `None` accepts any. All belong to the one project.
     pub tokens: Option<Vec<String>>,
+    /// Tokens that are accepted as well, for reading only.
+    pub read_only_tokens: Vec<String>,
     pub rate_limit: RateLimit,
     /// By server type name (`*`: every type), the locations that have none to give.
     pub out_of_stock: BTreeMap<String, Vec<String>>,
@@ -49,6 +51,7 @@ impl Default for Settings {
         Self {
             action_duration_ms: 300,
             tokens: None,
+            read_only_tokens: Vec::new(),
             rate_limit: RateLimit::default(),
             out_of_stock: BTreeMap::new(),
             deprecations: retired_types(),
@@ -68,6 +71,15 @@ impl Default for RateLimit {
 }
 
 impl Settings {
+    pub fn accepts(&self, token: &str) -> bool {
+        let known = |tokens: &Vec<String>| tokens.iter().any(|known| known == token);
+        self.tokens.as_ref().is_none_or(known) || self.may_only_read(token)
+    }
+
+    pub fn may_only_read(&self, token: &str) -> bool {
+        self.read_only_tokens.iter().any(|known| known == token)
+    }
+
     pub fn in_stock(&self, server_type: &str, location: &str) -> bool {
         [server_type, "*"].iter().all(|name| {
             self.out_of_stock

@@ -1,12 +1,14 @@
 """What it takes to make a cluster out of nothing: rescue systems, snapshots, prices, tokens."""
 
 import requests
+from hcloud import Client
 from hcloud.images import Image
 from hcloud.locations import Location
 from hcloud.server_types import ServerType
 from hcloud.servers.domain import Server
+from hcloud.ssh_keys import SSHKey
 
-from bench import CONTROL, KEY, client, finish, gone, held, order, refused, settings
+from bench import CONTROL, ENDPOINT, KEY, client, finish, gone, held, order, refused, settings
 
 
 def machine(server):
@@ -137,4 +139,21 @@ def from_snapshot(image):
     gone(created.server)
 
 
-STORIES = [rescue, snapshots]
+def tokens():
+    settings(read_only_tokens=["reads"])
+    reader = Client(token="reads", api_endpoint=ENDPOINT)
+    assert reader.servers.get_all() == []
+    error = refused("token_readonly", reader.ssh_keys.create, name="me", public_key=KEY)
+    assert error.message == "the token is only allowed to perform GET requests"
+    refused("token_readonly", reader.ssh_keys.delete, SSHKey(id=1))
+    answer = requests.post(f"{ENDPOINT}/networks", headers={"Authorization": "Bearer reads"})
+    assert answer.status_code == 401
+    settings(tokens=["writes"])
+    assert reader.servers.get_all() == []
+    refused("unauthorized", client.servers.get_all)
+    settings(tokens=None, read_only_tokens=[])
+    key = reader.ssh_keys.create(name="me", public_key=KEY)
+    assert key.delete() is True
+
+
+STORIES = [rescue, snapshots, tokens]
