@@ -7,6 +7,7 @@ pub struct Catalog {
     pub locations: Vec<Location>,
     pub server_types: Vec<ServerType>,
     pub images: Vec<Image>,
+    pub load_balancer_types: Vec<LoadBalancerType>,
 }
 
 pub struct Location {
@@ -30,6 +31,16 @@ pub struct ServerType {
     pub locations: &'static [&'static str],
 }
 
+pub struct LoadBalancerType {
+    pub id: u64,
+    pub name: &'static str,
+    pub max_connections: u32,
+    pub max_services: usize,
+    pub max_targets: usize,
+    pub max_assigned_certificates: u32,
+    cents_per_month: u32,
+}
+
 pub struct Image {
     pub id: u64,
     pub name: &'static str,
@@ -45,7 +56,8 @@ pub const IMAGE_DISK_GB: u32 = 5;
 const IMAGE_CREATED: &str = "2025-08-18T00:00:00Z";
 /// 20 TB, what a server in Europe may send without extra cost.
 pub const INCLUDED_TRAFFIC_BYTES: u64 = 20 * 1024 * 1024 * 1024 * 1024;
-const HOURS_PER_MONTH: u32 = 624;
+const HOURS_PER_MONTH: f64 = 624.0;
+pub const VAT_PERCENT: f64 = 19.0;
 
 impl Catalog {
     pub fn new() -> Self {
@@ -53,6 +65,7 @@ impl Catalog {
             locations: locations(),
             server_types: server_types(),
             images: images(),
+            load_balancer_types: load_balancer_types(),
         }
     }
 
@@ -69,6 +82,31 @@ impl Catalog {
     pub fn image(&self, id: u64) -> Option<&Image> {
         self.images.iter().find(|image| image.id == id)
     }
+}
+
+/// A net price in cents, as the API shows prices.
+pub fn price(cents: f64) -> Value {
+    let gross = cents * (1.0 + VAT_PERCENT / 100.0);
+    json!({"net": format!("{:.10}", cents / 100.0), "gross": format!("{:.10}", gross / 100.0)})
+}
+
+/// What an hour costs of what costs so many cents a month.
+pub fn hourly(cents_per_month: f64) -> Value {
+    price(cents_per_month / HOURS_PER_MONTH)
+}
+
+fn prices(cents_per_month: u32, locations: &[&str]) -> Value {
+    let month = f64::from(cents_per_month);
+    let of_location = |location: &&str| {
+        json!({
+            "location": location,
+            "price_hourly": hourly(month),
+            "price_monthly": price(month),
+            "included_traffic": INCLUDED_TRAFFIC_BYTES,
+            "price_per_tb_traffic": price(100.0),
+        })
+    };
+    locations.iter().map(of_location).collect()
 }
 
 impl Location {
@@ -112,20 +150,27 @@ impl ServerType {
     }
 
     pub fn prices(&self) -> Value {
-        let price = |cents: f64| json!({"net": format!("{:.10}", cents / 100.0), "gross": format!("{:.10}", cents * 1.19 / 100.0)});
-        let month = f64::from(self.cents_per_month);
-        self.locations
-            .iter()
-            .map(|location| {
-                json!({
-                    "location": location,
-                    "price_hourly": price(month / f64::from(HOURS_PER_MONTH)),
-                    "price_monthly": price(month),
-                    "included_traffic": INCLUDED_TRAFFIC_BYTES,
-                    "price_per_tb_traffic": price(100.0),
-                })
-            })
-            .collect()
+        prices(self.cents_per_month, self.locations)
+    }
+}
+
+impl LoadBalancerType {
+    pub fn prices(&self) -> Value {
+        prices(self.cents_per_month, EVERYWHERE)
+    }
+
+    pub fn render(&self) -> Value {
+        json!({
+            "id": self.id,
+            "name": self.name,
+            "description": self.name.to_uppercase(),
+            "max_connections": self.max_connections,
+            "max_services": self.max_services,
+            "max_targets": self.max_targets,
+            "max_assigned_certificates": self.max_assigned_certificates,
+            "deprecation": null,
+            "prices": self.prices(),
+        })
     }
 }
 
@@ -250,6 +295,24 @@ fn server_types() -> Vec<ServerType> {
         server_type(115, "cx33", [4, 8, 80], 499, EU),
         server_type(116, "cx43", [8, 16, 160], 899, EU),
         server_type(117, "cx53", [16, 32, 320], 1699, EU),
+    ]
+}
+
+fn load_balancer_types() -> Vec<LoadBalancerType> {
+    let load_balancer_type =
+        |id, name, max_connections, [services, targets]: [usize; 2], month| LoadBalancerType {
+            id,
+            name,
+            max_connections,
+            max_services: services,
+            max_targets: targets,
+            max_assigned_certificates: 10,
+            cents_per_month: month,
+        };
+    vec![
+        load_balancer_type(1, "lb11", 10_000, [5, 25], 539),
+        load_balancer_type(2, "lb21", 20_000, [15, 75], 1640),
+        load_balancer_type(3, "lb31", 40_000, [30, 150], 3290),
     ]
 }
 

@@ -6,6 +6,7 @@ pub mod firewalls;
 pub mod images;
 pub mod networks;
 pub mod placement_groups;
+pub mod pricing;
 pub mod servers;
 pub mod ssh_keys;
 
@@ -56,6 +57,8 @@ pub fn dispatch(project: &mut Project, call: &Call) -> Answer {
         ["ssh_keys", rest @ ..] => ssh_keys::route(project, call, rest),
         ["placement_groups", rest @ ..] => placement_groups::route(project, call, rest),
         ["server_types", rest @ ..] => catalog::server_types(project, call, rest),
+        ["load_balancer_types", rest @ ..] => catalog::load_balancer_types(project, call, rest),
+        ["pricing", rest @ ..] => pricing::route(project, call, rest),
         ["locations", rest @ ..] => catalog::locations(project, call, rest),
         ["images", rest @ ..] => images::route(project, call, rest),
         // Since 2026-10-01 (changelog 2026-06-02-datacenters-deprecated).

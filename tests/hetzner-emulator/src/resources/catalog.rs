@@ -1,10 +1,10 @@
-//! `/server_types` and `/locations`: what can be ordered.
+//! `/server_types`, `/load_balancer_types` and `/locations`: what can be ordered.
 
 use serde_json::{Value, json};
 
 use crate::action::time;
 use crate::call::{Answer, Call, Method, Reply};
-use crate::catalog::{Location, ServerType};
+use crate::catalog::{LoadBalancerType, Location, ServerType};
 use crate::error::ApiError;
 use crate::labels::Labels;
 use crate::listing::{Filter, page};
@@ -56,6 +56,27 @@ pub fn server_types(project: &Project, call: &Call, rest: &[&str]) -> Answer {
             Ok(Reply::ok(
                 json!({"server_type": render_server_type(project, found)}),
             ))
+        }
+        _ => Err(unrouted(rest)),
+    }
+}
+
+pub fn load_balancer_types(project: &Project, call: &Call, rest: &[&str]) -> Answer {
+    let types = &project.catalog.load_balancer_types;
+    match (call.method, rest) {
+        (Method::Get, []) => {
+            let filter = Filter::of(call)?;
+            let named = types
+                .iter()
+                .filter(|t| filter.accepts(t.name, &Labels::new()));
+            let items = named.map(LoadBalancerType::render).collect();
+            page(call, "load_balancer_types", &["id", "name"], items)
+        }
+        (Method::Get, [id]) => {
+            let id = id_of(id)?;
+            let found = types.iter().find(|t| t.id == id);
+            let found = found.ok_or_else(|| ApiError::not_found("load_balancer_type", id))?;
+            Ok(Reply::ok(json!({"load_balancer_type": found.render()})))
         }
         _ => Err(unrouted(rest)),
     }

@@ -156,4 +156,29 @@ def tokens():
     assert key.delete() is True
 
 
-STORIES = [rescue, snapshots, tokens]
+def prices():
+    pricing = client._client.request(method="GET", url="/pricing")["pricing"]
+    assert (pricing["currency"], pricing["vat_rate"]) == ("EUR", "19.00")
+    names = {server_type["name"] for server_type in pricing["server_types"]}
+    assert "cx23" in names and "cx21" not in names
+    cx23 = client.server_types.get_by_name("cx23")
+    listed = next(t for t in pricing["server_types"] if t["id"] == cx23.id)
+    assert listed["prices"] == cx23.prices
+    fsn1 = [p for kind in pricing["primary_ips"] if kind["type"] == "ipv4"
+            for p in kind["prices"] if p["location"] == "fsn1"]
+    assert float(fsn1[0]["price_monthly"]["net"]) > float(fsn1[0]["price_hourly"]["net"]) > 0
+    assert {kind["type"] for kind in pricing["floating_ips"]} == {"ipv4", "ipv6"}
+    for per_gb in [pricing["image"], pricing["volume"]]:
+        assert float(per_gb["price_per_gb_month"]["gross"]) > 0
+    assert pricing["server_backup"] == {"percentage": "20.00"}
+
+    lb11 = client.load_balancer_types.get_by_name("lb11")
+    assert (lb11.max_services, lb11.max_targets) == (5, 25)
+    assert client.load_balancer_types.get_by_id(lb11.id).name == "lb11"
+    assert len(client.load_balancer_types.get_all()) == 3
+    listed = next(t for t in pricing["load_balancer_types"] if t["id"] == lb11.id)
+    assert listed["prices"] == lb11.prices
+    refused("deprecated_api_endpoint", client.datacenters.get_all)
+
+
+STORIES = [rescue, snapshots, tokens, prices]
