@@ -52,6 +52,31 @@ impl ResourceRef {
         Self { kind: "image", id }
     }
 
+    pub const fn primary_ip(id: u64) -> Self {
+        Self {
+            kind: "primary_ip",
+            id,
+        }
+    }
+
+    pub const fn floating_ip(id: u64) -> Self {
+        Self {
+            kind: "floating_ip",
+            id,
+        }
+    }
+
+    pub const fn load_balancer(id: u64) -> Self {
+        Self {
+            kind: "load_balancer",
+            id,
+        }
+    }
+
+    pub const fn volume(id: u64) -> Self {
+        Self { kind: "volume", id }
+    }
+
     pub const fn firewall(id: u64) -> Self {
         Self {
             kind: "firewall",

@@ -79,6 +79,10 @@ impl Catalog {
             .find(|server_type| server_type.name == name)
     }
 
+    pub fn load_balancer_type(&self, name: &str) -> Option<&LoadBalancerType> {
+        self.load_balancer_types.iter().find(|t| t.name == name)
+    }
+
     pub fn image(&self, id: u64) -> Option<&Image> {
         self.images.iter().find(|image| image.id == id)
     }

@@ -136,6 +136,10 @@ fn whole_state(project: &Project) -> Value {
         "firewalls": all(&project.firewalls, project),
         "ssh_keys": all(&project.ssh_keys, project),
         "placement_groups": all(&project.placement_groups, project),
+        "primary_ips": all(&project.primary_ips, project),
+        "floating_ips": all(&project.floating_ips, project),
+        "load_balancers": all(&project.load_balancers, project),
+        "volumes": all(&project.volumes, project),
         "actions": actions,
         "last_event": project.events.last_seq(),
     })

@@ -19,6 +19,7 @@ mod metadata;
 #[cfg(test)]
 mod playground;
 mod project;
+mod public_address;
 mod random;
 mod rate_limit;
 mod resources;

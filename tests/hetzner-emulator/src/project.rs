@@ -12,11 +12,15 @@ use crate::catalog::Catalog;
 use crate::error::ApiError;
 use crate::events::{Event, EventKind, EventLog};
 use crate::resources::firewalls::Firewall;
+use crate::resources::floating_ips::FloatingIp;
 use crate::resources::images::Snapshot;
+use crate::resources::load_balancers::LoadBalancer;
 use crate::resources::networks::Network;
 use crate::resources::placement_groups::PlacementGroup;
+use crate::resources::primary_ips::PrimaryIp;
 use crate::resources::servers::Server;
 use crate::resources::ssh_keys::SshKey;
+use crate::resources::volumes::Volume;
 use crate::settings::Settings;
 
 /// Numbers start above 2^32, so that a client that keeps them in 32 bits is found out.
@@ -36,6 +40,10 @@ pub struct Project {
     pub firewalls: BTreeMap<u64, Firewall>,
     pub ssh_keys: BTreeMap<u64, SshKey>,
     pub placement_groups: BTreeMap<u64, PlacementGroup>,
+    pub primary_ips: BTreeMap<u64, PrimaryIp>,
+    pub floating_ips: BTreeMap<u64, FloatingIp>,
+    pub load_balancers: BTreeMap<u64, LoadBalancer>,
+    pub volumes: BTreeMap<u64, Volume>,
     /// The running actions by their ends.
     running: BTreeSet<(Timestamp, u64)>,
     last_id: u64,
@@ -59,6 +67,10 @@ impl Project {
             firewalls: BTreeMap::new(),
             ssh_keys: BTreeMap::new(),
             placement_groups: BTreeMap::new(),
+            primary_ips: BTreeMap::new(),
+            floating_ips: BTreeMap::new(),
+            load_balancers: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             running: BTreeSet::new(),
             last_id: FIRST_ID - 1,
         }
@@ -79,6 +91,10 @@ impl Project {
         self.firewalls.clear();
         self.ssh_keys.clear();
         self.placement_groups.clear();
+        self.primary_ips.clear();
+        self.floating_ips.clear();
+        self.load_balancers.clear();
+        self.volumes.clear();
         self.addresses.release_all();
     }
 
@@ -195,6 +211,16 @@ impl Project {
     /// Refuses with 423 `locked` while an action runs on `resource`.
     pub fn require_unlocked(&self, resource: ResourceRef) -> Result<(), ApiError> {
         if self.is_locked(resource) {
+            let message = format!("{} is locked", resource.kind.replace('_', " "));
+            return Err(ApiError::new(423, "locked", message));
+        }
+        Ok(())
+    }
+
+    /// Refuses with 423 `locked` while an action touches `resource`, also as one of several.
+    pub fn require_idle(&self, resource: ResourceRef) -> Result<(), ApiError> {
+        let mut running = self.running_actions();
+        if running.any(|action| action.resources.contains(&resource)) {
             let message = format!("{} is locked", resource.kind.replace('_', " "));
             return Err(ApiError::new(423, "locked", message));
         }

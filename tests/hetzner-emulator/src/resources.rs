@@ -3,12 +3,16 @@
 pub mod actions;
 pub mod catalog;
 pub mod firewalls;
+pub mod floating_ips;
 pub mod images;
+pub mod load_balancers;
 pub mod networks;
 pub mod placement_groups;
 pub mod pricing;
+pub mod primary_ips;
 pub mod servers;
 pub mod ssh_keys;
+pub mod volumes;
 
 use std::collections::BTreeMap;
 
@@ -56,6 +60,10 @@ pub fn dispatch(project: &mut Project, call: &Call) -> Answer {
         ["firewalls", rest @ ..] => firewalls::route(project, call, rest),
         ["ssh_keys", rest @ ..] => ssh_keys::route(project, call, rest),
         ["placement_groups", rest @ ..] => placement_groups::route(project, call, rest),
+        ["primary_ips", rest @ ..] => primary_ips::route(project, call, rest),
+        ["floating_ips", rest @ ..] => floating_ips::route(project, call, rest),
+        ["load_balancers", rest @ ..] => load_balancers::route(project, call, rest),
+        ["volumes", rest @ ..] => volumes::route(project, call, rest),
         ["server_types", rest @ ..] => catalog::server_types(project, call, rest),
         ["load_balancer_types", rest @ ..] => catalog::load_balancer_types(project, call, rest),
         ["pricing", rest @ ..] => pricing::route(project, call, rest),

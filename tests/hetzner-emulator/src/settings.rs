@@ -28,6 +28,10 @@ pub struct Settings {
     /// How many servers the project may have.
     pub server_limit: usize,
     pub snapshot_limit: usize,
+    /// Those that come with servers count too.
+    pub primary_ip_limit: usize,
+    pub floating_ip_limit: usize,
+    pub load_balancer_limit: usize,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -57,6 +61,9 @@ impl Default for Settings {
             deprecations: retired_types(),
             server_limit: DEFAULT_LIMIT,
             snapshot_limit: DEFAULT_LIMIT,
+            primary_ip_limit: DEFAULT_LIMIT,
+            floating_ip_limit: DEFAULT_LIMIT,
+            load_balancer_limit: DEFAULT_LIMIT,
         }
     }
 }

@@ -148,6 +148,11 @@ async fn a_reset_empties_the_project_and_announces_it() {
         "firewalls",
         "ssh_keys",
         "placement_groups",
+        "images",
+        "primary_ips",
+        "floating_ips",
+        "load_balancers",
+        "volumes",
         "actions",
     ] {
         assert_eq!(state[kind], json!([]), "{kind}");

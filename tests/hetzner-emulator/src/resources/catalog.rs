@@ -6,6 +6,7 @@ use crate::action::time;
 use crate::call::{Answer, Call, Method, Reply};
 use crate::catalog::{LoadBalancerType, Location, ServerType};
 use crate::error::ApiError;
+use crate::input::{IdOrName, Input};
 use crate::labels::Labels;
 use crate::listing::{Filter, page};
 use crate::project::Project;
@@ -35,6 +36,20 @@ pub fn locations(project: &Project, call: &Call, rest: &[&str]) -> Answer {
         }
         _ => Err(unrouted(rest)),
     }
+}
+
+/// The location that a field of a body names, by its number or its name.
+pub fn location_of_body(project: &Project, input: &mut Input, field: &str) -> Option<&'static str> {
+    let wanted = input.id_or_name(field)?;
+    let mut locations = project.catalog.locations.iter();
+    let found = locations.find(|location| match &wanted {
+        IdOrName::Id(id) => location.id == *id,
+        IdOrName::Name(name) => location.name == name,
+    });
+    if found.is_none() {
+        input.reject(field, format!("location {wanted} not found"));
+    }
+    found.map(|location| location.name)
 }
 
 pub fn server_types(project: &Project, call: &Call, rest: &[&str]) -> Answer {

@@ -16,8 +16,8 @@ use crate::error::ApiError;
 use crate::input::Input;
 use crate::project::Project;
 use crate::resources::{
-    Meta, Resource, find, find_mut, id_of, list, new_name_and_labels, require_unique_name,
-    require_unprotected, unrouted, update,
+    Meta, Resource, find, find_mut, id_of, list, load_balancers, new_name_and_labels,
+    require_unique_name, require_unprotected, unrouted, update,
 };
 
 const MIN_PREFIX: u8 = 8;
@@ -78,7 +78,7 @@ impl Resource for Network {
             "subnets": subnets,
             "routes": routes,
             "servers": attached_servers(project, self.meta.id),
-            "load_balancers": [],
+            "load_balancers": load_balancers::in_network(project, self.meta.id),
             "protection": {"delete": self.delete_protected},
             "labels": self.meta.labels,
             "expose_routes_to_vswitch": self.expose_routes_to_vswitch,
@@ -120,12 +120,8 @@ pub fn require_unlocked(project: &Project, id: u64) -> Result<(), ApiError> {
 }
 
 fn attached_servers(project: &Project, id: u64) -> Vec<u64> {
-    let attached = project.servers.values().filter(|server| {
-        server
-            .private_nets
-            .iter()
-            .any(|net| net.attached && net.network == id)
-    });
+    let servers = project.servers.values();
+    let attached = servers.filter(|server| server.is_in_network(id));
     attached.map(|server| server.meta.id).collect()
 }
 
@@ -222,5 +218,6 @@ fn delete(project: &mut Project, id: u64) -> Answer {
     for server in project.servers.values_mut() {
         server.private_nets.retain(|net| net.network != id);
     }
+    load_balancers::leave_network(project, id);
     Ok(Reply::no_content())
 }

@@ -20,8 +20,10 @@ use crate::catalog::{INCLUDED_TRAFFIC_BYTES, Location};
 use crate::error::ApiError;
 use crate::events::EventKind;
 use crate::project::Project;
+use crate::public_address::host_name;
 use crate::resources::{
-    Meta, Resource, catalog, find, id_of, images, list, require_unprotected, unrouted, update,
+    Meta, Resource, catalog, find, floating_ips, id_of, images, list, load_balancers, primary_ips,
+    require_unprotected, unrouted, update, volumes,
 };
 
 pub struct Server {
@@ -58,7 +60,7 @@ pub enum Status {
     Off,
 }
 
-/// A primary IP that was made with the server and goes with it.
+/// A primary IP of the server.
 pub struct PublicIpv4 {
     pub id: u64,
     pub address: Ipv4Addr,
@@ -111,8 +113,8 @@ impl Resource for Server {
             "included_traffic": INCLUDED_TRAFFIC_BYTES,
             "protection": {"delete": self.delete_protected, "rebuild": self.rebuild_protected},
             "labels": self.meta.labels,
-            "volumes": [],
-            "load_balancers": [],
+            "volumes": volumes::of_server(project, self.meta.id),
+            "load_balancers": load_balancers::of_server(project, self),
             "primary_disk_size": server_type.map(|t| t.disk_gb),
             "placement_group": self.placement_group
                 .and_then(|id| project.placement_groups.get(&id))
@@ -151,6 +153,11 @@ impl Server {
         }
     }
 
+    pub fn is_in_network(&self, network: u64) -> bool {
+        let mut attached = self.private_nets.iter().filter(|net| net.attached);
+        attached.any(|net| net.network == network)
+    }
+
     fn render_public_net(&self, project: &Project) -> Value {
         let firewalls: Vec<_> = project
             .firewalls
@@ -168,7 +175,7 @@ impl Server {
                 "id": ip.id,
                 "ip": ip.address,
                 "blocked": false,
-                "dns_ptr": format!("static.{}.clients.your-server.de", reversed(ip.address)),
+                "dns_ptr": host_name(ip.address),
             })),
             "ipv6": self.ipv6.as_ref().map(|ip| json!({
                 "id": ip.id,
@@ -176,7 +183,7 @@ impl Server {
                 "blocked": false,
                 "dns_ptr": [],
             })),
-            "floating_ips": [],
+            "floating_ips": floating_ips::of_server(project, self.meta.id),
             "firewalls": firewalls,
         })
     }
@@ -244,18 +251,12 @@ fn delete(project: &mut Project, id: u64) -> Answer {
 /// Takes the server away with all that hangs on it.
 fn remove(project: &mut Project, id: u64) {
     project.announce(EventKind::Deleted, id);
-    let Some(server) = project.servers.remove(&id) else {
-        return;
-    };
-    if let Some(ipv4) = server.ipv4 {
-        project.addresses.release(ipv4.address);
-    }
+    project.servers.remove(&id);
+    primary_ips::leave_server(project, id);
+    floating_ips::leave_server(project, id);
+    volumes::leave_server(project, id);
+    load_balancers::leave_server(project, id);
     for firewall in project.firewalls.values_mut() {
         firewall.forget_server(id);
     }
-}
-
-fn reversed(address: Ipv4Addr) -> String {
-    let [a, b, c, d] = address.octets();
-    format!("{d}.{c}.{b}.{a}")
 }

@@ -16,6 +16,8 @@ from hcloud.locations import Location
 from hcloud.networks.domain import NetworkRoute, NetworkSubnet
 from hcloud.servers.domain import Server, ServerCreatePublicNetwork
 
+import addresses
+import balancers
 import seeding
 from bench import FINGERPRINT, KEY, client, finish, gone, held, order, refused, settings, until
 
@@ -401,7 +403,7 @@ def budget_and_stock():
 settings(action_duration_ms=50)
 for story in [
     catalog, ssh_keys, a_servers_life, actions, wrong_orders, lists, networks, firewalls,
-    placement_groups, budget_and_stock, *seeding.STORIES,
+    placement_groups, budget_and_stock, *seeding.STORIES, *addresses.STORIES, *balancers.STORIES,
 ]:
     story()
     print(f"{story.__name__}: ok", flush=True)

@@ -8,6 +8,7 @@ use crate::call::{Answer, Call, Reply};
 use crate::error::ApiError;
 use crate::project::Project;
 use crate::resources::find;
+use crate::resources::networks::addresses;
 use crate::resources::networks::subnets::{self, MAX_SUBNETS};
 use crate::resources::networks::{Network, Route, accept_range, require_unlocked};
 
@@ -66,13 +67,11 @@ fn delete_subnet(project: &mut Project, call: &Call, id: u64) -> Answer {
             format!("subnet {range} not found"),
         ));
     }
-    let in_use = project
-        .servers
-        .values()
-        .flat_map(|server| &server.private_nets)
-        .any(|net| net.network == id && range.contains(&net.ip));
-    if in_use {
-        let message = format!("subnet {range} is still in use by a server");
+    if addresses::taken(project, id)
+        .iter()
+        .any(|ip| range.contains(ip))
+    {
+        let message = format!("subnet {range} is still in use");
         return Err(ApiError::operation("resource_in_use", message));
     }
     Ok(begin(project, "delete_subnet", id, move |network| {

@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use crate::error::ApiError;
 use crate::project::Project;
 use crate::resources::find;
+use crate::resources::load_balancers::PrivateNet;
 use crate::resources::networks::subnets::overlap;
 use crate::resources::servers::Server;
 
@@ -111,15 +112,24 @@ fn require_attachable(project: &Project, server: &Server, network: u64) -> Resul
 
 fn attached_count(project: &Project, network: u64) -> usize {
     let attached = |server: &&Server| server.private_nets.iter().any(|net| net.network == network);
-    project.servers.values().filter(attached).count()
+    let servers = project.servers.values().filter(attached).count();
+    servers + load_balancer_nets(project, network).count()
 }
 
-fn taken(project: &Project, network: u64) -> BTreeSet<Ipv4Addr> {
+/// The addresses of a network that something has, or is about to have.
+pub fn taken(project: &Project, network: u64) -> BTreeSet<Ipv4Addr> {
     project
         .servers
         .values()
         .flat_map(|server| &server.private_nets)
         .filter(|net| net.network == network)
         .flat_map(|net| net.alias_ips.iter().copied().chain([net.ip]))
+        .chain(load_balancer_nets(project, network).map(|net| net.ip))
         .collect()
+}
+
+fn load_balancer_nets(project: &Project, network: u64) -> impl Iterator<Item = &PrivateNet> {
+    let nets = project.load_balancers.values();
+    nets.filter_map(|lb| lb.private_net.as_ref())
+        .filter(move |net| net.network == network)
 }

@@ -20,7 +20,7 @@ pub fn perform(project: &mut Project, call: &Call, id: u64, action: &str) -> Ans
     }
     match action {
         "enable_rescue" => rescue::enable(project, call, id),
-        "disable_rescue" => rescue::disable(project, id),
+        "disable_rescue" => Ok(rescue::disable(project, id)),
         "create_image" => snapshot::create_image(project, call, id),
         "attach_to_network" => attach_to_network(project, call, id),
         "detach_from_network" => detach_from_network(project, call, id),

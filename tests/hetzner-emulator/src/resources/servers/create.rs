@@ -1,6 +1,6 @@
 //! `POST /servers`: everything is checked before anything is made.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
@@ -9,11 +9,14 @@ use crate::call::{Answer, Call, Reply};
 use crate::error::ApiError;
 use crate::events::EventKind;
 use crate::project::Project;
+use crate::public_address::{Family, PublicAddress};
 use crate::random;
 use crate::resources::networks::addresses::{self, Wish};
-use crate::resources::servers::order::{self, Order};
+use crate::resources::servers::order::{self, Interface, Order};
 use crate::resources::servers::{PrivateNet, PublicIpv4, PublicIpv6, Server, Status, power};
-use crate::resources::{Meta, Resource, find, images, placement_groups, require_unique_name};
+use crate::resources::{
+    Meta, Resource, find, find_mut, images, placement_groups, primary_ips, require_unique_name,
+};
 
 pub fn create(project: &mut Project, call: &Call) -> Answer {
     let mut input = call.input();
@@ -45,14 +48,53 @@ pub fn create(project: &mut Project, call: &Call) -> Answer {
         .iter()
         .map(|network| Ok((*network, address_in(project, *network, order.location)?)))
         .collect::<Result<Vec<_>, ApiError>>()?;
-    let ipv4 = if order.public.ipv4 {
-        let address = project.addresses.take();
-        let exhausted = || ApiError::limit_exceeded("primary_ip_limit", "no public IPv4 is left");
-        Some(address.ok_or_else(exhausted)?)
-    } else {
-        None
+    require_usable(project, &order)?;
+    make(project, order, &ips)
+}
+
+/// Refuses primary IPs that are not free, or not for this server.
+fn require_usable(project: &Project, order: &Order) -> Result<(), ApiError> {
+    let interfaces = [
+        (order.public.ipv4, Family::V4),
+        (order.public.ipv6, Family::V6),
+    ];
+    for (interface, family) in interfaces {
+        let Interface::Own(id) = interface else {
+            continue;
+        };
+        let ip = find(&project.primary_ips, id)?;
+        let code = if ip.address.family() != family {
+            "primary_ip_version_mismatch"
+        } else if ip.assignee.is_some() {
+            "primary_ip_assigned"
+        } else if ip.location != order.location {
+            "primary_ip_datacenter_mismatch"
+        } else {
+            project.require_idle(ResourceRef::primary_ip(id))?;
+            continue;
+        };
+        let message = format!("primary IP {id} can't be used for this server");
+        return Err(ApiError::operation(code, message));
+    }
+    let new = |(interface, _): &&(Interface, Family)| *interface == Interface::New;
+    primary_ips::require_allowed(project, interfaces.iter().filter(new).count())
+}
+
+/// The address of a public interface of the server, with the number of its primary IP.
+fn address_of(
+    project: &mut Project,
+    interface: Interface,
+    family: Family,
+    (server, location): (u64, &'static str),
+) -> Result<Option<(u64, PublicAddress)>, ApiError> {
+    let id = match interface {
+        Interface::None => return Ok(None),
+        Interface::New => primary_ips::come_with_server(project, family, location, server)?,
+        Interface::Own(id) => id,
     };
-    Ok(make(project, order, &ips, ipv4))
+    let ip = find_mut(&mut project.primary_ips, id)?;
+    ip.assignee = Some(server);
+    Ok(Some((id, ip.address)))
 }
 
 fn address_in(project: &Project, network: u64, location: &str) -> Result<Ipv4Addr, ApiError> {
@@ -71,20 +113,19 @@ fn address_in(project: &Project, network: u64, location: &str) -> Result<Ipv4Add
     )
 }
 
-fn make(
-    project: &mut Project,
-    order: Order,
-    ips: &[(u64, Ipv4Addr)],
-    ipv4: Option<Ipv4Addr>,
-) -> Reply {
+fn make(project: &mut Project, order: Order, ips: &[(u64, Ipv4Addr)]) -> Answer {
     let id = project.next_id();
-    let ipv4 = ipv4.map(|address| PublicIpv4 {
-        id: project.next_id(),
-        address,
+    let (public, place) = (order.public, (id, order.location));
+    // IPv4 first: only of these there can be too few.
+    let ipv4 = address_of(project, public.ipv4, Family::V4, place)?;
+    let ipv6 = address_of(project, public.ipv6, Family::V6, place)?;
+    let ipv4 = ipv4.and_then(|(id, address)| match address {
+        PublicAddress::V4(address) => Some(PublicIpv4 { id, address }),
+        PublicAddress::V6(_) => None,
     });
-    let ipv6 = order.public.ipv6.then(|| PublicIpv6 {
-        id: project.next_id(),
-        network: ipv6_network(id),
+    let ipv6 = ipv6.and_then(|(id, address)| match address {
+        PublicAddress::V6(network) => Some(PublicIpv6 { id, network }),
+        PublicAddress::V4(_) => None,
     });
     let private_nets = ips
         .iter()
@@ -150,12 +191,12 @@ fn make(
         json!(random::text(20))
     };
     let server = find(&project.servers, id).map_or(Value::Null, |server| server.render(project));
-    Reply::created(json!({
+    Ok(Reply::created(json!({
         "server": server,
         "action": project.render_action(create),
         "next_actions": project.render_actions(&next_actions),
         "root_password": root_password,
-    }))
+    })))
 }
 
 /// The action at whose end a reserved interface is there.
@@ -179,9 +220,4 @@ pub fn attach(project: &mut Project, server: u64, network: u64) -> u64 {
 pub fn mac_address(server: u64, nth: usize) -> String {
     let [.., a, b, c] = server.to_be_bytes();
     format!("86:00:{nth:02x}:{a:02x}:{b:02x}:{c:02x}")
-}
-
-fn ipv6_network(server: u64) -> Ipv6Addr {
-    let prefix = 0x2001_0db8_u128 << 96;
-    Ipv6Addr::from(prefix | (u128::from(server & 0xffff_ffff) << 64))
 }

@@ -29,8 +29,23 @@ pub struct Order {
 /// Which public interfaces the server gets.
 #[derive(Clone, Copy)]
 pub struct PublicNet {
-    pub ipv4: bool,
-    pub ipv6: bool,
+    pub ipv4: Interface,
+    pub ipv6: Interface,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    None,
+    /// With an address that comes and goes with the server.
+    New,
+    /// With this primary IP.
+    Own(u64),
+}
+
+impl PublicNet {
+    fn is_none(self) -> bool {
+        [self.ipv4, self.ipv6] == [Interface::None; 2]
+    }
 }
 
 /// Reads the body; what is wrong with it goes to `input`.
@@ -49,7 +64,7 @@ pub fn read(project: &Project, input: &mut Input) -> Option<Order> {
             format!("must be at most {MAX_USER_DATA_BYTES} bytes"),
         );
     }
-    let public = public_net(input);
+    let public = public_net(project, input);
     let networks = references(input, "networks", MAX_NETWORKS, |id| {
         project.networks.contains_key(&id)
     });
@@ -74,13 +89,13 @@ pub fn read(project: &Project, input: &mut Input) -> Option<Order> {
     {
         input.reject("placement_group", "placement group not found");
     }
-    if !order.public.ipv4 && !order.public.ipv6 && order.networks.is_empty() {
+    if order.public.is_none() && order.networks.is_empty() {
         input.reject(
             "public_net",
             "a server without public interface needs a network",
         );
     }
-    if !order.public.ipv4 && !order.public.ipv6 && !order.firewalls.is_empty() {
+    if order.public.is_none() && !order.firewalls.is_empty() {
         input.reject(
             "firewalls",
             "a server without public interface takes no firewall",
@@ -162,28 +177,34 @@ fn location(
     None
 }
 
-/// Whether the server gets a public IPv4 and IPv6. Primary IPs of one's own are not known here.
-fn public_net(input: &mut Input) -> PublicNet {
+fn public_net(project: &Project, input: &mut Input) -> PublicNet {
     let Some(body) = input.object("public_net") else {
         return PublicNet {
-            ipv4: true,
-            ipv6: true,
+            ipv4: Interface::New,
+            ipv6: Interface::New,
         };
     };
     let mut read = Input::new(body);
-    let enabled = (read.boolean("enable_ipv4"), read.boolean("enable_ipv6"));
-    for family in ["ipv4", "ipv6"] {
-        if read.id(family).is_some() {
-            read.reject(family, "primary IP not found");
+    let mut interface = |enable: &str, family: &str| {
+        let enabled = read.boolean(enable).unwrap_or(true);
+        match read.id(family) {
+            Some(id) if !project.primary_ips.contains_key(&id) => {
+                read.reject(family, "primary IP not found");
+                Interface::None
+            }
+            _ if !enabled => Interface::None,
+            Some(id) => Interface::Own(id),
+            None => Interface::New,
         }
-    }
+    };
+    let public = PublicNet {
+        ipv4: interface("enable_ipv4", "ipv4"),
+        ipv6: interface("enable_ipv6", "ipv6"),
+    };
     if let Err(error) = read.finish() {
         input.reject("public_net", error.message);
     }
-    PublicNet {
-        ipv4: enabled.0.unwrap_or(true),
-        ipv6: enabled.1.unwrap_or(true),
-    }
+    public
 }
 
 fn firewalls(project: &Project, input: &mut Input) -> Vec<u64> {

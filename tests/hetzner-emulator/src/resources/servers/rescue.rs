@@ -74,16 +74,14 @@ pub fn enable(project: &mut Project, call: &Call, id: u64) -> Answer {
     ))
 }
 
-pub fn disable(project: &mut Project, id: u64) -> Answer {
+pub fn disable(project: &mut Project, id: u64) -> Reply {
     let subject = ResourceRef::server(id);
     let action = project.begin("disable_rescue", subject, &[], move |project| {
         if let Some(server) = project.servers.get_mut(&id) {
             server.rescue = None;
         }
     });
-    Ok(Reply::created(
-        json!({"action": project.render_action(action)}),
-    ))
+    Reply::created(json!({"action": project.render_action(action)}))
 }
 
 #[cfg(test)]
