@@ -373,11 +373,12 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Of the activation that was begun, whose outcome is there.
+    /// Of the activation that was begun, whose outcome is there. What takes a reboot has not run before one.
     fn nothing_ran(&self, current: &Try) -> bool {
         let last = self.facts.last.as_ref();
-        let first = current.attempts == 1 && self.facts.running == current.from;
-        first && last.is_some_and(|last| last.nothing_ran)
+        let first = current.attempts == 1 || current.needs == Needs::Reboot;
+        let is_on_old = self.facts.running == current.from;
+        first && is_on_old && last.is_some_and(|last| last.nothing_ran)
     }
 
     fn trying(&self, current: &Try, replaced: bool) -> Do {

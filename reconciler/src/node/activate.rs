@@ -70,13 +70,15 @@ impl Activation<'_> {
             Command::Switch { to, deadline } => self.switch(to, *deadline),
             Command::BootOnce { from, to, deadline } => {
                 let (old, new) = (system(from)?, system(to)?);
+                // A slow disk may take all the time there is. By then the node may have been given up, and have pods again.
+                let in_time = || match deadline {
+                    Some(deadline) if Timestamp::now() > *deadline => Err(NodeError::Late),
+                    _ => Ok(()),
+                };
                 boot::prepare(&self.machine, &old, &new)?;
-                // A slow disk may have taken all the time there was. By then the node may have been given up, and have
-                // pods again.
-                if deadline.is_some_and(|deadline| Timestamp::now() > deadline) {
-                    return Err(NodeError::Late);
-                }
+                in_time()?;
                 boot::boot_once(&self.machine, &old, &new)?;
+                in_time()?;
                 self.reboot(work)
             }
             Command::MakeDefault {

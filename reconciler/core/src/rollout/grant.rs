@@ -6,8 +6,7 @@ mod spread;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::rules::may_go;
-pub(super) use self::rules::may_still_climb;
-pub(super) use self::rules::rung;
+pub(super) use self::rules::{may_still_climb, rung, tries_before};
 use self::spread::Busy;
 
 use super::update::Stage;

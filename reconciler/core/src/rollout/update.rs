@@ -282,6 +282,8 @@ fn withdrawn(
         Some("its pool is to have no nodes")
     } else if is_any_stuck(rollout) {
         Some("another node needs a person first")
+    } else if grant::tries_before(rollout, member, &update.system).is_some() {
+        Some("another node tries the system once more first")
     } else {
         None
     }

@@ -291,6 +291,28 @@ fn an_outage_that_a_node_got_over_does_not_count_against_the_next() {
     assert!(world.observed.ledger.lapses.is_empty());
 }
 
+/// A system that cuts its own network is unheard of, and goes no further than the node that tried it.
+#[test]
+fn who_is_drained_waits_for_the_one_that_tries_once_more() {
+    let mut world = World::new(3, 2, 2);
+    let workers = world.desired.spec.pools.get_mut(&pool("workers")).unwrap();
+    workers.drain_deadline = std::time::Duration::from_secs(7200);
+    world.want("new", "1.36.3+k3s1");
+    world.blocked.insert(name("workers-1"));
+    world.until_tried("workers-0");
+    world.without_a_leader(60);
+    world.blocked.clear();
+    let tries = |world: &World, node: &str| {
+        let tries = world.tried.iter().filter(|(n, _)| n.as_str() == node);
+        tries.count()
+    };
+    while tries(&world, "workers-0") < 2 {
+        world.tick();
+        assert_eq!(tries(&world, "workers-1"), 0, "{:?}", world.tried);
+    }
+    world.settle("new");
+}
+
 /// S8: its system is not denied, for nobody knows what it did.
 #[test]
 fn who_was_not_told_yet_waits_for_a_person_as_well() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Budget, Candidate};
 use crate::hold::{Hold, HoldReason};
-use crate::id::NodeName;
+use crate::id::{NodeName, StorePath};
 use crate::ladder::{self, Rung};
 use crate::ledger::Member;
 use crate::observed::Role;
@@ -165,15 +165,25 @@ pub fn tries_once_more(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> bool
     lapses.is_some_and(|l| l.node == candidate.member.name)
 }
 
-/// Who went back only because nobody spoke tries the system again before others do.
-fn once_more_first(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
+/// Who went back from `system` only because nobody spoke, and tries it again before `member` does.
+pub fn tries_before<'a>(
+    rollout: &Rollout<'a>,
+    member: &Member,
+    system: &StorePath,
+) -> Option<&'a Member> {
     let ledger = rollout.ledger();
-    let lapses = ledger.lapses.get(&candidate.goal.output);
-    let first = lapses.and_then(|l| ledger.members.values().find(|m| m.name == l.node));
+    let lapses = ledger.lapses.get(system)?;
+    let first = ledger.members.values().find(|m| m.name == lapses.node)?;
     let held = &rollout.desired.spec.update.held;
-    let first = first.filter(|m| m.name != candidate.member.name && !held.contains_key(&m.name));
-    let first = first.filter(|m| !rollout.is_off(m));
-    match first.filter(|m| !rollout.is_there(m)) {
+    let waits_for = first.name != member.name
+        && !held.contains_key(&first.name)
+        && !rollout.is_off(first)
+        && !rollout.is_there(first);
+    waits_for.then_some(first)
+}
+
+fn once_more_first(rollout: &Rollout<'_>, candidate: &Candidate<'_>) -> Result<(), Hold> {
+    match tries_before(rollout, candidate.member, &candidate.goal.output) {
         None => Ok(()),
         Some(first) => Err(Hold {
             about: format!("node {}", candidate.member.name),
