@@ -292,6 +292,8 @@ impl Work<'_> {
         {
             return Ok(noted.evaluated);
         }
+        // Inputs and derivations are written before anything is built.
+        room::check(&self.builder.nix.store_dir())?;
         let evaluated = evaluate.await?;
         let noted = Noted {
             version,
