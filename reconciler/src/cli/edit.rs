@@ -46,9 +46,15 @@ pub enum EditError {
     NoTable { name: &'static str },
     #[error(
         "the commit is made and not pushed, because no plan could be shown: {0}. Push it with `git push`, or take it back with \
-         `git reset --hard HEAD~1`"
+         `git reset --keep HEAD~1`"
     )]
     NoPlan(String),
+    #[error("interrupted; {SPEC_FILE} is as it was")]
+    Interrupted,
+    #[error(
+        "no branch is checked out, so nobody would find the commit. Check one out, or name a new one by --branch"
+    )]
+    Detached,
 }
 
 fn some_or_none(known: &str) -> &str {
@@ -81,9 +87,16 @@ pub async fn run(
     if git::is_changed(&dir, SPEC_FILE)? {
         return Err(EditError::Changed.into());
     }
+    if options.branch.is_none() && git::branch(&dir)?.is_none() {
+        return Err(EditError::Detached.into());
+    }
     let mut document: DocumentMut = before.parse().map_err(EditError::from)?;
     change(&mut document)?;
-    let after = document.to_string();
+    // The library writes line feeds alone.
+    let mut after = document.to_string();
+    if before.contains("\r\n") {
+        after = after.replace("\r\n", "\n").replace('\n', "\r\n");
+    }
     if after == before {
         say("nothing to do: it says so already")?;
         return Ok(ExitCode::SUCCESS);
@@ -95,7 +108,15 @@ pub async fn run(
     let path = dir.join(SPEC_FILE);
     files::replace(&path, &after)?;
     let plan = plan::Options::of_directory(&dir, options.observed, options.cluster);
-    let planned = match plan::run(plan).await {
+    let planned = tokio::select! {
+        planned = plan::run(plan) => planned,
+        interrupted = tokio::signal::ctrl_c() => {
+            files::replace(&path, &before)?;
+            interrupted?;
+            return Err(EditError::Interrupted.into());
+        }
+    };
+    let planned = match planned {
         Ok(code) if code != ExitCode::SUCCESS => {
             files::replace(&path, &before)?;
             return Ok(code);
@@ -118,15 +139,23 @@ pub async fn run(
             Ok(ExitCode::SUCCESS)
         }
         Ok(()) => {
-            eprintln!("next: git push");
+            match &options.branch {
+                Some(branch) => eprintln!("next: git push --set-upstream origin {branch}"),
+                None => eprintln!("next: git push"),
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
+/// On a new branch, if one is named, which is there only if the commit is.
 fn commit(dir: &Path, branch: Option<&str>, message: &str) -> Result<(), git::GitError> {
     if let Some(branch) = branch {
         git::branch_off(dir, branch)?;
     }
-    git::commit(dir, message, &[SPEC_FILE.to_owned()])
+    let committed = git::commit(dir, message, &[SPEC_FILE.to_owned()]);
+    if let (Err(_), Some(branch)) = (&committed, branch) {
+        git::leave_branch(dir, branch)?;
+    }
+    committed
 }

@@ -95,6 +95,19 @@ pub fn changes(dir: &Path, paths: &[String]) -> Result<Vec<Pending>, GitError> {
     Ok(entries.collect())
 }
 
+/// Those of these files that git ignores, and does not have all the same.
+pub fn ignored(dir: &Path, paths: &[String]) -> Result<Vec<String>, GitError> {
+    let output = output(dir, &["check-ignore", "--"], paths)?;
+    // git-check-ignore(1): 1 is for none.
+    match output.status.code() {
+        Some(0 | 1) => {
+            let told = String::from_utf8_lossy(&output.stdout).into_owned();
+            Ok(told.lines().map(str::to_owned).collect())
+        }
+        _ => Err(failed("check-ignore", &output)),
+    }
+}
+
 /// Whether a file differs from what is committed, or is not committed at all.
 pub fn is_changed(dir: &Path, path: &str) -> Result<bool, GitError> {
     let args = ["status", "--porcelain", "--ignored", "--"];
@@ -104,6 +117,19 @@ pub fn is_changed(dir: &Path, path: &str) -> Result<bool, GitError> {
 /// Makes a branch of what is checked out, and goes there; what is changed comes along.
 pub fn branch_off(dir: &Path, branch: &str) -> Result<(), GitError> {
     run(dir, &["switch", "--quiet", "--create", branch], &[]).map(drop)
+}
+
+/// Goes back to where a new branch was made, and takes that away.
+pub fn leave_branch(dir: &Path, branch: &str) -> Result<(), GitError> {
+    run(dir, &["switch", "--quiet", "-"], &[])?;
+    run(dir, &["branch", "--quiet", "--delete", branch], &[]).map(drop)
+}
+
+/// The branch that is checked out, if one is.
+pub fn branch(dir: &Path) -> Result<Option<String>, GitError> {
+    let output = run(dir, &["branch", "--show-current"], &[])?;
+    let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Ok((!name.is_empty()).then_some(name))
 }
 
 /// Pushes what is checked out to where it belongs; a new branch to `origin`. A person may be asked for a password.

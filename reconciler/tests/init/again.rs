@@ -92,6 +92,30 @@ fn what_a_failed_commit_left_is_committed_by_the_next_run() {
 }
 
 #[test]
+fn what_a_person_wrote_before_is_theirs_to_commit() {
+    let place = Place::new();
+    fs::create_dir(place.repo("")).unwrap();
+    place.git(&["init", "--quiet", "--initial-branch=main"]);
+    place.write("ci/check", "TOKEN=mine\n");
+    let output = place.init("demo", &["--commit"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(place.git(&["status", "--porcelain"]), "?? ci/\n");
+}
+
+#[test]
+fn what_git_ignores_is_no_reason_to_say_that_all_is_committed() {
+    let place = Place::new();
+    place.write(".gitignore", "*.key\n");
+    for args in [
+        place.init("demo", &["--commit"]),
+        place.fabrik(&["init", "demo", "--no-lock", "--commit"], ""),
+    ] {
+        assert_eq!(args.status.code(), Some(1), "{args:?}");
+        assert!(text(&args.stderr).contains("secrets/age.key"), "{args:?}");
+    }
+}
+
+#[test]
 fn a_token_in_the_clear_is_never_committed() {
     let place = Place::new();
     place.write("secrets/hetzner.yaml", "token: planted\n");

@@ -80,3 +80,33 @@ fn what_no_plan_was_shown_of_is_not_pushed() {
     assert!(place.read("cluster.toml").contains("version = \"1.37\" "));
     assert!(!place.git(&["branch", "--remotes"]).contains("newer"));
 }
+
+#[test]
+fn a_commit_that_is_refused_leaves_neither_a_branch_nor_an_edit() {
+    let place = committed();
+    let before = place.read("cluster.toml");
+    place.script("demo/.git/hooks/pre-commit", "#!/bin/sh\nexit 1\n");
+    let args = ["scale", "workers", "5", "--dir", "demo", "--branch", "more"];
+    let refused = place.fabrik(&args, "");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(place.git(&["branch", "--show-current"]), "main\n");
+    assert_eq!(place.read("cluster.toml"), before);
+    std::fs::remove_file(place.repo(".git/hooks/pre-commit")).unwrap();
+    let scaled = place.fabrik(&args, "");
+    assert!(scaled.status.success(), "{scaled:?}");
+    place.git(&["switch", "--quiet", "--detach"]);
+    let detached = place.fabrik(&["scale", "workers", "6", "--dir", "demo"], "");
+    assert!(text(&detached.stderr).contains("no branch is checked out"));
+}
+
+#[test]
+fn line_ends_stay() {
+    let place = committed();
+    let crlf = place.read("cluster.toml").replace('\n', "\r\n");
+    place.write("cluster.toml", &crlf);
+    place.git(&["commit", "--quiet", "-am", "As others write it"]);
+    let scaled = place.fabrik(&["scale", "workers", "5", "--dir", "demo"], "");
+    assert!(scaled.status.success(), "{scaled:?}");
+    let expected = crlf.replace("count = 3", "count = 5");
+    assert_eq!(place.read("cluster.toml"), expected);
+}

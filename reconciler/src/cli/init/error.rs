@@ -88,6 +88,11 @@ pub enum InitError {
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Secrets(#[from] SecretsError),
+    #[error(
+        "git ignores {}, which the cluster needs, so nothing was committed. Take the rules out that `git check-ignore -v` \
+         names for them, or `git add --force` them", paths.join(", ")
+    )]
+    Ignored { paths: Vec<String> },
     #[error(transparent)]
     Git(#[from] git::GitError),
     #[error("the record can't be written as TOML: {0}")]

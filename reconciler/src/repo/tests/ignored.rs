@@ -94,3 +94,17 @@ fn what_is_in_no_repository_or_in_an_ignored_part_of_one_is_listed_whole() {
     write(&inside, &FILES);
     assert_eq!(paths(&inside), sorted(all));
 }
+
+#[test]
+fn a_tracked_folder_that_a_rule_names_is_judged_by_the_rules_inside() {
+    let world = World::new();
+    let work = world.work();
+    let files = [
+        (".gitignore", "sub/\nignored.txt\n"),
+        ("sub/tracked.txt", "x"),
+        ("sub/ignored.txt", "x"),
+    ];
+    write(&work, &files);
+    git(&work, &["add", "--force", "sub/tracked.txt"]);
+    assert_eq!(paths(&work.join("sub")), ["tracked.txt"]);
+}

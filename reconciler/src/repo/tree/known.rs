@@ -69,7 +69,13 @@ impl Rules<'_> {
     /// Whether no commit will have what is at `path`: it is ignored, and not tracked. Rules that can't be read ignore
     /// nothing.
     pub fn ignore(&mut self, path: &Path, is_dir: bool) -> bool {
-        let path = self.known.below.join(path);
+        // Joined to nothing, a path would end with a slash.
+        let below = &self.known.below;
+        let path = if path.as_os_str().is_empty() {
+            below.clone()
+        } else {
+            below.join(path)
+        };
         if self.known.tracks(&path, is_dir) {
             return false;
         }
