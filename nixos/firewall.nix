@@ -21,13 +21,14 @@ let
     in
     rule "ip" + rule "ip6";
 
-  # What nodes have for one another alone.
+  # Of what matches, what is for ports that nodes have for one another alone.
   keep =
-    protocol:
+    match:
     let
-      kept = lib.unique (builtins.filter (port: !builtins.elem port cfg.pods.${protocol}) (cfg.nodes.${protocol} ++ cfg.elsewhere.${protocol}));
+      kept = protocol: lib.unique (builtins.filter (port: !builtins.elem port cfg.pods.${protocol}) (cfg.nodes.${protocol} ++ cfg.elsewhere.${protocol}));
+      of = protocol: lib.optionalString (kept protocol != [ ]) "${match} ${protocol} dport ${set (kept protocol)} drop\n";
     in
-    lib.optionalString (kept != [ ]) "ip saddr ${network.pods} ip daddr ${network.range} ${protocol} dport ${set kept} drop";
+    of "tcp" + of "udp";
 in
 {
   imports = [
@@ -74,12 +75,18 @@ in
             ${lib.optionalString (config.fabrik.cni or "none" == "flannel") "iifname \"cni0\" ip saddr != ${network.pods} drop"}
           }
           # What a pod sends to another node leaves with the address of its own, so it is stopped here: that one would take it
-          # for a node's. This is after destinations were rewritten, so no service leads around it.
+          # for a node's. This is after destinations were rewritten. Nobody reaches these ports by a service, whose NodePort may
+          # have been asked on another node.
           chain pods-to-nodes {
             type filter hook forward priority filter;
             ct state established,related accept
-            ${keep "tcp"}
-            ${keep "udp"}
+            ${keep "ip saddr ${network.pods} ip daddr ${network.range}"}
+            ${keep "ct status dnat ip daddr ${network.range}"}
+          }
+          chain services-to-nodes {
+            type filter hook input priority filter;
+            ct state established,related accept
+            ${keep "ct status dnat"}
           }
           # NodePorts are the private network's, as with Hetzner's firewall.
           chain node-ports {

@@ -33,6 +33,16 @@ table ip others {
   chain leaving { type nat hook postrouting priority srcnat; ip saddr 10.100.0.0/16 ip daddr != 10.100.0.0/16 masquerade; }
 }
 END
+at server nft -f - <<'END'
+table ip others {
+  chain services {
+    type nat hook prerouting priority dstnat
+    tcp dport 30081 dnat to 172.16.4.1:2379
+    udp dport 30472 dnat to 172.16.4.1:8472
+    tcp dport 30082 dnat to 172.16.4.1:6443
+  }
+}
+END
 at worker nft -f "$1/workers.nft"
 at server nft -f "$1/servers.nft"
 
@@ -72,6 +82,10 @@ for port in 6443 10250 30080; do
     [ $port = 30080 ] || connects yes pod 10.100.0.1 $port
 done
 connects no pod 10.101.0.9 443
+for from in pod worker; do
+    connects no $from 172.16.4.1 30081
+    connects yes $from 172.16.4.1 30082
+done
 
 sends() { # WANTED FROM SOURCE ADDRESS : a packet to the port of VXLAN that says it is from SOURCE
     local is=no word="$2-$3-$4"
