@@ -25,6 +25,13 @@ ip -n pod route add default via 10.100.1.1
 ip -n server address add 10.100.0.1/32 dev lo
 ip -n worker route add 10.100.0.0/24 via 172.16.4.1
 ip -n server route add 10.100.1.0/24 via 172.16.4.2
+# The metadata service.
+ip netns add hetzner
+ip -n worker link add eth0 type veth peer name eth0 netns hetzner
+ip -n hetzner address add 169.254.169.254/24 dev eth0
+ip -n worker address add 169.254.169.1/24 dev eth0
+for link in hetzner/eth0 worker/eth0; do ip -n ${link%/*} link set eth0 up; done
+ip -n hetzner route add default via 169.254.169.1
 at worker sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
 # flannel's, and a service whose endpoint is etcd.
 at worker nft -f - <<'END'
@@ -64,8 +71,14 @@ while True:
             print(it.recv(99).decode(), flush=True)
 ' >"$heard" &
 listener=$!
-trap 'kill $listener' EXIT
-until grep -qs up "$heard"; do sleep 0.05; done
+ip netns exec hetzner python3 -c '
+import socket
+service = socket.create_server(("", 80))
+print("up", flush=True)
+while True: service.accept()[0].close()
+' >"$heard.hetzner" &
+trap "kill $listener $!" EXIT
+until grep -qs up "$heard" && grep -qs up "$heard.hetzner"; do sleep 0.05; done
 
 connects() { # WANTED FROM ADDRESS PORT
     local is=no
@@ -82,6 +95,8 @@ for port in 6443 10250 30080; do
     [ $port = 30080 ] || connects yes pod 10.100.0.1 $port
 done
 connects no pod 10.101.0.9 443
+connects yes worker 169.254.169.254 80
+connects no pod 169.254.169.254 80
 for from in pod worker; do
     connects no $from 172.16.4.1 30081
     connects yes $from 172.16.4.1 30082
