@@ -444,12 +444,7 @@ impl Ledger {
                 number,
                 boot,
                 needs,
-            } => {
-                self.try_again(id, *number, boot, now);
-                if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
-                    update.needs = *needs;
-                }
-            }
+            } => self.try_again(id, *number, boot, *needs, now),
             Change::StartedMinor { id } => {
                 if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
                     update.started_minor = true;
@@ -512,7 +507,14 @@ impl Ledger {
         }
     }
 
-    fn try_again(&mut self, id: &IntentId, number: u64, boot: &BootId, now: Timestamp) {
+    fn try_again(
+        &mut self,
+        id: &IntentId,
+        number: u64,
+        boot: &BootId,
+        needs: Needs,
+        now: Timestamp,
+    ) {
         let Some(ticket) = self.tickets.get_mut(id) else {
             return;
         };
@@ -523,6 +525,7 @@ impl Ledger {
         };
         update.number = number;
         update.boot = boot.clone();
+        update.needs = needs;
         let ordered = update.ordered;
         (update.ordered, update.deadline, update.reset) = (None, None, None);
         self.next_ticket = self.next_ticket.max(number + 1);

@@ -190,9 +190,7 @@ fn a_pause_in_the_repository_takes_back_who_is_drained() {
     let node = name("workers-0");
     world.blocked.insert(node.clone());
     world.want("new", "1.36.3+k3s1");
-    while !world.observed.nodes[&node].unschedulable {
-        world.tick();
-    }
+    world.until_cordoned(&node);
     let tried = world.tried.len();
     world.desired.spec.update.paused = Some("a bad kernel".to_owned());
     world.blocked.clear();
@@ -210,9 +208,7 @@ fn who_is_drained_waits_until_the_newest_commit_is_evaluated() {
     let node = name("workers-0");
     world.blocked.insert(node.clone());
     world.want("new", "1.36.3+k3s1");
-    while !world.observed.nodes[&node].unschedulable {
-        world.tick();
-    }
+    world.until_cordoned(&node);
     let tried = world.tried.len();
     let known = std::mem::take(&mut world.desired.targets);
     world.blocked.clear();

@@ -298,6 +298,12 @@ impl World {
         }
     }
 
+    pub fn until_cordoned(&mut self, node: &NodeName) {
+        while !self.observed.nodes[node].unschedulable {
+            self.tick();
+        }
+    }
+
     /// Writes what is to be written down, until effects may be carried out.
     pub fn decide(&mut self) -> Step {
         for _ in 0..20 {
