@@ -188,9 +188,15 @@ pub fn ordered(
         tried.insert(name.clone());
         let pool = desired.spec.pools.get(&ticket.pool);
         let max = pool.map_or(1, |p| p.max_unavailable as usize);
-        // Who left it only because nobody spoke, and was held out since, can't try it first once more.
+        // Who left it only because nobody spoke, and was held out or left the cluster since, can't try it first once more.
         let held = &desired.spec.update.held;
-        if tried.iter().filter(|n| !held.contains_key(n)).count() > max {
+        let is_there = |n: &&NodeName| view.ledger.members.values().any(|m| m.name == **n);
+        let tried = tried
+            .iter()
+            .filter(|n| !held.contains_key(n))
+            .filter(is_there);
+        if tried.clone().count() > max {
+            let tried: Vec<_> = tried.collect();
             return broken("S8", format!("a bad system is tried by {tried:?}"));
         }
     }
