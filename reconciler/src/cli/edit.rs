@@ -45,10 +45,10 @@ pub enum EditError {
     #[error("{SPEC_FILE}: `{name}` is no table. Write it as one, [{name}]")]
     NoTable { name: &'static str },
     #[error(
-        "the commit is made and not pushed, because no plan could be shown: {0}. Push it with `git push`, or take it back with \
+        "the commit is made and not pushed, because no plan could be shown: {why}. Push it with `{push}`, or take it back with \
          `git reset --keep HEAD~1`"
     )]
-    NoPlan(String),
+    NoPlan { why: String, push: String },
     #[error("interrupted; {SPEC_FILE} is as it was")]
     Interrupted,
     #[error(
@@ -128,8 +128,15 @@ pub async fn run(
         return Err(error.into());
     }
     say(format_args!("committed: {message}"))?;
+    let push = match &options.branch {
+        Some(branch) => format!("git push --set-upstream origin {branch}"),
+        None => "git push".to_owned(),
+    };
     match planned {
-        Err(failure) if options.push => Err(EditError::NoPlan(failure.to_string()).into()),
+        Err(failure) if options.push => {
+            let why = failure.to_string();
+            Err(EditError::NoPlan { why, push }.into())
+        }
         Err(failure) => {
             eprintln!("note: no plan was shown. {}", readable(&failure));
             Ok(ExitCode::SUCCESS)
@@ -139,10 +146,7 @@ pub async fn run(
             Ok(ExitCode::SUCCESS)
         }
         Ok(()) => {
-            match &options.branch {
-                Some(branch) => eprintln!("next: git push --set-upstream origin {branch}"),
-                None => eprintln!("next: git push"),
-            }
+            eprintln!("next: {push}");
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -28,6 +28,13 @@ pub struct ResumeOptions {
 
 pub async fn pause(options: PauseOptions) -> Result<ExitCode, Failure> {
     let access = options.cluster.open().await?;
+    if let Some(paused) = paused(&access).await? {
+        say(format_args!(
+            "{} is PAUSED already, by {} at {}: {}. That stays; `fabrik resume` ends it.",
+            access.cluster, paused.by, paused.at, paused.reason
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let paused = Paused {
         reason: options.reason,
         by: who(),

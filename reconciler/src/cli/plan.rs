@@ -88,6 +88,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         sources: candidate.node_secrets.sources.clone(),
     };
     let plan = planned(&document, &desired, now);
+    let failed = systems.failed;
     let facts = Facts {
         now,
         observed_at: document.observed.at,
@@ -104,7 +105,11 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             "truncated": facts.truncated, "unplanned": facts.unread, "notes": facts.notes,
         }))?)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// What is in a directory has no commit yet.

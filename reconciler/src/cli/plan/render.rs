@@ -36,7 +36,11 @@ pub fn render_plan(plan: &Plan, facts: &Facts) -> String {
     if changes.is_empty() && plan.rollout.is_none() {
         line(
             &mut page,
-            "Nothing to do: the cluster is as this commit wants it.",
+            if facts.notes.is_empty() {
+                "Nothing to do: the cluster is as this commit wants it."
+            } else {
+                "Nothing to do but what is not known of systems, see below."
+            },
         );
     } else if !changes.is_empty() {
         let what = if facts.in_directory {

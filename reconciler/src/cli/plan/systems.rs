@@ -19,6 +19,8 @@ const FLAKE_FILE: &str = "flake.nix";
 pub struct Systems {
     pub targets: BTreeMap<PoolName, Target>,
     pub notes: Vec<String>,
+    /// A system was evaluated and is none.
+    pub failed: bool,
     steps: BTreeMap<PoolName, StepFrom>,
 }
 
@@ -64,7 +66,10 @@ pub async fn evaluate(
                 let (system, first) = (new.system, None);
                 systems.targets.insert(pool, Target { system, first });
             }
-            Err(error) => systems.notes.push(error.to_string()),
+            Err(error) => {
+                systems.failed = true;
+                systems.notes.push(error.to_string());
+            }
         }
     }
     systems

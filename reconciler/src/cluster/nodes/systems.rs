@@ -105,7 +105,7 @@ pub async fn say_standing(
     node: &str,
     standing: Option<&Standing>,
 ) -> Result<(), kube::Error> {
-    let patch = Patch::Merge(json!({"spec": {"standing": standing}}));
+    let patch = Patch::Merge(json!({"spec": {"standing": standing.map(whole)}}));
     let params = PatchParams {
         field_manager: Some(ORDERS_MANAGER.to_owned()),
         ..PatchParams::default()
@@ -115,6 +115,15 @@ pub async fn say_standing(
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         said => said.map(drop),
     }
+}
+
+/// With a null for what it does not say any more: a merge keeps what it does not name (RFC 7386).
+fn whole(standing: &Standing) -> Value {
+    let mut whole = json!({"message": null, "system": null, "wants": null});
+    if let (Value::Object(whole), Value::Object(said)) = (&mut whole, json!(standing)) {
+        whole.extend(said);
+    }
+    whole
 }
 
 /// Merges into the spec of the `FabrikNode` that stands for this Node, and for no other of the same name.
@@ -228,6 +237,26 @@ pub(super) fn in_one_line(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_true_any_more_is_taken_away() {
+        let mut standing = Standing {
+            state: "up to date".to_owned(),
+            since: "2026-11-30T12:00:00Z".parse().unwrap(),
+            message: None,
+            system: Some("a".to_owned()),
+            wants: None,
+        };
+        let said = whole(&standing);
+        assert_eq!(said["message"], Value::Null);
+        assert!(said.as_object().unwrap().contains_key("wants"), "{said}");
+        assert_eq!(
+            (&said["state"], &said["system"]),
+            (&json!("up to date"), &json!("a"))
+        );
+        standing.message = Some("waits".to_owned());
+        assert_eq!(whole(&standing)["message"], "waits");
+    }
 
     #[test]
     fn a_node_s_words_steer_no_terminal() {
