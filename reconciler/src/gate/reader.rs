@@ -83,21 +83,20 @@ impl<'a> Reader<'a> {
         let Some(content) = self.content(path)? else {
             return Ok(None);
         };
-        let is_plain = shape(path, &content) == Shape::Plain;
-        if !is_plain && is_clear(path, &content, key) {
-            let problem = format!("`{key}` is in the clear: a rule of .sops.yaml leaves it out");
-            let remedy = format!(
-                "have a rule there that encrypts all of {path}, encrypt it anew, and replace the token if it was pushed"
-            );
-            self.fault(path, "[hetzner] token", &problem, &remedy);
-            return Ok(None);
-        }
-        if is_plain {
+        if shape(path, &content) == Shape::Plain {
             let remedy = format!(
                 "encrypt it: `sops encrypt --in-place {path}`; if it was pushed before, replace the token too"
             );
             self.fault(path, "[hetzner] token", "is in the clear", &remedy);
             self.judged.insert(path.clone());
+            return Ok(None);
+        }
+        if is_clear(path, &content, key) {
+            let problem = format!("`{key}` is in the clear: a rule of .sops.yaml leaves it out");
+            let remedy = format!(
+                "have a rule there that encrypts all of {path}, encrypt it anew, and replace the token if it was pushed"
+            );
+            self.fault(path, "[hetzner] token", &problem, &remedy);
             return Ok(None);
         }
         let Some(plaintext) = self.open(&file, &content).await? else {
