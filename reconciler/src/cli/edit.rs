@@ -45,7 +45,7 @@ pub enum EditError {
     #[error("{SPEC_FILE}: `{name}` is no table. Write it as one, [{name}]")]
     NoTable { name: &'static str },
     #[error(
-        "the commit is made and not pushed, because no plan could be shown: {why}. Push it with `{push}`, or take it back with \
+        "the commit is made and not pushed, because no plan could be shown: {why}. Push it with `git {push}`, or take it back with \
          `git reset --keep HEAD~1`"
     )]
     NoPlan { why: String, push: String },
@@ -128,10 +128,7 @@ pub async fn run(
         return Err(error.into());
     }
     say(format_args!("committed: {message}"))?;
-    let push = match &options.branch {
-        Some(branch) => format!("git push --set-upstream origin {branch}"),
-        None => "git push".to_owned(),
-    };
+    let push = git::push_words(options.branch.as_deref()).join(" ");
     match planned {
         Err(failure) if options.push => {
             let why = failure.to_string();
@@ -146,7 +143,7 @@ pub async fn run(
             Ok(ExitCode::SUCCESS)
         }
         Ok(()) => {
-            eprintln!("next: {push}");
+            eprintln!("next: git {push}");
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -12,8 +12,8 @@ pub enum GitError {
     Missing(#[source] std::io::Error),
     #[error("git {verb} failed: {said}")]
     Failed { verb: String, said: String },
-    #[error("the commit is made, and git push failed (see above). Push it with `git push`")]
-    NotPushed,
+    #[error("the commit is made, and the push failed (see above). Repeat it: `git {words}`")]
+    NotPushed { words: String },
     #[error("a temporary file can't be written: {0}")]
     Disk(#[from] std::io::Error),
 }
@@ -132,15 +132,25 @@ pub fn branch(dir: &Path) -> Result<Option<String>, GitError> {
     Ok((!name.is_empty()).then_some(name))
 }
 
-/// Pushes what is checked out to where it belongs; a new branch to `origin`. A person may be asked for a password.
-pub fn push(dir: &Path, new_branch: Option<&str>) -> Result<(), GitError> {
-    let mut git = Command::new("git");
-    git.current_dir(dir).arg("push");
+/// What git is told to push what is checked out to where it belongs; a new branch to `origin`.
+pub fn push_words(new_branch: Option<&str>) -> Vec<&str> {
+    let mut words = vec!["push"];
     if let Some(branch) = new_branch {
-        git.args(["--set-upstream", "origin", branch]);
+        words.extend(["--set-upstream", "origin", branch]);
     }
-    let status = git.status().map_err(GitError::Missing)?;
-    status.success().then_some(()).ok_or(GitError::NotPushed)
+    words
+}
+
+/// Pushes. A person may be asked for a password.
+pub fn push(dir: &Path, new_branch: Option<&str>) -> Result<(), GitError> {
+    let words = push_words(new_branch);
+    let mut git = Command::new("git");
+    let status = git.current_dir(dir).args(&words).status();
+    if status.map_err(GitError::Missing)?.success() {
+        return Ok(());
+    }
+    let words = words.join(" ");
+    Err(GitError::NotPushed { words })
 }
 
 /// What came from `base` to `theirs`, put into `mine`, and whether that went without a conflict. Conflicts are marked.

@@ -74,6 +74,8 @@ fn what_no_plan_was_shown_of_is_not_pushed() {
         text(&upgraded.stderr).contains("not pushed"),
         "{upgraded:?}"
     );
+    let advice = "`git push --set-upstream origin newer`";
+    assert!(text(&upgraded.stderr).contains(advice), "{upgraded:?}");
     assert_eq!(place.git(&["branch", "--show-current"]), "newer\n");
     let subject = ["log", "-1", "--format=%s"];
     assert_eq!(place.git(&subject), "Upgrade Kubernetes to 1.37\n");
