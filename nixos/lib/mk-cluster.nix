@@ -11,15 +11,23 @@ fabrik:
   k3s-nixpkgs ? inputs.k3s-nixpkgs or nixpkgs,
   # Modules of all nodes, of the servers, of all agents and of single pools, beside those in `nixos/`.
   modules ? { },
-  # The control plane is in no pool, so no server type says what it is.
-  servers-system ? "x86_64-linux",
+  # What the servers are, where `cluster.toml` has no `[servers]` whose types say it.
+  servers-system ? null,
   specialArgs ? { },
 }:
 let
   spec = import ./spec.nix (builtins.readFile (src + "/cluster.toml"));
 
+  serversSystem =
+    spec.servers.system or (if servers-system == null then "x86_64-linux" else servers-system);
+  systemFaults =
+    if servers-system == null || servers-system == serversSystem then
+      [ ]
+    else
+      [ "cluster.toml: [servers] server-types are ${serversSystem}, and `mkCluster` was told `servers-system = \"${servers-system}\"`: remove that argument" ];
+
   # The faults of cluster.toml end each look at what is made of it, all at once and before the module system sees any.
-  faults = spec.faults ++ (if spec.cluster.kubernetes.version == "" then [ ] else versionFaults) ++ strayFaults;
+  faults = spec.faults ++ systemFaults ++ (if spec.cluster.kubernetes.version == "" then [ ] else versionFaults) ++ strayFaults;
   checked = value: if faults == [ ] then value else throw ("\n" + builtins.concatStringsSep "\n" faults);
 
   k3s =
@@ -32,7 +40,7 @@ let
   # Of one architecture: a nixpkgs has the same releases for all of them.
   versionFaults =
     let
-      wanted = wantedK3s servers-system;
+      wanted = wantedK3s serversSystem;
     in
     if wanted ? fault then [ "cluster.toml: [kubernetes] version: ${wanted.fault}" ] else [ ];
 
@@ -110,7 +118,7 @@ let
   servers = system {
     role = "server";
     pool = "servers";
-    system = servers-system;
+    system = serversSystem;
     modules = found "servers" ++ given "servers";
   };
   agents = builtins.mapAttrs (
@@ -127,7 +135,7 @@ let
   first =
     { minor, ... }:
     let
-      old = (k3s servers-system).ofMinor (toString minor);
+      old = (k3s serversSystem).ofMinor (toString minor);
     in
     servers.extendModules {
       modules = [
@@ -151,7 +159,7 @@ let
       all: name:
       let
         machine = nixosConfigurations.${name};
-        architecture = if name == "servers" then servers-system else spec.pools.${name}.system;
+        architecture = if name == "servers" then serversSystem else spec.pools.${name}.system;
       in
       all // { ${architecture} = (all.${architecture} or { }) // { "${prefix}-${name}" = of machine; }; }
     ) { } (builtins.attrNames nixosConfigurations);
@@ -167,8 +175,8 @@ in
 
   # Each is the disk of a new node of that pool; `image` is that of a server.
   packages = images // {
-    ${servers-system} = images.${servers-system} // {
-      image = images.${servers-system}.image-servers;
+    ${serversSystem} = images.${serversSystem} // {
+      image = images.${serversSystem}.image-servers;
     };
   };
 

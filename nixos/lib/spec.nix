@@ -96,32 +96,47 @@ let
   architectureOf =
     type: if builtins.match "cax[0-9]+" type != null then "aarch64-linux" else "x86_64-linux";
 
-  pool =
-    name:
+  # What runs on those server types: `value.system`.
+  machines =
+    object: given:
     let
-      object = "[pools.${name}]";
-      given = (table "pools").value.${name};
       types = strings object given "server-types" "[\"cx33\"]";
       of = system: builtins.filter (type: architectureOf type == system) types.value;
       names = list: builtins.concatStringsSep ", " (map (type: "`${type}`") list);
       x86 = of "x86_64-linux";
       arm = of "aarch64-linux";
     in
-    if !isName name then
-      bad { } "${object} `${name}` is no name: use a-z, 0-9 and -, beginning with a letter"
-    else if name == "servers" then
-      bad { } "${object} `servers` is the control plane's own: call the pool otherwise, `workers` for one"
-    else if !builtins.isAttrs given then
-      bad { } "[pools] `${name}` must be ${kinds.set}, and is ${kind given}"
-    else if types.faults == [ ] && types.value == [ ] then
+    if types.faults == [ ] && types.value == [ ] then
       bad { } "${object} `server-types` is empty: name at least one, as in `server-types = [\"cx33\"]`"
     else if x86 != [ ] && arm != [ ] then
-      bad { } "${object} server-types: ${names x86} (x86_64) and ${names arm} (aarch64) can't run the one system of a pool: make two pools"
+      bad { } "${object} server-types: ${names x86} (x86_64) and ${names arm} (aarch64) can't run the one system of a pool: keep those of one architecture"
     else
       {
         inherit (types) faults;
         value.system = if arm != [ ] then "aarch64-linux" else "x86_64-linux";
       };
+
+  pool =
+    name:
+    let
+      object = "[pools.${name}]";
+      given = (table "pools").value.${name};
+    in
+    if !isName name then
+      bad { } "${object} `${name}` is no name: use a-z, 0-9 and -, beginning with a letter"
+    else if name == "servers" then
+      bad { } "${object} `servers` is the control plane's own: call the pool otherwise, `workers` for one; the servers are [servers]"
+    else if !builtins.isAttrs given then
+      bad { } "[pools] `${name}` must be ${kinds.set}, and is ${kind given}"
+    else
+      machines object given;
+
+  # Without the table they are a person's, and what they are is an argument of `mkCluster`.
+  servers =
+    if toml ? servers && (table "servers").faults == [ ] then
+      machines "[servers]" (table "servers").value
+    else
+      good { };
 
   pools = builtins.mapAttrs (name: _: pool name) (table "pools").value;
   keys = builtins.mapAttrs (
@@ -181,6 +196,7 @@ in
       "network"
       "firewall"
       "ssh-keys"
+      "servers"
       "pools"
       "secrets"
     ]
@@ -189,6 +205,7 @@ in
     ++ faultsOf network
     ++ faultsOf firewall
     ++ faultsOf keys
+    ++ servers.faults
     ++ faultsOf pools;
 
   # What `fabrik.cluster` of the modules takes.
@@ -199,6 +216,9 @@ in
     firewall = values firewall;
     ssh-keys = values keys;
   };
+
+  # { system = "x86_64-linux"; }, or nothing where `[servers]` is not there.
+  servers = servers.value;
 
   # { NAME.system = "x86_64-linux"; }
   pools = values pools;

@@ -43,6 +43,7 @@ pub fn against(ledger: &Ledger, candidate: &Candidate<'_>) -> Result<(), Vec<Dia
         None => faults.extend(other_name(candidate)),
     }
     faults.extend(ladder(ledger, candidate));
+    faults.extend(fewer_servers(candidate));
     faults.sort();
     // It is about the commit as a whole, so it comes first.
     faults.splice(0..0, rewind(ledger, candidate));
@@ -122,6 +123,24 @@ fn ladder(ledger: &Ledger, candidate: &Candidate<'_>) -> Option<Diagnostic> {
         object: "[kubernetes]".to_owned(),
         problem: format!("`version` {problem}"),
         remedy,
+    })
+}
+
+/// A server that goes takes its copy of etcd's data along: a number that was mistyped must not be enough.
+fn fewer_servers(candidate: &Candidate<'_>) -> Option<Diagnostic> {
+    let new = candidate.spec?.servers.as_ref()?;
+    let old = candidate.in_force?.servers.as_ref()?;
+    (new.count < old.count && !new.may_shrink).then(|| Diagnostic {
+        place: place_of(SPEC_FILE, candidate.text, "servers", "count"),
+        object: "[servers]".to_owned(),
+        problem: format!(
+            "`count` = {} takes servers away that are in force ({})",
+            new.count, old.count
+        ),
+        remedy: format!(
+            "write `count = {}` again, or `may-shrink = true` beside the smaller one",
+            old.count
+        ),
     })
 }
 
@@ -212,6 +231,37 @@ pods = "10.42.0.0/16"
                 "cluster.toml:2:8: [cluster]: `name` is `other`, and the cluster was founded as `demo`\n  → write `name = \"demo\"`, or push to the cluster that is meant"
             ]
         );
+    }
+
+    #[test]
+    fn fewer_servers_take_a_word() {
+        let servers = |lines: &str| {
+            let servers = "server-types = [\"cx33\"]\nlocations = [\"fsn1\"]";
+            format!("{TEXT}[servers]\n{servers}\n{lines}\n")
+        };
+        let old = spec::parse(SPEC_FILE, &servers("count = 5")).unwrap();
+        let judged = |lines: &str| {
+            let text = servers(lines);
+            let spec = spec::parse(SPEC_FILE, &text).unwrap();
+            let candidate = Candidate {
+                commit: &commit('b'),
+                founded: Some(&founded()),
+                descends: true,
+                spec: Some(&spec),
+                text: &text,
+                in_force: Some(&old),
+            };
+            let faults = against(&ledger(), &candidate).err().unwrap_or_default();
+            faults.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            judged("count = 3"),
+            [
+                "cluster.toml:12:9: [servers]: `count` = 3 takes servers away that are in force (5)\n  → write `count = 5` again, or `may-shrink = true` beside the smaller one"
+            ]
+        );
+        assert_eq!(judged("count = 3\nmay-shrink = true"), [""; 0]);
+        assert_eq!(judged("count = 7"), [""; 0]);
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub struct Spec {
     pub firewall: Firewall,
     /// Public keys by the name that their resource at Hetzner gets.
     pub ssh_keys: BTreeMap<String, String>,
+    /// The control plane's machines, where fabrik makes them; without it they are a person's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub servers: Option<Servers>,
     pub pools: BTreeMap<PoolName, Pool>,
     pub limits: Limits,
     #[serde(default)]
@@ -143,6 +146,21 @@ pub struct Network {
 pub struct Firewall {
     pub ssh_from: Vec<String>,
     pub api_from: Vec<String>,
+}
+
+/// The servers of the control plane, all alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Servers {
+    /// Odd: etcd with an even number of members bears the loss of no more of them (etcd.io, FAQ, "Why an odd number of
+    /// cluster members?").
+    pub count: u32,
+    /// Tried in order when stock runs out; the first is what is wanted.
+    pub server_types: Vec<String>,
+    /// Tried in order, for each server type.
+    pub locations: Vec<String>,
+    pub placement: PlacementStrategy,
+    /// A commit with a smaller count takes servers away. Without this word it is refused.
+    pub may_shrink: bool,
 }
 
 /// Workers that are all alike.

@@ -197,6 +197,7 @@ pub fn spec() -> Spec {
         },
         firewall: Firewall::default(),
         ssh_keys: BTreeMap::from([("alice".to_owned(), format!("{KEY} alice"))]),
+        servers: None,
         pools: BTreeMap::new(),
         update: fabrik_core::spec::Update::default(),
         nix: fabrik_core::spec::Nix::default(),

@@ -5,6 +5,7 @@ mod nix;
 mod pods;
 mod pool;
 mod secrets;
+mod servers;
 mod syntax;
 mod update;
 mod values;
@@ -75,13 +76,14 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
     let firewall = network::firewall(&mut root);
     let ssh_keys = ssh_keys(&mut root);
     let zone = network.as_ref().map(|network| network.zone.as_str());
+    let servers = servers::servers(&mut root, zone);
     let pools = pool::pools(&mut root, zone);
     let limits = limits(&mut root);
     let update = update::update(&mut root);
     let nix = nix::nix(&mut root);
     let secrets = secrets::secrets(&mut root, pools.as_ref());
     if let (Some(network), Some(pools)) = (&network, &pools) {
-        network::holds_all_nodes(reader, network, pools);
+        network::holds_all_nodes(reader, network, servers.as_ref(), pools);
     }
     root.finish();
     Some(Spec {
@@ -91,6 +93,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
         network: network?.into_network(),
         firewall: firewall?,
         ssh_keys,
+        servers,
         pools: pools?,
         limits: limits?,
         update: update?,

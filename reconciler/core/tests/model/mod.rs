@@ -73,6 +73,7 @@ impl Model {
             },
             firewall: Firewall::default(),
             ssh_keys: BTreeMap::from([("alice".to_owned(), "ssh-ed25519 AAAA".to_owned())]),
+            servers: None,
             pools: BTreeMap::from([(pool_name(), pool(count))]),
             limits: Limits {
                 creations_per_hour: 20_000,

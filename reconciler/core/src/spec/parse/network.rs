@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::cidr::{Cidr, CidrFault};
 use super::super::reader::{Reader, Table, Text};
-use super::super::{Firewall, Network, Pool};
+use super::super::{Firewall, Network, Pool, Servers};
 use crate::id::PoolName;
 
 /// Hetzner's smallest network (docs.hetzner.cloud, "Create a Network": `ip_range`).
@@ -80,8 +80,15 @@ pub fn firewall(root: &mut Table<'_>) -> Option<Firewall> {
 }
 
 /// The subnet has an address for each worker.
-pub fn holds_all_nodes(reader: &Reader<'_>, network: &Checked, pools: &BTreeMap<PoolName, Pool>) {
-    let wanted: u128 = pools.values().map(|pool| u128::from(pool.count)).sum();
+pub fn holds_all_nodes(
+    reader: &Reader<'_>,
+    network: &Checked,
+    servers: Option<&Servers>,
+    pools: &BTreeMap<PoolName, Pool>,
+) {
+    let counts = pools.values().map(|pool| pool.count);
+    let counts = counts.chain(servers.map(|servers| servers.count));
+    let wanted: u128 = counts.map(u128::from).sum();
     let free = network.nodes.cidr.size().saturating_sub(UNUSABLE_ADDRESSES);
     if wanted > free {
         let span = network.nodes.span.clone().unwrap_or(0..0);
@@ -89,7 +96,7 @@ pub fn holds_all_nodes(reader: &Reader<'_>, network: &Checked, pools: &BTreeMap<
             &span,
             "[network]",
             format!(
-                "`nodes` = {} has addresses for {free} servers at most, and the pools want {wanted}",
+                "`nodes` = {} has addresses for {free} servers at most, and {wanted} are wanted",
                 network.nodes.cidr
             ),
             "choose a larger subnet of `range`, or smaller counts",

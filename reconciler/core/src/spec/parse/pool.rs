@@ -67,7 +67,7 @@ pub fn pools(root: &mut Table<'_>, zone: Option<&str>) -> Option<BTreeMap<PoolNa
             table.fault(
                 &entry.key.span,
                 format!("the name `{SERVERS_POOL}` is the control plane's own"),
-                "call the pool otherwise, `workers` for one",
+                "call the pool otherwise, `workers` for one; the servers are [servers]",
             );
         }
         let pool = table
@@ -84,14 +84,7 @@ fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
     let server_types = server_types(&mut table, zone);
     let locations = locations(&mut table, zone);
     let image = image(&mut table);
-    let placement = choice(
-        &mut table,
-        "placement",
-        &[
-            ("spread", PlacementStrategy::Spread),
-            ("anywhere", PlacementStrategy::Anywhere),
-        ],
-    );
+    let placement = placement(&mut table);
     let labels = labels(&mut table);
     let taints = taints(&mut table);
     let max_unavailable = table.number("max-unavailable", 1..=MAX_COUNT, Some(1));
@@ -137,7 +130,7 @@ fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
     })
 }
 
-fn server_types(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>> {
+pub(super) fn server_types(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>> {
     let texts = table.required_strings("server-types", "[\"cx33\"]")?;
     for text in &texts {
         let retired = RETIRED.iter().find(|(retired, _)| *retired == text.value);
@@ -171,12 +164,12 @@ fn one_architecture(table: &mut Table<'_>, types: &[Text<'_>]) {
                 "`{}` (x86_64) and `{}` (aarch64) can't run the one system of a pool",
                 other.value, arm.value
             ),
-            "make two pools",
+            "keep those of one architecture, or make two pools of workers",
         );
     }
 }
 
-fn locations(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>> {
+pub(super) fn locations(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>> {
     let texts = table.required_strings("locations", "[\"fsn1\"]")?;
     for text in &texts {
         match (zone_of(text.value), zone) {
@@ -217,6 +210,17 @@ fn image(table: &mut Table<'_>) -> Option<String> {
         return None;
     }
     Some(text.value.to_owned())
+}
+
+pub(super) fn placement(table: &mut Table<'_>) -> Option<PlacementStrategy> {
+    choice(
+        table,
+        "placement",
+        &[
+            ("spread", PlacementStrategy::Spread),
+            ("anywhere", PlacementStrategy::Anywhere),
+        ],
+    )
 }
 
 /// One of a few words; the first is the default.
