@@ -6,7 +6,7 @@ use crate::diagnostic::{Diagnostic, Place};
 use crate::id::{ClusterName, CommitId};
 use crate::ladder::{self, Refusal};
 use crate::ledger::Ledger;
-use crate::spec::{Foundation, Spec, place_of, text_of};
+use crate::spec::{Foundation, K3sRelease, Spec, place_of, text_of};
 
 const SPEC_FILE: &str = "cluster.toml";
 
@@ -112,11 +112,14 @@ fn version_in_force<'a>(ledger: &'a Ledger, in_force: Option<&'a Spec>) -> Optio
         .or_else(remembered)
 }
 
-/// S4, as far as the commits alone tell.
+/// S4, as far as the commits and what they began tell. A minor that no server was told to start is not on the ladder yet:
+/// it is taken back as it came, and no rung to go on from.
 fn ladder(ledger: &Ledger, candidate: &Candidate<'_>) -> Option<Diagnostic> {
-    let from = version_in_force(ledger, candidate.in_force)?;
+    let in_force: K3sRelease = version_in_force(ledger, candidate.in_force)?.parse().ok()?;
+    let begun = ledger.begun_minor.filter(|minor| *minor < in_force.minor());
+    let from = begun.map_or(in_force, K3sRelease::Minor);
     let to = candidate.says("kubernetes", "version", |s| s.kubernetes.version.clone())?;
-    let step = ladder::refuse_step(from.parse().ok()?, to.parse().ok()?);
+    let step = ladder::refuse_step(from, to.parse().ok()?);
     let Refusal { problem, remedy } = step?;
     Some(Diagnostic {
         place: place_of(SPEC_FILE, candidate.text, "kubernetes", "version"),
@@ -147,7 +150,7 @@ fn fewer_servers(candidate: &Candidate<'_>) -> Option<Diagnostic> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Admitted;
+    use crate::ledger::{Admitted, Change};
     use crate::spec;
 
     const TEXT: &str = r#"[cluster]
@@ -231,6 +234,44 @@ pods = "10.42.0.0/16"
                 "cluster.toml:2:8: [cluster]: `name` is `other`, and the cluster was founded as `demo`\n  → write `name = \"demo\"`, or push to the cluster that is meant"
             ]
         );
+    }
+
+    #[test]
+    fn a_minor_that_no_server_has_begun_is_taken_back_and_not_gone_on_from() {
+        let mut ledger = ledger();
+        let next = TEXT.replace("1.36.3", "1.37.0");
+        let admit = Change::Admit {
+            commit: commit('b'),
+            foundation: spec::parse(SPEC_FILE, &next).unwrap().foundation(),
+            kubernetes: "1.37.0+k3s1".to_owned(),
+        };
+        ledger.apply(&admit, jiff::Timestamp::UNIX_EPOCH);
+        let in_force = spec::parse(SPEC_FILE, &next).unwrap();
+        let judged = |ledger: &Ledger, version: &str| {
+            let text = TEXT.replace("1.36.3", version);
+            let candidate = Candidate {
+                commit: &commit('c'),
+                founded: Some(&founded()),
+                descends: true,
+                spec: Some(&spec::parse(SPEC_FILE, &text).unwrap()),
+                text: &text,
+                in_force: Some(&in_force),
+            };
+            let faults = against(ledger, &candidate).err().unwrap_or_default();
+            let problems = faults.into_iter().map(|fault| fault.problem);
+            problems.collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(judged(&ledger, "1.36.3"), "");
+        assert_eq!(
+            judged(&ledger, "1.38.0"),
+            "`version` skips from 1.36 to 1.38.0+k3s1"
+        );
+        ledger.begun_minor = Some(37);
+        assert_eq!(
+            judged(&ledger, "1.36.3"),
+            "`version` goes back from 1.37.0+k3s1 to 1.36.3+k3s1"
+        );
+        assert_eq!(judged(&ledger, "1.38.0"), "");
     }
 
     #[test]

@@ -12,8 +12,9 @@ use crate::id::{
     AgeRecipient, BootId, ClusterId, CommitId, IntentId, NodeName, PoolName, ServerId, StorePath,
     Uid,
 };
+use crate::names::SERVERS_POOL;
 use crate::observed::Role;
-use crate::spec::Foundation;
+use crate::spec::{Foundation, K3sRelease};
 use crate::system::{Denied, Lapses, Needs, Pace};
 
 pub use self::ticket::{Ending, Purpose, Reason, Ticket};
@@ -63,6 +64,10 @@ pub struct Ledger {
     /// The number of the next ticket for an update.
     #[serde(default)]
     pub next_ticket: u64,
+    /// The newest k3s minor that a server was told to start: its data may be that one's from then on. None until a commit
+    /// wants another minor than the one before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_minor: Option<u32>,
     /// Systems that a node tried and left.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub denied: BTreeMap<StorePath, Denied>,
@@ -231,6 +236,7 @@ impl Ledger {
             resting: BTreeMap::new(),
             sequence: 0,
             next_ticket: 0,
+            begun_minor: None,
             denied: BTreeMap::new(),
             lapses: BTreeMap::new(),
             pace: BTreeMap::new(),
@@ -288,6 +294,11 @@ impl Ledger {
         !self.intents.is_empty() || self.tickets.values().any(|t| t.leave().is_some())
     }
 
+    fn minor_in_force(&self) -> Option<u32> {
+        let version = self.admitted.as_ref()?.kubernetes.as_deref()?;
+        version.parse::<K3sRelease>().ok().map(K3sRelease::minor)
+    }
+
     /// Does what `change` says. A change that no longer fits (its subject is gone) changes nothing.
     #[allow(
         clippy::too_many_lines,
@@ -300,11 +311,16 @@ impl Ledger {
                 foundation,
                 kubernetes,
             } => {
+                // Before another minor is in force, the one that was is what servers have at most.
+                let before = self.minor_in_force();
                 self.admitted = Some(Admitted {
                     commit: commit.clone(),
                     at: now,
                     kubernetes: Some(kubernetes.clone()),
                 });
+                if self.begun_minor.is_none() && before != self.minor_in_force() {
+                    self.begun_minor = before;
+                }
                 self.foundation.get_or_insert_with(|| foundation.clone());
                 // Seconds, so that a ledger that was restored from an old snapshot says nothing that nodes would refuse.
                 let seconds = u64::try_from(now.as_second()).unwrap_or(0);
@@ -432,6 +448,14 @@ impl Ledger {
                 if let Some(update) = self.tickets.get_mut(id).and_then(Ticket::update_mut) {
                     update.ordered = Some(*at);
                     update.deadline = Some(*deadline);
+                    let minor = update.kubernetes.minor;
+                    if self
+                        .tickets
+                        .get(id)
+                        .is_some_and(|t| t.pool.as_str() == SERVERS_POOL)
+                    {
+                        self.begun_minor = self.begun_minor.max(Some(minor));
+                    }
                 }
             }
             Change::Unordered { id } => {

@@ -43,7 +43,9 @@ fn a_minor_takes_a_snapshot_first_and_moves_etcd_s_leader_away() {
     let mut world = World::new(3, 2, 1);
     world.needs = Needs::Switch;
     world.want("next", "1.37.0+k3s1");
+    assert!(world.observed.ledger.begun_minor < Some(37));
     world.settle("next");
+    assert_eq!(world.observed.ledger.begun_minor, Some(37));
     let at = |what: &str| {
         world
             .log

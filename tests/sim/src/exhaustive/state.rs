@@ -148,6 +148,7 @@ fn ledger(ledger: &Ledger, into: &mut impl Hasher) {
         cluster: _,
         foundation: _,
         admitted: _,
+        begun_minor: _,
         sequence: _,
         pace: _,
         // The next number is higher than all that there are.
