@@ -31,6 +31,11 @@ in
         ssh-from = texts "`[firewall] ssh-from`.";
         api-from = texts "`[firewall] api-from`.";
       };
+      api.name = lib.mkOption {
+        type = lib.types.nullOr lib.types.str;
+        default = null;
+        description = "`[api] name`: a DNS name that leads to the API servers.";
+      };
       ssh-keys = lib.mkOption {
         type = lib.types.attrsOf lib.types.str;
         default = { };

@@ -41,6 +41,7 @@ in
         # Secrets are encrypted in etcd and in its snapshots.
         "--secrets-encryption"
       ]
+      ++ lib.optional (cfg.cluster.api.name != null) "--tls-san=${cfg.cluster.api.name}"
       ++ (
         if cfg.cni == "flannel" then
           [ "--flannel-backend=vxlan" ]

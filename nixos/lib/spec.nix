@@ -92,6 +92,13 @@ let
     else
       bad "" "[kubernetes] version: `${given.value}` is neither a minor like `1.36` nor a release of k3s like `1.36.3+k3s1`";
 
+  api.name = read {
+    object = "[api]";
+    table = (table "api").value;
+    key = "name";
+    type = "string";
+  };
+
   # Hetzner's CAX are Ampere Altra; all others are of Intel or AMD (docs.hetzner.cloud, "Server types").
   architectureOf =
     type: if builtins.match "cax[0-9]+" type != null then "aarch64-linux" else "x86_64-linux";
@@ -195,6 +202,7 @@ in
       "kubernetes"
       "network"
       "firewall"
+      "api"
       "ssh-keys"
       "servers"
       "pools"
@@ -204,6 +212,7 @@ in
     ++ version.faults
     ++ faultsOf network
     ++ faultsOf firewall
+    ++ faultsOf api
     ++ faultsOf keys
     ++ servers.faults
     ++ faultsOf pools;
@@ -214,6 +223,7 @@ in
     kubernetes.version = version.value;
     network = values network;
     firewall = values firewall;
+    api = values api;
     ssh-keys = values keys;
   };
 

@@ -41,6 +41,11 @@ pub enum Effect {
         name: String,
         pool: PoolName,
     },
+    CreateLoadBalancer(NewLoadBalancer),
+    DeleteLoadBalancer {
+        load_balancer: u64,
+        name: String,
+    },
     /// Makes the intent's join token where there is none, and then the server.
     CreateServer(NewServer),
     /// The intent's token is of no more use.
@@ -143,6 +148,17 @@ pub struct NewServer {
     pub node_taints: Vec<String>,
 }
 
+/// A load balancer in the cluster's network that sends port 6443 to the servers there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewLoadBalancer {
+    pub name: String,
+    pub kind: String,
+    pub location: String,
+    pub network: u64,
+    pub public: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Choice {
@@ -174,6 +190,8 @@ impl Effect {
             Self::SetFirewallRules { .. } => "set-firewall-rules",
             Self::CreateSshKey { .. } => "create-ssh-key",
             Self::CreatePlacementGroup { .. } => "create-placement-group",
+            Self::CreateLoadBalancer(_) => "create-load-balancer",
+            Self::DeleteLoadBalancer { .. } => "delete-load-balancer",
             Self::CreateServer(_) => "create-server",
             Self::RevokeToken { .. } => "revoke-token",
             Self::LabelNode { .. } => "label-node",
@@ -219,7 +237,9 @@ impl Effect {
             | Self::CreateFirewall { name, .. }
             | Self::SetFirewallRules { name, .. }
             | Self::CreateSshKey { name, .. }
-            | Self::CreatePlacementGroup { name, .. } => name.clone(),
+            | Self::CreatePlacementGroup { name, .. }
+            | Self::DeleteLoadBalancer { name, .. } => name.clone(),
+            Self::CreateLoadBalancer(new) => new.name.clone(),
             Self::CreateServer(server) => server.name.to_string(),
             Self::RevokeToken { intent } => intent.to_string(),
             Self::LabelNode { node, .. }

@@ -1,9 +1,10 @@
-//! What servers stand on at Hetzner: the network, the firewall, the SSH keys and the placement groups.
+//! What servers stand on at Hetzner: the network, the firewall, the SSH keys, the placement groups and what leads to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Desired;
 use crate::effect::Effect;
+use crate::endpoint;
 use crate::hold::{Hold, HoldReason};
 use crate::id::PoolName;
 use crate::observed::{FirewallRule, Observed};
@@ -44,6 +45,7 @@ pub fn step(desired: &Desired, observed: &Observed) -> Step {
         _ => {}
     }
     step.effects.extend(missing_ssh_keys(spec, observed));
+    step.extend(endpoint::step(desired, observed));
     step
 }
 

@@ -160,8 +160,26 @@ pub struct Hetzner {
     pub ssh_keys: BTreeMap<String, SshKeyResource>,
     /// By name.
     pub placement_groups: BTreeMap<String, PlacementGroup>,
+    /// The one before the API servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
     /// Names that we want and that somebody else's resource has: what it is and whose.
     pub taken: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancer {
+    pub id: u64,
+    pub name: String,
+    /// Hetzner's word for its size.
+    pub kind: String,
+    pub location: String,
+    pub public: bool,
+    /// What it is reached by: its public address, or the one in the network where it has no public one.
+    pub address: Option<String>,
+    /// It sends port 6443 to the cluster's servers, by the network.
+    pub leads_to_servers: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,6 +33,8 @@ pub struct Spec {
     pub hetzner: Hetzner,
     pub network: Network,
     pub firewall: Firewall,
+    #[serde(default)]
+    pub api: Api,
     /// Public keys by the name that their resource at Hetzner gets.
     pub ssh_keys: BTreeMap<String, String>,
     /// The control plane's machines, where fabrik makes them; without it they are a person's.
@@ -146,6 +148,25 @@ pub struct Network {
 pub struct Firewall {
     pub ssh_from: Vec<String>,
     pub api_from: Vec<String>,
+}
+
+/// How people and programs from outside reach the API servers. Nodes know each server by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Api {
+    pub load_balancer: Option<LoadBalancer>,
+    /// A DNS name of the user's that leads there; the servers' certificates bear it.
+    pub name: Option<String>,
+}
+
+/// A load balancer of Hetzner's before the API servers, in the cluster's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadBalancer {
+    /// Hetzner's word for its size, `lb11` for one.
+    pub kind: String,
+    pub location: String,
+    /// Whether it can be reached from the internet, by everybody: Hetzner's firewalls stand before servers alone
+    /// (docs.hetzner.com, "Firewalls", FAQ).
+    pub public: bool,
 }
 
 /// The servers of the control plane, all alike.

@@ -106,6 +106,9 @@ pub struct FabrikClusterStatus {
     pub systems: Vec<SystemStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutStatus>,
+    /// Where the API servers are reached from outside, where one address leads to all of them: a URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
     /// The Node of the leader.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use fabrik_core::id::{ClusterId, IntentId, NodeName, PoolName, ServerId};
-use fabrik_core::names::{CLUSTER_LABEL, INTENT_LABEL, POOL_LABEL, ROLE_LABEL};
-use fabrik_core::observed::{FirewallRule, Power, Role, Server};
+use fabrik_core::names::{API_PORT, CLUSTER_LABEL, INTENT_LABEL, POOL_LABEL, ROLE_LABEL};
+use fabrik_core::observed::{FirewallRule, LoadBalancer, Power, Role, Server};
 use serde_json::{Value, json};
 
 use super::wire::{self, Labels, Resource};
@@ -113,6 +113,35 @@ pub fn power(status: &str) -> Power {
         "running" => Power::Running,
         "off" => Power::Off,
         _ => Power::Changing,
+    }
+}
+
+/// The control plane's machines, as a target of a load balancer says it.
+pub fn servers_selector(cluster: &ClusterId) -> String {
+    format!("{CLUSTER_LABEL}={cluster},{ROLE_LABEL}=server")
+}
+
+pub fn load_balancer(wire: &wire::LoadBalancer, cluster: &ClusterId) -> LoadBalancer {
+    let selector = servers_selector(cluster);
+    let to_api = |service: &wire::Service| {
+        service.protocol == "tcp"
+            && (service.listen_port, service.destination_port) == (API_PORT, API_PORT)
+    };
+    let to_servers =
+        |target: &wire::Target| target.label_selector.selector == selector && target.use_private_ip;
+    let address = if wire.public_net.enabled {
+        Some(&wire.public_net.ipv4)
+    } else {
+        wire.private_net.first()
+    };
+    LoadBalancer {
+        id: wire.id,
+        name: wire.name.clone(),
+        kind: wire.kind.name.clone(),
+        location: wire.location.name.clone(),
+        public: wire.public_net.enabled,
+        address: address.and_then(|address| address.ip.clone()),
+        leads_to_servers: wire.services.iter().any(to_api) && wire.targets.iter().any(to_servers),
     }
 }
 

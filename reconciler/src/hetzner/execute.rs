@@ -3,6 +3,7 @@
 //! Nothing is waited for: what an action did is observed later. A write whose reply was lost is an error here, and
 //! the next observation finds what it did by its labels.
 
+mod load_balancer;
 mod server;
 
 use fabrik_core::effect::Effect;
@@ -75,6 +76,11 @@ pub async fn execute(
         Effect::CreatePlacementGroup { name, pool } => {
             create_placement_group(client, cluster, name, pool).await
         }
+        Effect::CreateLoadBalancer(new) => load_balancer::make(client, new, cluster).await,
+        Effect::DeleteLoadBalancer {
+            load_balancer: id,
+            name,
+        } => load_balancer::delete(client, *id, name, cluster).await,
         Effect::CreateServer(new) => server::create(client, new, context).await,
         Effect::PowerOff { server } => server::power_off(client, server, cluster).await,
         Effect::Reset { server } => server::reset(client, server, cluster).await,
@@ -191,6 +197,14 @@ async fn settle_collision<T: Resource>(
 fn created(answer: &Answer, kind: &str) -> Result<Outcome, HetznerError> {
     let created = answer.field::<Created>(kind)?;
     Ok(Outcome::Created(created.id))
+}
+
+fn gone_is_fine(result: Result<(), HetznerError>) -> Result<Outcome, HetznerError> {
+    match result {
+        Ok(()) => Ok(Outcome::Done),
+        Err(HetznerError::NotFound { .. }) => Ok(Outcome::AlreadyGone),
+        Err(error) => Err(error),
+    }
 }
 
 /// All that is read of a create's answer: the less, the less can make a success look like a failure.

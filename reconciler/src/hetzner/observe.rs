@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fabrik_core::id::{ClusterId, ServerId};
 use fabrik_core::ledger::Ledger;
-use fabrik_core::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION};
+use fabrik_core::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION, api_load_balancer};
 use fabrik_core::observed::{FirewallResource, Hetzner, PlacementGroup, Resource, SshKeyResource};
 use fabrik_core::spec::Spec;
 use futures::future::try_join_all;
@@ -27,12 +27,13 @@ pub async fn observe(
     confirmed_gone: &BTreeSet<ServerId>,
 ) -> Result<Hetzner, HetznerError> {
     let selector = ("label_selector", format!("{CLUSTER_LABEL}=={cluster}"));
-    let (servers, networks, firewalls, keys, groups) = try_join!(
+    let (servers, networks, firewalls, keys, groups, load_balancers) = try_join!(
         client.list::<wire::Server>(Some(selector), Purpose::Observe),
         client.list::<wire::Network>(None, Purpose::Observe),
         client.list::<wire::Firewall>(None, Purpose::Observe),
         client.list::<wire::SshKey>(None, Purpose::Observe),
         client.list::<wire::PlacementGroup>(None, Purpose::Observe),
+        client.list::<wire::LoadBalancer>(None, Purpose::Observe),
     )?;
 
     let mut seen = Hetzner::default();
@@ -50,6 +51,13 @@ pub async fn observe(
         name: f.name.clone(),
         rules: f.rules.iter().map(convert::rule).collect(),
     });
+    let api = api_load_balancer(&spec.name);
+    seen.load_balancer = named(&load_balancers, &api, cluster, &mut taken)
+        .map(|found| convert::load_balancer(found, cluster));
+    if spec.api.load_balancer.is_none() {
+        // Somebody else's is in nobody's way.
+        taken.remove(&api);
+    }
     for (name, line) in &spec.ssh_keys {
         let resource_name = format!("{wanted}-{name}");
         if let Some(key) = ssh_key(&keys, &resource_name, line, cluster, &mut taken) {

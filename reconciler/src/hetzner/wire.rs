@@ -98,6 +98,69 @@ pub struct PlacementGroup {
     pub labels: Labels,
 }
 
+#[derive(Debug, Deserialize)]
+pub struct LoadBalancer {
+    pub id: u64,
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub labels: Labels,
+    #[serde(
+        default,
+        rename = "load_balancer_type",
+        deserialize_with = "or_default"
+    )]
+    pub kind: Named,
+    #[serde(default, deserialize_with = "or_default")]
+    pub location: Named,
+    #[serde(default, deserialize_with = "or_default")]
+    pub public_net: PublicNet,
+    #[serde(default, deserialize_with = "or_default")]
+    pub private_net: Vec<Address>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub services: Vec<Service>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub targets: Vec<Target>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct PublicNet {
+    #[serde(default, deserialize_with = "or_default")]
+    pub enabled: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    pub ipv4: Address,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Address {
+    #[serde(default, deserialize_with = "or_default")]
+    pub ip: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Service {
+    #[serde(default, deserialize_with = "or_default")]
+    pub protocol: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub listen_port: u16,
+    #[serde(default, deserialize_with = "or_default")]
+    pub destination_port: u16,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Target {
+    #[serde(default, deserialize_with = "or_default")]
+    pub label_selector: Selector,
+    #[serde(default, deserialize_with = "or_default")]
+    pub use_private_ip: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Selector {
+    #[serde(default, deserialize_with = "or_default")]
+    pub selector: String,
+}
+
 /// The part of a list that says how much of it there is.
 #[derive(Debug, Deserialize)]
 pub struct Meta {
@@ -154,6 +217,7 @@ resource!(Network, "networks", "network");
 resource!(Firewall, "firewalls", "firewall");
 resource!(SshKey, "ssh_keys", "ssh_key");
 resource!(PlacementGroup, "placement_groups", "placement_group");
+resource!(LoadBalancer, "load_balancers", "load_balancer");
 
 fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

@@ -10,6 +10,7 @@ use fabrik_core::guard;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{CommitId, PoolName};
 use fabrik_core::ledger::Ticket;
+use fabrik_core::names::API_PORT;
 use fabrik_core::observed::Observed;
 use fabrik_core::pool;
 use fabrik_core::rollout;
@@ -104,9 +105,21 @@ pub fn compute(
         units: Some(units),
         systems,
         rollout,
+        api: seen.map_or_else(
+            || before.api.clone(),
+            |(desired, observed)| api(desired, observed),
+        ),
         leader: Some(facts.leader.clone()),
         message: Some(shorten(&verdict.message)),
     }
+}
+
+/// The user's DNS name, else the load balancer's address.
+fn api(desired: &Desired, observed: &Observed) -> Option<String> {
+    let load_balancer = observed.hetzner.load_balancer.as_ref();
+    let address = load_balancer.and_then(|lb| lb.address.as_ref());
+    let host = desired.spec.api.name.as_ref().or(address)?;
+    Some(format!("https://{host}:{API_PORT}"))
 }
 
 /// Keeps the status small; the log has them all. `systems` has a line for each node, so nodes go last.

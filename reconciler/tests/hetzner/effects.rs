@@ -1,7 +1,7 @@
 //! Each effect, and what is there afterwards.
 
 use fabrik::hetzner::{HetznerError, Outcome};
-use fabrik_core::effect::{Choice, Effect};
+use fabrik_core::effect::{Choice, Effect, NewLoadBalancer};
 use fabrik_core::observed::FirewallRule;
 use serde_json::json;
 
@@ -170,6 +170,52 @@ async fn a_type_that_is_none_is_no_matter_of_stock() {
         panic!("{error}")
     };
     assert_eq!(tried, "cx3 in nbg1, cx30 in nbg1, cx33 in nbg1");
+}
+
+#[tokio::test]
+async fn the_load_balancer_leads_to_servers_alone_and_goes_only_when_it_is_ours() {
+    let bed = Bed::start().await;
+    let new = NewLoadBalancer {
+        name: "demo-api".to_owned(),
+        kind: "lb11".to_owned(),
+        location: "fsn1".to_owned(),
+        network: bed.create_network().await,
+        public: true,
+    };
+    let id = create(&bed, &Effect::CreateLoadBalancer(new.clone())).await;
+    let seen = bed.observe().await.unwrap().load_balancer.unwrap();
+    assert_eq!(
+        (seen.id, seen.kind.as_str(), seen.location.as_str()),
+        (id, "lb11", "fsn1")
+    );
+    assert!(seen.public && seen.leads_to_servers);
+    let shown = &bed.control("state").await["load_balancers"][0];
+    assert_eq!(
+        seen.address.as_deref(),
+        shown["public_net"]["ipv4"]["ip"].as_str()
+    );
+    let selector = format!("fabrik.dev/cluster={},fabrik.dev/role=server", bed.cluster);
+    assert_eq!(shown["targets"][0]["label_selector"]["selector"], selector);
+    let again = bed.execute(&Effect::CreateLoadBalancer(new)).await;
+    assert_eq!(again, Ok(Outcome::Found(id)));
+
+    let theirs = json!({"name": "theirs", "load_balancer_type": "lb11", "location": "fsn1"});
+    let theirs = bed.post("load_balancers", theirs).await["load_balancer"]["id"]
+        .as_u64()
+        .unwrap();
+    let delete = |load_balancer, name: &str| Effect::DeleteLoadBalancer {
+        load_balancer,
+        name: name.to_owned(),
+    };
+    let refused = bed.execute(&delete(theirs, "theirs")).await;
+    assert!(
+        matches!(refused, Err(HetznerError::NotOurs { .. })),
+        "{refused:?}"
+    );
+    let deleted = delete(id, "demo-api");
+    assert_eq!(bed.execute(&deleted).await, Ok(Outcome::Done));
+    assert_eq!(bed.execute(&deleted).await, Ok(Outcome::AlreadyGone));
+    assert_eq!(bed.observe().await.unwrap().load_balancer, None);
 }
 
 async fn create(bed: &Bed, effect: &Effect) -> u64 {

@@ -7,7 +7,7 @@ use fabrik_core::effect::{Choice, Effect, NewServer};
 use fabrik_core::id::{ClusterId, IntentId, NodeName, ServerId};
 use fabrik_core::ledger::{Change, Ledger};
 use fabrik_core::observed::Hetzner;
-use fabrik_core::spec::{Firewall, Kubernetes, Limits, Network, SecretRef, Spec};
+use fabrik_core::spec::{Api, Firewall, Kubernetes, Limits, Network, SecretRef, Spec};
 use hetzner_emulator::{Emulator, Options};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -197,6 +197,7 @@ pub fn spec() -> Spec {
         },
         firewall: Firewall::default(),
         ssh_keys: BTreeMap::from([("alice".to_owned(), format!("{KEY} alice"))]),
+        api: Api::default(),
         servers: None,
         pools: BTreeMap::new(),
         update: fabrik_core::spec::Update::default(),

@@ -103,7 +103,7 @@ pub fn is_name(name: &str) -> bool {
             .all(|c| edge(c) || matches!(c, '-' | '_' | '.'))
 }
 
-fn is_subdomain(prefix: &str) -> bool {
+pub fn is_subdomain(prefix: &str) -> bool {
     let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     (1..=PREFIX_MAX_CHARS).contains(&prefix.len())
         && prefix.split('.').all(|label| {

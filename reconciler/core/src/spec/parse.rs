@@ -1,5 +1,6 @@
 //! From the text of `cluster.toml` to a `Spec`, or to all that is wrong with it.
 
+mod api;
 mod network;
 mod nix;
 mod pods;
@@ -77,6 +78,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
     let ssh_keys = ssh_keys(&mut root);
     let zone = network.as_ref().map(|network| network.zone.as_str());
     let servers = servers::servers(&mut root, zone);
+    let api = api::api(&mut root, zone, firewall.as_ref());
     let pools = pool::pools(&mut root, zone);
     let limits = limits(&mut root);
     let update = update::update(&mut root);
@@ -92,6 +94,7 @@ fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
         hetzner: hetzner?,
         network: network?.into_network(),
         firewall: firewall?,
+        api: api?,
         ssh_keys,
         servers,
         pools: pools?,

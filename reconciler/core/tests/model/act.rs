@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use fabrik_core::effect::Effect;
 use fabrik_core::id::ServerId;
 use fabrik_core::observed::{
-    FirewallResource, PlacementGroup, Pod, PodKind, Power, Resource, Role, Server, SshKeyResource,
+    FirewallResource, LoadBalancer, PlacementGroup, Pod, PodKind, Power, Resource, Role, Server,
+    SshKeyResource,
 };
 use fabrik_core::spec::LocalData;
 use jiff::SignedDuration;
@@ -77,6 +78,18 @@ impl Model {
                 };
                 there.placement_groups.insert(name.clone(), group);
             }
+            Effect::CreateLoadBalancer(new) => {
+                there.load_balancer = Some(LoadBalancer {
+                    id,
+                    name: new.name.clone(),
+                    kind: new.kind.clone(),
+                    location: new.location.clone(),
+                    public: new.public,
+                    address: Some("203.0.113.9".to_owned()),
+                    leads_to_servers: true,
+                });
+            }
+            Effect::DeleteLoadBalancer { .. } => there.load_balancer = None,
             // Hetzner refuses a name that is in use, listed or not.
             Effect::CreateServer(new)
                 if self.away.values().any(|s| s.name == new.name.as_str()) => {}

@@ -73,6 +73,7 @@ impl Model {
             },
             firewall: Firewall::default(),
             ssh_keys: BTreeMap::from([("alice".to_owned(), "ssh-ed25519 AAAA".to_owned())]),
+            api: fabrik_core::spec::Api::default(),
             servers: None,
             pools: BTreeMap::from([(pool_name(), pool(count))]),
             limits: Limits {

@@ -117,6 +117,9 @@ impl Page {
                 heard.unwrap_or_default()
             ));
         }
+        if let Some(api) = &status.api {
+            self.line(format!("api        {api}"));
+        }
         // A refusal is told whole further down.
         let told_below = |_: &&str| status.refused.is_none();
         if let Some(message) = status

@@ -56,6 +56,7 @@ pub struct ClusterStatus {
     /// Each node that has a system to run.
     pub systems: Vec<SystemStatus>,
     pub rollout: Option<RolloutStatus>,
+    pub api: Option<String>,
     pub leader: Option<String>,
     pub message: Option<String>,
 }

@@ -6,7 +6,7 @@ use fabrik_core::observed::Power;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Context, Outcome, created, settle_collision, write};
+use super::{Context, Outcome, created, gone_is_fine, settle_collision, write};
 use crate::hetzner::client::{Client, Purpose};
 use crate::hetzner::convert;
 use crate::hetzner::error::{FieldError, HetznerError, RequestId};
@@ -158,14 +158,6 @@ async fn found(
             what: what.to_owned(),
             problem,
         }),
-    }
-}
-
-fn gone_is_fine(result: Result<(), HetznerError>) -> Result<Outcome, HetznerError> {
-    match result {
-        Ok(()) => Ok(Outcome::Done),
-        Err(HetznerError::NotFound { .. }) => Ok(Outcome::AlreadyGone),
-        Err(error) => Err(error),
     }
 }
 

@@ -142,7 +142,9 @@ impl World {
             | Effect::CreateNetwork { .. }
             | Effect::CreateFirewall { .. }
             | Effect::CreateSshKey { .. }
-            | Effect::CreatePlacementGroup { .. } => {}
+            | Effect::CreatePlacementGroup { .. }
+            | Effect::CreateLoadBalancer(_)
+            | Effect::DeleteLoadBalancer { .. } => {}
         }
     }
 

@@ -172,30 +172,37 @@ fn one_architecture(table: &mut Table<'_>, types: &[Text<'_>]) {
 pub(super) fn locations(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>> {
     let texts = table.required_strings("locations", "[\"fsn1\"]")?;
     for text in &texts {
-        match (zone_of(text.value), zone) {
-            (Some(its_zone), Some(zone)) if its_zone != zone => {
-                table.fault(
-                    &text.span,
-                    format!(
-                        "`{}` is in the network zone {its_zone}, and the network in {zone}",
-                        text.value
-                    ),
-                    format!(
-                        "use locations of {zone}, or `zone = \"{its_zone}\"` in [network] of a new cluster"
-                    ),
-                );
-            }
-            (None, _) if !is_location(text.value) => {
-                table.fault(
-                    &text.span,
-                    format!("`{}` is not a location", text.value),
-                    "use one of Hetzner's: fsn1, nbg1, hel1, ash, hil, sin",
-                );
-            }
-            _ => {}
-        }
+        check_location(table, text, zone);
     }
     Some(once_each(table, &texts))
+}
+
+/// Whether servers there can be in the cluster's network; a fault is noted where not.
+pub(super) fn check_location(table: &Table<'_>, text: &Text<'_>, zone: Option<&str>) -> bool {
+    match (zone_of(text.value), zone) {
+        (Some(its_zone), Some(zone)) if its_zone != zone => {
+            table.fault(
+                &text.span,
+                format!(
+                    "`{}` is in the network zone {its_zone}, and the network in {zone}",
+                    text.value
+                ),
+                format!(
+                    "use locations of {zone}, or `zone = \"{its_zone}\"` in [network] of a new cluster"
+                ),
+            );
+            false
+        }
+        (None, _) if !is_location(text.value) => {
+            table.fault(
+                &text.span,
+                format!("`{}` is not a location", text.value),
+                "use one of Hetzner's: fsn1, nbg1, hel1, ash, hil, sin",
+            );
+            false
+        }
+        _ => true,
+    }
 }
 
 fn image(table: &mut Table<'_>) -> Option<String> {
@@ -304,7 +311,7 @@ fn once_each(table: &Table<'_>, texts: &[Text<'_>]) -> Vec<String> {
     texts.iter().map(|text| text.value.to_owned()).collect()
 }
 
-fn is_letters_then_digits(text: &str) -> bool {
+pub(super) fn is_letters_then_digits(text: &str) -> bool {
     let letters = text.trim_end_matches(|c: char| c.is_ascii_digit());
     !letters.is_empty()
         && letters.len() < text.len()

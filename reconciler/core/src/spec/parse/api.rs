@@ -1,0 +1,80 @@
+//! `[api]`.
+
+use super::super::kubernetes_syntax::is_subdomain;
+use super::super::reader::{Table, Text};
+use super::super::{Api, Firewall, LoadBalancer};
+use super::pool::{check_location, is_letters_then_digits};
+use super::values::flag;
+
+const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
+
+/// `None` only when a fault was noted.
+pub fn api(root: &mut Table<'_>, zone: Option<&str>, firewall: Option<&Firewall>) -> Option<Api> {
+    let mut table = root.table("api", "[api]");
+    let name = match table.get("name") {
+        None => Some(None),
+        Some(entry) => table
+            .as_string(&entry)
+            .and_then(|text| dns_name(&table, &text))
+            .map(Some),
+    };
+    let load_balancer = match table.get("load-balancer") {
+        None => Some(None),
+        Some(entry) => table
+            .as_table(&entry, "[api.load-balancer]")
+            .and_then(|table| load_balancer(table, zone, firewall))
+            .map(Some),
+    };
+    table.finish();
+    Some(Api {
+        load_balancer: load_balancer?,
+        name: name?,
+    })
+}
+
+fn dns_name(table: &Table<'_>, text: &Text<'_>) -> Option<String> {
+    // An address has no letters, and k3s takes it for one.
+    let is_name = is_subdomain(text.value) && text.value.contains(|c: char| c.is_ascii_lowercase());
+    if !is_name {
+        let problem = format!("`{}` is no DNS name", text.value);
+        table.fault(&text.span, problem, "write it like `api.example.com`");
+    }
+    is_name.then(|| text.value.to_owned())
+}
+
+fn load_balancer(
+    mut table: Table<'_>,
+    zone: Option<&str>,
+    firewall: Option<&Firewall>,
+) -> Option<LoadBalancer> {
+    let kind = table.required_string("type", "\"lb11\"").filter(|text| {
+        let fits = text.value.starts_with("lb") && is_letters_then_digits(text.value);
+        if !fits {
+            let problem = format!("`{}` is no type of a load balancer", text.value);
+            table.fault(&text.span, problem, "use `lb11`, `lb21` or `lb31`");
+        }
+        fits
+    });
+    let location = table.required_string("location", "\"fsn1\"");
+    let location = location.filter(|text| check_location(&table, text, zone));
+    let private = flag(&mut table, "private");
+    if private == Some(false) && firewall.is_some_and(|firewall| !lets_all_in(firewall)) {
+        table.missing(
+            "lets everybody reach the API servers, and `api-from` in [firewall] does not: Hetzner's firewalls stand \
+             before servers alone",
+            "add `private = true` here, or let everybody in there: `api-from = [\"0.0.0.0/0\", \"::/0\"]`",
+        );
+    }
+    table.finish();
+    Some(LoadBalancer {
+        kind: kind?.value.to_owned(),
+        location: location?.value.to_owned(),
+        public: !private?,
+    })
+}
+
+fn lets_all_in(firewall: &Firewall) -> bool {
+    EVERYBODY
+        .iter()
+        .all(|all| firewall.api_from.iter().any(|from| from == all))
+}

@@ -1,0 +1,63 @@
+//! The load balancer before the API servers.
+
+use fabrik_core::effect::NewLoadBalancer;
+use fabrik_core::id::ClusterId;
+use fabrik_core::names::API_PORT;
+use reqwest::Method;
+use serde_json::json;
+
+use super::{Outcome, create, gone_is_fine, write};
+use crate::hetzner::client::{Client, Purpose};
+use crate::hetzner::convert::{self, holder, is_ours};
+use crate::hetzner::error::HetznerError;
+use crate::hetzner::wire;
+
+/// All of it in one request: what has no service and no target would never be found incomplete by its name.
+pub async fn make(
+    client: &Client,
+    new: &NewLoadBalancer,
+    cluster: &ClusterId,
+) -> Result<Outcome, HetznerError> {
+    let service = json!({
+        "protocol": "tcp",
+        "listen_port": API_PORT,
+        "destination_port": API_PORT,
+        // An API server of k3s answers nothing to who is not known, so that it takes connections has to do.
+        "health_check": {"protocol": "tcp", "port": API_PORT, "interval": 5, "timeout": 3, "retries": 2},
+    });
+    let target = json!({
+        "type": "label_selector",
+        "label_selector": {"selector": convert::servers_selector(cluster)},
+        "use_private_ip": true,
+    });
+    let body = json!({
+        "load_balancer_type": new.kind,
+        "location": new.location,
+        "network": new.network,
+        "public_interface": new.public,
+        "services": [service],
+        "targets": [target],
+    });
+    let labels = convert::cluster_labels(cluster);
+    create::<wire::LoadBalancer>(client, cluster, &new.name, &labels, body).await
+}
+
+pub async fn delete(
+    client: &Client,
+    id: u64,
+    name: &str,
+    cluster: &ClusterId,
+) -> Result<Outcome, HetznerError> {
+    let what = format!("delete load balancer `{name}` (id {id})");
+    match client.get::<wire::LoadBalancer>(id, Purpose::Act).await? {
+        None => return Ok(Outcome::AlreadyGone),
+        Some(found) if !is_ours(&found, cluster) || found.name != name => {
+            let problem = holder(&found);
+            return Err(HetznerError::NotOurs { what, problem });
+        }
+        Some(_) => {}
+    }
+    let path = format!("load_balancers/{id}");
+    let deleted = write(client, Method::DELETE, path, None, what).await;
+    gone_is_fine(deleted.map(drop))
+}
