@@ -6,6 +6,7 @@ use crate::effect::{Choice, Effect, NewServer, NodeRef, ServerRef};
 use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::IntentId;
+use crate::image;
 use crate::infrastructure::Ground;
 use crate::ledger::{Change, Intent};
 use crate::names::POOL_LABEL;
@@ -129,6 +130,10 @@ fn unbound(
             })
         };
     }
+    let image = match image::of(&intent.pool, pool, observed) {
+        Ok(image) => image,
+        Err(hold) => return Step::hold(hold),
+    };
     let Some(placement) = ground.for_server(&intent.pool, pool) else {
         return Step::default();
     };
@@ -137,7 +142,7 @@ fn unbound(
         pool: intent.pool.clone(),
         name: intent.name.clone(),
         choices: choices(pool),
-        image: pool.image.clone(),
+        image,
         network: placement.network,
         firewall: placement.firewall,
         ssh_keys: placement.ssh_keys,

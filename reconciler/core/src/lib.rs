@@ -19,6 +19,7 @@ mod endpoint;
 pub mod guard;
 pub mod hold;
 pub mod id;
+pub mod image;
 pub mod infrastructure;
 pub mod ladder;
 pub mod ledger;

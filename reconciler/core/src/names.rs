@@ -10,6 +10,8 @@ pub const ROLE_LABEL: &str = "fabrik.dev/role";
 pub const POOL_LABEL: &str = "fabrik.dev/pool";
 /// What the control plane is called where a pool is asked for.
 pub const SERVERS_POOL: &str = "servers";
+/// On a snapshot at Hetzner: the pool whose servers boot it.
+pub const IMAGE_LABEL: &str = "fabrik.dev/image";
 /// On a Hetzner server, and on the Secret of a join token: the creation intent it came from.
 pub const INTENT_LABEL: &str = "fabrik.dev/intent";
 /// On each applied object: the unit that it belongs to.

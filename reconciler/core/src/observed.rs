@@ -163,6 +163,9 @@ pub struct Hetzner {
     /// The one before the API servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancer>,
+    /// Snapshots that servers can be made from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Image>,
     /// Names that we want and that somebody else's resource has: what it is and whose.
     pub taken: BTreeMap<String, String>,
 }
@@ -217,6 +220,17 @@ pub struct PlacementGroup {
     pub id: u64,
     pub name: String,
     pub servers: BTreeSet<ServerId>,
+}
+
+/// A snapshot of this cluster's that is whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    pub id: u64,
+    /// The pool that it was made for.
+    pub pool: PoolName,
+    /// Hetzner's word: `x86` or `arm`.
+    pub architecture: String,
+    pub created: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -291,7 +291,7 @@ fn removed_pool() -> Pool {
         count: 0,
         server_types: Vec::new(),
         locations: Vec::new(),
-        image: String::new(),
+        image: None,
         placement: PlacementStrategy::Anywhere,
         labels: BTreeMap::new(),
         taints: Vec::new(),

@@ -192,7 +192,9 @@ pub struct Pool {
     pub server_types: Vec<String>,
     /// Tried in order, for each server type.
     pub locations: Vec<String>,
-    pub image: String,
+    /// A name or an id at Hetzner; `None`: the newest snapshot that was made for the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     pub placement: PlacementStrategy,
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<String>,

@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use fabrik_core::effect::Effect;
 use fabrik_core::hold::HoldReason;
 use fabrik_core::ledger::Reason;
-use fabrik_core::observed::Power;
+use fabrik_core::observed::{Image, Power};
 use fabrik_core::plan::plan;
-use jiff::SignedDuration;
+use fabrik_core::spec::PlacementStrategy;
+use jiff::{SignedDuration, Timestamp};
 use model::{Model, pod};
 use proptest::prelude::*;
 
@@ -409,4 +410,39 @@ proptest! {
         let groups: BTreeSet<_> = model.observed.hetzner.placement_groups.values().flat_map(|g| g.servers.iter()).collect();
         prop_assert_eq!(groups.len(), wanted);
     }
+}
+
+#[test]
+fn a_pool_without_an_image_takes_the_newest_snapshot_that_fits() {
+    let image = |id, pool: &str, architecture: &str, hour: i64| Image {
+        id,
+        pool: pool.parse().unwrap(),
+        architecture: architecture.to_owned(),
+        created: Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hour),
+    };
+    let taken = |types: &[&str], images: Vec<Image>| {
+        let mut model = Model::wanting(1);
+        model.pool().image = None;
+        model.pool().placement = PlacementStrategy::Anywhere;
+        model.pool().server_types = types.iter().map(ToString::to_string).collect();
+        model.observed.hetzner.images = images;
+        let founding = model.step();
+        founding.effects.iter().for_each(|e| model.act(e));
+        let step = model.step();
+        let ordered = step.effects.iter().find_map(|e| match e {
+            Effect::CreateServer(new) => Some(new.image.clone()),
+            _ => None,
+        });
+        let held = step.holds.iter().any(|h| h.reason == HoldReason::NoImage);
+        (ordered, held)
+    };
+    let own = || image(1, "workers", "x86", 1);
+    let newer = || image(2, "workers", "x86", 2);
+    let servers = || image(3, "servers", "x86", 3);
+    let x86 = ["cx33"];
+    let taken_is = |id: &str| (Some(id.to_owned()), false);
+    assert_eq!(taken(&x86, vec![own(), newer(), servers()]), taken_is("2"));
+    assert_eq!(taken(&x86, vec![servers()]), taken_is("3"));
+    assert_eq!(taken(&["cax21"], vec![newer(), servers()]), (None, true));
+    assert_eq!(taken(&x86, vec![image(4, "other", "x86", 4)]), (None, true));
 }

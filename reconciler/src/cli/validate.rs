@@ -153,11 +153,11 @@ fn unchecked(tree: &Tree, candidate: Option<&Candidate>) -> Vec<String> {
     // A snapshot has a number and no name.
     let is_snapshot = |image: &str| image.bytes().all(|b| b.is_ascii_digit());
     for (name, pool) in candidate.iter().flat_map(|c| &c.spec.pools) {
-        if pool.count > 0 && !is_snapshot(&pool.image) {
+        let image = pool.image.as_ref().filter(|image| !is_snapshot(image));
+        if let Some(image) = image.filter(|_| pool.count > 0) {
             unchecked.push(format!(
-                "pool {name}: whether servers of `{}` join by their user data. Hetzner's own images don't; \
-                 docs/nixos.md, \"The disk\", says how to make one that does",
-                pool.image
+                "pool {name}: whether servers of `{image}` join by their user data. Hetzner's own images don't; \
+                 docs/nixos.md, \"The disk\", says how to make one that does"
             ));
         }
     }

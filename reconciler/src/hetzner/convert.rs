@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use fabrik_core::id::{ClusterId, IntentId, NodeName, PoolName, ServerId};
-use fabrik_core::names::{API_PORT, CLUSTER_LABEL, INTENT_LABEL, POOL_LABEL, ROLE_LABEL};
-use fabrik_core::observed::{FirewallRule, LoadBalancer, Power, Role, Server};
+use fabrik_core::names::{
+    API_PORT, CLUSTER_LABEL, IMAGE_LABEL, INTENT_LABEL, POOL_LABEL, ROLE_LABEL,
+};
+use fabrik_core::observed::{FirewallRule, Image, LoadBalancer, Power, Role, Server};
 use serde_json::{Value, json};
 
 use super::wire::{self, Labels, Resource};
@@ -105,6 +107,18 @@ pub fn server(wire: &wire::Server) -> Result<Server, String> {
         server_type: wire.server_type.name.clone(),
         location: wire.location.name.clone(),
         created,
+    })
+}
+
+/// A snapshot that servers can be made from; anything else is none.
+pub fn image(wire: &wire::Image) -> Option<Image> {
+    let is_whole = wire.kind == "snapshot" && wire.status == "available";
+    is_whole.then_some(())?;
+    Some(Image {
+        id: wire.id,
+        pool: wire.labels.get(IMAGE_LABEL)?.parse().ok()?,
+        architecture: wire.architecture.clone(),
+        created: wire.created.parse().ok()?,
     })
 }
 

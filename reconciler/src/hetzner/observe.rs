@@ -27,13 +27,22 @@ pub async fn observe(
     confirmed_gone: &BTreeSet<ServerId>,
 ) -> Result<Hetzner, HetznerError> {
     let selector = ("label_selector", format!("{CLUSTER_LABEL}=={cluster}"));
-    let (servers, networks, firewalls, keys, groups, load_balancers) = try_join!(
-        client.list::<wire::Server>(Some(selector), Purpose::Observe),
+    let (servers, networks, firewalls, keys, groups, load_balancers, images) = try_join!(
+        client.list::<wire::Server>(Some(selector.clone()), Purpose::Observe),
         client.list::<wire::Network>(None, Purpose::Observe),
         client.list::<wire::Firewall>(None, Purpose::Observe),
         client.list::<wire::SshKey>(None, Purpose::Observe),
         client.list::<wire::PlacementGroup>(None, Purpose::Observe),
         client.list::<wire::LoadBalancer>(None, Purpose::Observe),
+        async {
+            if asks_for_images(spec) {
+                client
+                    .list::<wire::Image>(Some(selector), Purpose::Observe)
+                    .await
+            } else {
+                Ok(Vec::new())
+            }
+        },
     )?;
 
     let mut seen = Hetzner::default();
@@ -72,9 +81,16 @@ pub async fn observe(
             taken.insert(group.name.clone(), holder(group));
         }
     }
+    let ours = images.iter().filter(|i| is_ours(*i, cluster));
+    seen.images = ours.filter_map(convert::image).collect();
     seen.taken = taken;
     find_missing(client, cluster, ledger, confirmed_gone, &mut seen).await?;
     Ok(seen)
+}
+
+/// Requests are few: where each pool names its image, nobody needs the list.
+fn asks_for_images(spec: &Spec) -> bool {
+    spec.servers.is_some() || spec.pools.values().any(|pool| pool.image.is_none())
 }
 
 /// Asks by id for what the ledger knows and the list lacks.

@@ -161,6 +161,24 @@ pub struct Selector {
     pub selector: String,
 }
 
+#[derive(Debug, Deserialize)]
+pub struct Image {
+    pub id: u64,
+    /// A snapshot has none.
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+    #[serde(default, deserialize_with = "or_default", rename = "type")]
+    pub kind: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub status: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub created: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub architecture: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub labels: Labels,
+}
+
 /// The part of a list that says how much of it there is.
 #[derive(Debug, Deserialize)]
 pub struct Meta {
@@ -218,6 +236,7 @@ resource!(Firewall, "firewalls", "firewall");
 resource!(SshKey, "ssh_keys", "ssh_key");
 resource!(PlacementGroup, "placement_groups", "placement_group");
 resource!(LoadBalancer, "load_balancers", "load_balancer");
+resource!(Image, "images", "image");
 
 fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

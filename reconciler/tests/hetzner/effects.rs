@@ -3,9 +3,10 @@
 use fabrik::hetzner::{HetznerError, Outcome};
 use fabrik_core::effect::{Choice, Effect, NewLoadBalancer};
 use fabrik_core::observed::FirewallRule;
-use serde_json::json;
+use fabrik_core::spec::{PlacementStrategy, Servers};
+use serde_json::{Value, json};
 
-use super::world::{Bed, KEY, intent, name};
+use super::world::{Bed, KEY, intent, name, spec};
 
 #[tokio::test]
 async fn a_server_gets_all_that_it_was_ordered_with() {
@@ -48,6 +49,39 @@ async fn what_is_there_already_is_found_and_seen_as_ours() {
     assert_eq!(seen.ssh_keys["alice"].public_key, KEY);
     assert!(seen.placement_groups["demo-workers-1"].servers.is_empty());
     assert!(seen.taken.is_empty(), "{:?}", seen.taken);
+}
+
+#[tokio::test]
+async fn snapshots_are_looked_for_where_a_pool_names_no_image() {
+    let bed = Bed::start().await;
+    let order = bed.new_server().await;
+    let server = create(&bed, &order).await;
+    let snapshot = |labels: Value| {
+        let body = json!({"type": "snapshot", "labels": labels});
+        let path = format!("servers/{server}/actions/create_image");
+        let bed = &bed;
+        async move { bed.post(&path, body).await["image"]["id"].as_u64() }
+    };
+    let ours = json!({"fabrik.dev/cluster": bed.cluster, "fabrik.dev/image": "workers"});
+    let id = snapshot(ours).await.unwrap();
+    let foreign = json!({"fabrik.dev/cluster": "0000000000000000", "fabrik.dev/image": "workers"});
+    snapshot(foreign).await.unwrap();
+    assert!(bed.observe().await.unwrap().images.is_empty());
+    assert!(bed.requests("GET", "/v1/images").await.is_empty());
+    let mut spec = spec();
+    spec.servers = Some(Servers {
+        count: 3,
+        server_types: vec!["cx33".to_owned()],
+        locations: vec!["fsn1".to_owned()],
+        placement: PlacementStrategy::Spread,
+        may_shrink: false,
+    });
+    let seen = bed.observe_for(&spec).await.unwrap().images;
+    let [image] = seen.as_slice() else {
+        panic!("{seen:?}")
+    };
+    assert_eq!((image.id, image.pool.as_str()), (id, "workers"));
+    assert_eq!(image.architecture, "x86");
 }
 
 #[tokio::test]

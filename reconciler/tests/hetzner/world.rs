@@ -47,10 +47,14 @@ impl Bed {
     }
 
     pub async fn observe(&self) -> Result<Hetzner, HetznerError> {
+        self.observe_for(&spec()).await
+    }
+
+    pub async fn observe_for(&self, spec: &Spec) -> Result<Hetzner, HetznerError> {
         observe(
             &self.client,
             &self.cluster,
-            &spec(),
+            spec,
             &self.ledger,
             &self.confirmed_gone,
         )

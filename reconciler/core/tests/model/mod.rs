@@ -38,7 +38,7 @@ pub fn pool(count: u32) -> Pool {
         count,
         server_types: vec!["cx33".to_owned()],
         locations: vec!["fsn1".to_owned()],
-        image: "debian-12".to_owned(),
+        image: Some("debian-12".to_owned()),
         placement: PlacementStrategy::Spread,
         labels: BTreeMap::new(),
         taints: Vec::new(),

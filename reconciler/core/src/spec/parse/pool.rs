@@ -115,7 +115,7 @@ fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
         count: count?,
         server_types: server_types?,
         locations: locations?,
-        image: image?,
+        image,
         placement: placement?,
         labels,
         taints: taints?,
@@ -206,7 +206,7 @@ pub(super) fn check_location(table: &Table<'_>, text: &Text<'_>, zone: Option<&s
 }
 
 fn image(table: &mut Table<'_>) -> Option<String> {
-    let text = table.required_string("image", "\"debian-12\"")?;
+    let text = table.string("image")?;
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.value.is_empty() || !text.value.chars().all(fits) {
         table.fault(
