@@ -9,6 +9,7 @@ mod error;
 mod field;
 mod format;
 pub mod founding_keys;
+pub mod in_clear;
 mod secret;
 mod shape;
 mod sops;

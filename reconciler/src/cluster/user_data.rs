@@ -7,7 +7,7 @@ use fabrik_core::effect::NewServer;
 use fabrik_core::id::{ClusterId, ClusterName, NodeName, PoolName};
 use serde::{Deserialize, Serialize};
 
-use crate::secrets::Secret;
+use crate::secrets::{Secret, in_clear};
 
 /// The layout's version.
 pub const VERSION: u32 = 1;
@@ -69,21 +69,6 @@ pub fn worker(server: &NewServer, cluster: Cluster<'_>, token: &Secret) -> Secre
     };
     // Names, lists and texts: nothing in it has no JSON.
     Secret::new(serde_json::to_vec(&user_data).unwrap_or_default())
-}
-
-/// The one place where a join token is written down: the document is a secret as a whole.
-mod in_clear {
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    use crate::secrets::Secret;
-
-    pub fn serialize<S: Serializer>(secret: &Secret, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(secret.expose_str().unwrap_or_default())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {
-        String::deserialize(from).map(|text| Secret::new(text.into_bytes()))
-    }
 }
 
 #[cfg(test)]

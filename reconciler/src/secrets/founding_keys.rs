@@ -46,7 +46,7 @@ pub struct FoundingKeys {
 /// The directory can't be written, or a file in it is no such key.
 pub fn ensure(dir: &Path, cluster: &ClusterName) -> Result<FoundingKeys, SecretsError> {
     let age_recipient = ensure_age(&dir.join(AGE_KEY_FILE))?;
-    let deploy_key = ensure_deploy(&dir.join(DEPLOY_KEY_FILE), cluster)?;
+    let deploy_key = ensure_ssh(&dir.join(DEPLOY_KEY_FILE), &format!("fabrik-{cluster}"))?;
     ensure_public(&dir.join(DEPLOY_KEY_PUBLIC_FILE), &deploy_key)?;
     let signing_key = ensure_signing(&dir.join(SIGNING_KEY_FILE), cluster)?;
     ensure_public(&dir.join(SIGNING_KEY_PUBLIC_FILE), &signing_key)?;
@@ -101,18 +101,26 @@ fn recipients_of(key: &Secret) -> Vec<String> {
         .collect()
 }
 
-fn ensure_deploy(path: &Path, cluster: &ClusterName) -> Result<String, SecretsError> {
+/// The public half of the SSH key (Ed25519, in OpenSSH's format) in a file; it is made if there is no such file.
+///
+/// # Errors
+/// The file can't be written, or holds no such key.
+pub fn ensure_ssh(path: &Path, comment: &str) -> Result<String, SecretsError> {
     let key = ensure_file(path, || {
         let keypair = Ed25519Keypair::from_seed(&*random()?);
         let broken = |_| foreign(path, "could not be made");
-        let key = PrivateKey::new(KeypairData::Ed25519(keypair), format!("fabrik-{cluster}"))
-            .map_err(broken)?;
+        let key =
+            PrivateKey::new(KeypairData::Ed25519(keypair), comment.to_owned()).map_err(broken)?;
         let text = key.to_openssh(LineEnding::LF).map_err(broken)?;
         Ok(Secret::new(text.as_bytes().to_vec()))
     })?;
-    PrivateKey::from_openssh(key.expose())
-        .and_then(|key| key.public_key().to_openssh())
-        .map_err(|_| foreign(path, "is no private key in OpenSSH's format"))
+    ssh_public_half(&key).ok_or_else(|| foreign(path, "is no private key in OpenSSH's format"))
+}
+
+/// The public half of an SSH key in OpenSSH's format; `None` where it is none.
+pub fn ssh_public_half(key: &Secret) -> Option<String> {
+    let key = PrivateKey::from_openssh(key.expose()).ok()?;
+    key.public_key().to_openssh().ok()
 }
 
 fn ensure_signing(path: &Path, cluster: &ClusterName) -> Result<String, SecretsError> {
