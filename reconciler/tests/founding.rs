@@ -60,6 +60,11 @@ async fn founders_agree_on_one_cluster_and_founding_again_changes_nothing() {
 
     let error = world.found("three", "other", "server-3").await.unwrap_err();
     assert!(matches!(error, FoundError::OtherName { .. }), "{error}");
+    // What resources at Hetzner bear is another cluster's.
+    let known = ["--cluster-id", "zzzzzzzz01234567"];
+    let founded = world.found_with("one", "demo", "server-1", &known).await;
+    let error = founded.unwrap_err();
+    assert!(matches!(error, FoundError::OtherCluster { .. }), "{error}");
     world.end().await;
 }
 

@@ -33,6 +33,9 @@ pub struct FoundOptions {
     /// The cluster's name, as in cluster.toml.
     #[arg(long)]
     pub name: ClusterName,
+    /// The id that resources of the cluster at Hetzner bear already [default: the cluster's own, or a new one].
+    #[arg(long, hide = true)]
+    pub cluster_id: Option<ClusterId>,
     /// The Node of this server.
     #[arg(long)]
     pub node: NodeName,
@@ -132,6 +135,11 @@ pub enum FoundError {
         ledger: String,
     },
     #[error(
+        "this server was made for the cluster with id {known}, and the cluster that answers here has id {found}: nothing \
+         was changed in it"
+    )]
+    OtherCluster { found: String, known: String },
+    #[error(
         "the secrets of this cluster are encrypted to {stated}, and {}. \
          Copy {} from a server that was founded before, and repeat this. If the cluster is to have another key from now \
          on, say so first: kubectl patch fabrikcluster {name} --type merge -p '{{\"spec\":{{\"ageRecipient\":\"age1…\"}}}}'",
@@ -166,7 +174,7 @@ pub async fn found(options: FoundOptions) -> Result<Founded, FoundError> {
 
     founding::wait_for_api(&admin).await?;
     founding::apply_manifests(&admin).await?;
-    let cluster_id = founding::cluster_id(&admin).await?;
+    let cluster_id = founding::cluster_id(&admin, options.cluster_id.as_ref()).await?;
     let clusters = founding::Clusters::of(&admin, &options.name);
     let age_key = dir.join(founding_keys::AGE_KEY_FILE);
     // Looked at before a key is made: one that the cluster's secrets are not encrypted to is worse than none.

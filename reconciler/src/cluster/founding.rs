@@ -56,7 +56,7 @@ pub(super) fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-pub(super) async fn wait_for_api(admin: &Client) -> Result<(), FoundError> {
+pub async fn wait_for_api(admin: &Client) -> Result<(), FoundError> {
     poll("the API server was not ready", async || {
         let request = Request::get("/readyz")
             .body(Vec::new())
@@ -70,17 +70,34 @@ pub(super) async fn wait_for_api(admin: &Client) -> Result<(), FoundError> {
     .await
 }
 
-/// The cluster's id: the ledger's, or a new one in a new ledger.
-pub(super) async fn cluster_id(admin: &Client) -> Result<ClusterId, FoundError> {
+/// The cluster's id: the ledger's, or in a new ledger `known`, which resources at Hetzner bear already, or a new one.
+pub(super) async fn cluster_id(
+    admin: &Client,
+    known: Option<&ClusterId>,
+) -> Result<ClusterId, FoundError> {
     let store = LedgerStore::new(admin.clone());
+    let new = match known {
+        // The server that founds was made by the first intent.
+        Some(id) => Ledger {
+            next_intent: 1,
+            ..Ledger::new(id.clone())
+        },
+        None => Ledger::new(random_id()?),
+    };
     let ledger = store
-        .create_if_absent(&Ledger::new(random_id()?))
+        .create_if_absent(&new)
         .await
         .map_err(|error| ClusterError::Malformed {
             object: "FabrikLedger ledger".to_owned(),
             problem: error.to_string(),
         })?;
-    Ok(ledger.cluster)
+    match known {
+        Some(known) if *known != ledger.cluster => Err(FoundError::OtherCluster {
+            found: ledger.cluster.to_string(),
+            known: known.to_string(),
+        }),
+        _ => Ok(ledger.cluster),
+    }
 }
 
 /// The CA file's bytes as the kubeconfig has them: join tokens pin their hash, so not a byte may differ.
