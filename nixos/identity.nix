@@ -1,6 +1,7 @@
 # `fabrik-identity.service`: what this node is and no other, read once from its user data and Hetzner's metadata service, and
 # written where others look for it: k3s' arguments and token, the agent's configuration, the machine's name, its IPv6 address.
 # Later boots find it on the disk and only repeat what a boot forgets. What is written where: docs/nixos.md.
+# `fabrik-founding.service`: the end of a server's first boot, where fabrik gave it its secrets.
 fabrik:
 {
   config,
@@ -10,10 +11,12 @@ fabrik:
 }:
 let
   cfg = config.fabrik.identity;
+  isServer = config.fabrik.role == "server";
   waiting = [
     "fabrik-agent.service"
     "k3s.service"
-  ];
+  ]
+  ++ lib.optional isServer "fabrik-founding.service";
 in
 {
   imports = [ ./cluster.nix ];
@@ -21,9 +24,8 @@ in
   options.fabrik.identity = {
     enable = lib.mkOption {
       type = lib.types.bool;
-      default = config.fabrik.role == "agent";
-      defaultText = lib.literalExpression "config.fabrik.role == \"agent\"";
-      description = "Whether a node learns at its first boot from Hetzner who it is. Without it, somebody else writes those files, as a server's founder does.";
+      default = true;
+      description = "Whether a node learns at its first boot from Hetzner who it is. Without it, somebody else writes those files. A server whose user data is not fabrik's is left as it is.";
     };
     package = lib.mkOption {
       type = lib.types.package;
@@ -54,11 +56,11 @@ in
       serviceConfig = import ./hardening.nix // {
         Type = "oneshot";
         RemainAfterExit = true;
-        ExecStart = "${lib.getExe cfg.package} --log-format json identify --metadata ${cfg.metadata} --root /";
+        ExecStart = "${lib.getExe cfg.package} --log-format json identify --metadata ${cfg.metadata} --root /${lib.optionalString isServer " --or-by-hand"}";
         # The `+` is for the name, which is the kernel's. Units that were to start before it was known start now.
         ExecStartPost = [
           "+${pkgs.writeShellScript "fabrik-hostname" ''
-            read -r name </etc/fabrik/hostname && printf %s "$name" >/proc/sys/kernel/hostname
+            [ ! -e /etc/fabrik/hostname ] || { read -r name </etc/fabrik/hostname && printf %s "$name" >/proc/sys/kernel/hostname; }
           ''}"
           "-${config.systemd.package}/bin/networkctl reload"
           "-${config.systemd.package}/bin/systemctl start --no-block ${toString waiting}"
@@ -70,9 +72,40 @@ in
         ReadWritePaths = [
           "/etc"
           "/run/systemd"
-        ];
+        ]
+        # The key of whoever seeds the cluster is let in there.
+        ++ lib.optional isServer "/root";
+        ProtectHome = !isServer;
         # networkd, which is not root, reads its file. Those that others must not read are made so.
         UMask = "0022";
+        SystemCallFilter = [
+          "@system-service"
+          "~@privileged @mount @reboot"
+        ];
+      };
+    };
+
+    # A first server is founded by whoever hands its secrets over, and this goes on where that was cut off.
+    systemd.services.fabrik-founding = lib.mkIf isServer {
+      description = "fabrik: this server is founded with what it was given";
+      wantedBy = [ "multi-user.target" ];
+      after = [ "k3s.service" ];
+      unitConfig = {
+        ConditionPathExists = [
+          "/var/lib/fabrik-identity/founding.json"
+          "!/etc/fabrik/config.toml"
+        ];
+        StartLimitIntervalSec = 0;
+      };
+      serviceConfig = import ./hardening.nix // {
+        Type = "oneshot";
+        ExecStart = "${lib.getExe cfg.package} --log-format json receive start";
+        Restart = "on-failure";
+        RestartSec = "5s";
+        ReadWritePaths = [
+          "/etc/fabrik"
+          "/var/lib/fabrik-identity"
+        ];
         SystemCallFilter = [
           "@system-service"
           "~@privileged @mount @reboot"

@@ -20,6 +20,7 @@ mod leader;
 pub mod logging;
 mod pause;
 pub mod plan;
+mod receive;
 mod reconcile;
 mod run;
 mod scale;
@@ -58,6 +59,9 @@ pub enum Verb {
     Agent(agent::Options),
     /// Runs once at each boot of a node: makes out of the server's user data what k3s and the agent are started with.
     Identify(identify::Options),
+    /// What a new server of the control plane is told over SSH; `fabrik seed` runs it there.
+    #[command(hide = true)]
+    Receive(receive::Options),
     /// Says all that is wrong with a repository, before it is pushed.
     Validate(validate::Options),
     /// Says what a commit will do, before it is pushed.
@@ -118,7 +122,8 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Found(options) => found::run(*options).await,
         Verb::Run(options) => run::run(options).await,
         Verb::Agent(options) => Box::pin(agent::run(options)).await,
-        Verb::Identify(options) => identify::run(options).await,
+        Verb::Identify(options) => Box::pin(identify::run(options)).await,
+        Verb::Receive(options) => Box::pin(receive::run(options)).await,
         Verb::Validate(options) => validate::run(options).await,
         Verb::Plan(options) => plan::run(options).await,
         Verb::Scale(options) => scale::run(*options).await,

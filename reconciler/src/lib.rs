@@ -1,8 +1,8 @@
 //! fabrik: git → admitted commit → plan → Hetzner and Kubernetes → status.
 //!
 //! The rooms: `repo` reads git, `secrets` opens SOPS files, `hetzner` and `cluster` observe and carry out, `reconcile`
-//! is the leader's loop, `report` tells what happened, `node` is the agent of every node, `cli` is the human side. Decisions
-//! are in `fabrik-core`.
+//! is the leader's loop, `report` tells what happened, `handover` brings a server its secrets, `node` is the agent of every
+//! node, `cli` is the human side. Decisions are in `fabrik-core`.
 
 pub mod apply;
 pub mod build;
@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod config;
 pub mod delivery;
 pub mod gate;
+pub mod handover;
 pub mod hetzner;
 pub mod node;
 pub mod publication;

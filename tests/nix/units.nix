@@ -23,7 +23,7 @@ let
     name:
     let
       inherit (nixosConfigurations.${name}) config;
-      units = builtins.filter (unit: config.systemd.services ? ${unit}) [ "fabrik-identity" "fabrik-secrets" "fabrik-agent" "fabrik" "k3s" "iscsid" ];
+      units = builtins.filter (unit: config.systemd.services ? ${unit}) [ "fabrik-identity" "fabrik-founding" "fabrik-secrets" "fabrik-agent" "fabrik" "k3s" "iscsid" ];
     in
     [ "# ${name}" ]
     ++ lib.concatMap (name: unit name config.systemd.services.${name}) units

@@ -5,29 +5,28 @@
 //! the network are written at each boot, before any of these starts: another build may write them in another way.
 
 mod files;
+mod kept;
 mod metadata;
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use fabrik_core::id::NodeName;
 use reqwest::Url;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use self::metadata::{Addresses, Metadata};
-use super::state::{read, write_durably};
+pub use self::files::K3s;
+pub use self::kept::{ControlPlane, Identity, STATE_DIR, keep, keep_token, kept};
+
+use self::metadata::Metadata;
 use super::{NodeError, config};
 use crate::cluster::user_data::{self, UserData};
+use crate::handover::{self, FirstServer, first_server};
 
-/// What is kept, below the machine's root.
-const STATE_DIR: &str = "var/lib/fabrik-identity";
-const IDENTITY: &str = "identity.json";
 /// The network may come up late, and a server's private network later still.
 const METADATA_LIMIT: Duration = Duration::from_secs(300);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -35,6 +34,16 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const SERVERS_LIMIT: Duration = Duration::from_secs(30);
 const K3S_PORT: u16 = 6443;
+const CACHE_PORT: u16 = 9642;
+
+/// Whether a machine whose user data is not fabrik's is one that a person looks after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByHand {
+    /// It is left as it is.
+    Allowed,
+    /// It joins nothing, and says so.
+    Refused,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentifyError {
@@ -47,9 +56,10 @@ pub enum IdentifyError {
     )]
     NotOurs { line: usize, column: usize },
     #[error(
-        "the server's user data is for `{role}` in layout {version}, and this build knows `{}` in layout {}. Make an image \
-         of the fabrik that the servers run",
+        "the server's user data is for `{role}` in layout {version}, and this build knows `{}` and `{}` in layout {}. Make an \
+         image of the fabrik that the servers run",
         user_data::AGENT,
+        first_server::ROLE,
         user_data::VERSION
     )]
     Unknown { role: String, version: u32 },
@@ -62,42 +72,26 @@ pub enum IdentifyError {
         kept_server: u64,
         server: u64,
     },
+    /// On the heap: it is big.
+    #[error(transparent)]
+    Handover(Box<handover::HandoverError>),
     #[error(transparent)]
     Node(#[from] NodeError),
 }
 
-/// What is kept of the first boot. The token is in a file of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Identity {
-    /// Hetzner's id of the server.
-    server: u64,
-    addresses: Addresses,
-    /// In the configuration of the agent, where the cluster has a key.
-    agent: Option<config::Cluster>,
-    cache_urls: Vec<String>,
-    node: NodeName,
-    servers: Vec<String>,
-    labels: Vec<String>,
-    taints: Vec<String>,
-}
-
 /// Writes the files of this boot below `root`; `metadata` is the URL of the metadata service.
-pub async fn run(metadata: &str, root: &Path) -> Result<(), IdentifyError> {
-    let state = root.join(STATE_DIR);
-    let identity = match kept(&state)? {
-        Some(identity) => {
-            is_the_same_machine(metadata, &identity).await?;
-            identity
-        }
-        None => first_boot(metadata, &state).await?,
+pub async fn run(metadata: &str, root: &Path, by_hand: ByHand) -> Result<(), IdentifyError> {
+    let Some(identity) = who(metadata, root, by_hand).await? else {
+        info!("a person tells this machine who it is: nothing is written");
+        return Ok(());
     };
     let server = first_that_answers(&identity.servers).await;
     // What the system says of all interfaces.
     let network = fs::read_to_string(root.join(files::NETWORK_OF_ALL)).unwrap_or_default();
-    for (path, text) in files::of(&identity, server, &network) {
+    let told = server.map_or(K3s::Goes, K3s::Joins);
+    for (path, text) in files::of(&identity, told, &network) {
         let path = root.join(path);
-        match write(&path, &text) {
+        match kept::write(&path, &text) {
             // A full disk must not keep the node down: its kubelet is who makes room.
             Err(error) if path.exists() => {
                 warn!(path = %path.display(), %error, "stays as an earlier boot wrote it");
@@ -109,30 +103,73 @@ pub async fn run(metadata: &str, root: &Path) -> Result<(), IdentifyError> {
     Ok(())
 }
 
-fn kept(state: &Path) -> Result<Option<Identity>, NodeError> {
-    let path = state.join(IDENTITY);
-    let Some(text) = read(&path)? else {
+/// `None`: the machine is a person's.
+async fn who(
+    metadata: &str,
+    root: &Path,
+    by_hand: ByHand,
+) -> Result<Option<Identity>, IdentifyError> {
+    if let Some(identity) = kept(root)? {
+        is_the_same_machine(metadata, &identity).await?;
+        return Ok(Some(identity));
+    }
+    if by_hand == ByHand::Allowed && is_told_by_hand(root) {
         return Ok(None);
-    };
-    let identity = serde_json::from_str(&text);
-    identity.map(Some).map_err(|error| NodeError::Malformed {
-        path,
-        problem: error.to_string(),
-    })
+    }
+    first_boot(metadata, root, by_hand).await
 }
 
-/// The token first: where there is an identity, all of it is there.
-async fn first_boot(metadata: &str, state: &Path) -> Result<Identity, IdentifyError> {
-    let (metadata, user_data) = patiently(metadata).await?;
-    let user_data = parse(&user_data)?;
-    keep(state, "token", user_data.token.expose())?;
+/// Writes what k3s is started with.
+pub fn tell_k3s(root: &Path, identity: &Identity, told: K3s<'_>) -> Result<(), NodeError> {
+    let path = root.join(files::K3S);
+    kept::write(&path, &files::k3s(identity, told)).map_err(NodeError::io(path))
+}
+
+/// Writes what the agent is started with, where the cluster has a key.
+pub fn tell_agent(root: &Path, identity: &Identity) -> Result<(), NodeError> {
+    let Some(text) = files::agent(identity) else {
+        return Ok(());
+    };
+    let path = root.join(files::AGENT);
+    kept::write(&path, &text).map_err(NodeError::io(path))
+}
+
+/// The secrets first: where there is an identity, all of it is there. `None`: the user data are none of fabrik's.
+async fn first_boot(
+    url: &str,
+    root: &Path,
+    by_hand: ByHand,
+) -> Result<Option<Identity>, IdentifyError> {
+    let text = patiently(url, async || metadata::user_data(url).await).await?;
+    let Some(given) = parse(&text, by_hand)? else {
+        return Ok(None);
+    };
+    let metadata = patiently(url, async || metadata::read(url).await).await?;
+    let identity = match given {
+        Given::Agent(user_data) => {
+            keep_token(root, &user_data.token)?;
+            of_agent(user_data, metadata)
+        }
+        Given::FirstServer(user_data) => {
+            let met =
+                handover::host_key::meet(root, &user_data.host_key, &user_data.authorized_key);
+            met.await
+                .map_err(|error| IdentifyError::Handover(Box::new(error)))?;
+            of_first_server(user_data, metadata)
+        }
+    };
+    keep(root, &identity)?;
+    Ok(Some(identity))
+}
+
+fn of_agent(user_data: UserData, metadata: Metadata) -> Identity {
     let agent = user_data.public_key.map(|public_key| config::Cluster {
         name: user_data.cluster_name,
         id: user_data.cluster_id,
         public_key,
     });
     let labels = user_data.labels.into_iter();
-    let identity = Identity {
+    Identity {
         server: metadata.instance_id,
         addresses: metadata.addresses,
         agent,
@@ -143,20 +180,45 @@ async fn first_boot(metadata: &str, state: &Path) -> Result<Identity, IdentifyEr
             .map(|(key, value)| format!("{key}={value}"))
             .collect(),
         taints: user_data.taints,
-    };
-    let text = serde_json::to_vec_pretty(&identity).map_err(|error| NodeError::Malformed {
-        path: state.join(IDENTITY),
-        problem: error.to_string(),
-    })?;
-    keep(state, IDENTITY, &text)?;
-    Ok(identity)
+        control_plane: None,
+    }
 }
 
-async fn patiently(url: &str) -> Result<(Metadata, String), IdentifyError> {
+fn of_first_server(user_data: FirstServer, metadata: Metadata) -> Identity {
+    let own = format!("https://{}:{CACHE_PORT}", metadata.addresses.private);
+    Identity {
+        server: metadata.instance_id,
+        addresses: metadata.addresses,
+        // Its key is not made yet.
+        agent: None,
+        cache_urls: vec![own],
+        node: user_data.node_name,
+        servers: Vec::new(),
+        labels: Vec::new(),
+        taints: Vec::new(),
+        control_plane: Some(ControlPlane {
+            name: user_data.cluster_name,
+            id: user_data.cluster_id,
+            is_first: true,
+        }),
+    }
+}
+
+/// Whether somebody has written what k3s is started with.
+fn is_told_by_hand(root: &Path) -> bool {
+    let written = fs::read_dir(root.join(files::K3S_DIR));
+    let names = written.into_iter().flatten().flatten();
+    names.map(|e| e.file_name()).any(|n| n != files::INTERFACE)
+}
+
+async fn patiently<T>(
+    url: &str,
+    mut read: impl AsyncFnMut() -> Result<T, String>,
+) -> Result<T, IdentifyError> {
     let began = Instant::now();
     let mut said = String::new();
     loop {
-        let problem = match metadata::read(url).await {
+        let problem = match read().await {
             Ok(found) => return Ok(found),
             Err(problem) => problem,
         };
@@ -172,19 +234,43 @@ async fn patiently(url: &str) -> Result<(Metadata, String), IdentifyError> {
     }
 }
 
-fn parse(text: &str) -> Result<UserData, IdentifyError> {
+/// What a machine was created with, by its role.
+#[derive(Debug)]
+enum Given {
+    Agent(UserData),
+    FirstServer(FirstServer),
+}
+
+/// All that fabrik's user data have in common.
+#[derive(Deserialize)]
+struct Head {
+    fabrik: u32,
+    role: String,
+}
+
+/// `None`: they are not fabrik's, and that is allowed.
+fn parse(text: &str, by_hand: ByHand) -> Result<Option<Given>, IdentifyError> {
     let not_ours = |error: serde_json::Error| IdentifyError::NotOurs {
         line: error.line(),
         column: error.column(),
     };
-    let user_data: UserData = serde_json::from_str(text).map_err(not_ours)?;
-    if user_data.fabrik != user_data::VERSION || user_data.role != user_data::AGENT {
-        return Err(IdentifyError::Unknown {
-            role: user_data.role,
-            version: user_data.fabrik,
-        });
-    }
-    Ok(user_data)
+    let head: Head = match serde_json::from_str(text) {
+        Err(_) if by_hand == ByHand::Allowed => return Ok(None),
+        head => head.map_err(not_ours)?,
+    };
+    let given = match (head.fabrik, head.role.as_str()) {
+        (user_data::VERSION, user_data::AGENT) => serde_json::from_str(text).map(Given::Agent),
+        (handover::VERSION, first_server::ROLE) => {
+            serde_json::from_str(text).map(Given::FirstServer)
+        }
+        _ => {
+            return Err(IdentifyError::Unknown {
+                role: head.role,
+                version: head.fabrik,
+            });
+        }
+    };
+    given.map(Some).map_err(not_ours)
 }
 
 /// Where the metadata service does not answer, that is no reason not to boot.
@@ -206,6 +292,9 @@ async fn is_the_same_machine(metadata: &str, identity: &Identity) -> Result<(), 
 /// k3s asks one supervisor only until it knows the others. Where none answers in time it is the first one, and k3s goes on
 /// asking.
 async fn first_that_answers(servers: &[String]) -> Option<&str> {
+    if servers.is_empty() {
+        return None;
+    }
     let began = Instant::now();
     while began.elapsed() < SERVERS_LIMIT {
         for server in servers {
@@ -233,59 +322,9 @@ async fn answers(server: &str) -> bool {
     matches!(connected, Ok(Ok(_)))
 }
 
-/// For root alone.
-fn keep(state: &Path, name: &str, bytes: &[u8]) -> Result<(), NodeError> {
-    let path = state.join(name);
-    write_durably(state, &path, bytes).map_err(NodeError::io(path))
-}
-
-/// For all to read, as systemd-networkd has to; there is no secret in it. It is written again at the next boot.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
-        return Ok(());
-    }
-    let dir = path.parent().unwrap_or(path);
-    fs::create_dir_all(dir)?;
-    let readable = fs::Permissions::from_mode(0o644);
-    let mut new = tempfile::Builder::new()
-        .permissions(readable)
-        .tempfile_in(dir)?;
-    new.write_all(text.as_bytes())?;
-    new.persist(path).map_err(|error| error.error)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
-
-    fn identity() -> Identity {
-        Identity {
-            server: 42,
-            addresses: Addresses {
-                private: Ipv4Addr::new(10, 0, 1, 3),
-                public: Some(Ipv4Addr::new(203, 0, 113, 7)),
-                ipv6: None,
-            },
-            agent: None,
-            cache_urls: Vec::new(),
-            node: "demo-workers-k3x9qd".parse().unwrap(),
-            servers: vec!["https://10.0.1.1:6443".to_owned()],
-            labels: Vec::new(),
-            taints: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn what_is_kept_reads_back() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(kept(dir.path()).unwrap(), None);
-        let text = serde_json::to_vec(&identity()).unwrap();
-        keep(dir.path(), IDENTITY, &text).unwrap();
-        assert_eq!(kept(dir.path()).unwrap(), Some(identity()));
-    }
 
     #[test]
     fn user_data_that_is_not_ours_is_not_quoted() {
@@ -295,10 +334,36 @@ mod tests {
             format!(r#"{{"fabrik": 1, "role": "agent", "token": 7, "x": "{token}"}}"#),
             format!(r#"{{"fabrik": "{token}"}}"#),
         ] {
-            let error = parse(&text).unwrap_err().to_string();
+            let error = parse(&text, ByHand::Refused).unwrap_err().to_string();
             assert!(error.contains("(line 1, column"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_machine_that_a_person_made_is_left_alone_and_a_broken_one_of_ours_is_not() {
+        for text in ["", "#cloud-config\n", r#"{"fabrik": "mine"}"#] {
+            assert!(parse(text, ByHand::Allowed).unwrap().is_none(), "{text}");
+            parse(text, ByHand::Refused).unwrap_err();
+        }
+        for role in ["agent", "first-server"] {
+            let broken = format!(r#"{{"fabrik": 1, "role": "{role}"}}"#);
+            let error = parse(&broken, ByHand::Allowed).unwrap_err();
+            assert!(matches!(error, IdentifyError::NotOurs { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_k3s_writes_for_itself_is_no_person_s_word() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert!(!is_told_by_hand(root));
+        let dir = root.join(files::K3S_DIR);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(files::INTERFACE), "").unwrap();
+        assert!(!is_told_by_hand(root));
+        fs::write(dir.join("10-mine.yaml"), "").unwrap();
+        assert!(is_told_by_hand(root));
     }
 
     #[test]
@@ -310,9 +375,11 @@ mod tests {
                 "servers": [], "token": "t", "from-a-newer-leader": true}}"#
             )
         };
-        parse(&text(1, "agent")).unwrap();
-        for (version, role) in [(2, "agent"), (1, "server")] {
-            let error = parse(&text(version, role)).unwrap_err().to_string();
+        let given = parse(&text(1, "agent"), ByHand::Refused).unwrap();
+        assert!(matches!(given, Some(Given::Agent(_))), "{given:?}");
+        for (version, role) in [(2, "agent"), (2, "first-server"), (1, "desktop")] {
+            let error = parse(&text(version, role), ByHand::Allowed);
+            let error = error.unwrap_err().to_string();
             let said = format!("is for `{role}` in layout {version}");
             assert!(error.contains(&said), "{error}");
         }

@@ -168,7 +168,7 @@ impl Trace {
     }
 }
 
-pub(super) fn read(path: &Path) -> Result<Option<String>, NodeError> {
+pub(crate) fn read(path: &Path) -> Result<Option<String>, NodeError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -177,7 +177,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, NodeError> {
 }
 
 /// After a crash at any point there is the old file or the new one, whole.
-pub(super) fn write_durably(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_durably(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::create_dir_all(dir)?;
     let mut new = tempfile::NamedTempFile::new_in(dir)?;
     new.write_all(bytes)?;

@@ -71,12 +71,20 @@ struct PrivateNetwork {
     ip: Ipv4Addr,
 }
 
-/// All of it and the user data, or why it is not there yet.
-pub async fn read(url: &str) -> Result<(Metadata, String), String> {
+/// All of it but the user data, or why it is not there yet.
+pub async fn read(url: &str) -> Result<Metadata, String> {
     let document = get(url, "metadata").await?;
     let networks = get(url, "metadata/private-networks").await?;
-    let metadata = parse(&document, &networks)?;
-    Ok((metadata, get(url, "userdata").await?))
+    parse(&document, &networks)
+}
+
+/// Empty where the server was created without any.
+pub async fn user_data(url: &str) -> Result<String, String> {
+    let answer = ask(url, "userdata").await?;
+    if answer.status() == reqwest::StatusCode::NOT_FOUND {
+        return Ok(String::new());
+    }
+    text(answer, "userdata").await
 }
 
 pub async fn instance_id(url: &str) -> Result<u64, String> {
@@ -133,6 +141,10 @@ fn ipv6(network: NetworkConfig) -> Option<Ipv6> {
 }
 
 async fn get(url: &str, path: &str) -> Result<String, String> {
+    text(ask(url, path).await?, path).await
+}
+
+async fn ask(url: &str, path: &str) -> Result<reqwest::Response, String> {
     // Plain HTTP, on a machine that may know no authority.
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -142,8 +154,12 @@ async fn get(url: &str, path: &str) -> Result<String, String> {
     let client = client.map_err(|error| error.to_string())?;
     let url = format!("{}/{path}", url.trim_end_matches('/'));
     let answer = client.get(url).send().await;
-    let answer = answer.and_then(reqwest::Response::error_for_status);
+    answer.map_err(|error| format!("{path}: {error}"))
+}
+
+async fn text(answer: reqwest::Response, path: &str) -> Result<String, String> {
     // The URL is no secret, and what it answers is not in the error.
+    let answer = answer.error_for_status();
     let answer = answer.map_err(|error| format!("{path}: {error}"))?;
     let text = answer.text().await;
     text.map_err(|error| format!("{path}: {error}"))
