@@ -11,6 +11,7 @@ pub mod apply;
 pub mod arrival;
 pub mod departure;
 pub mod desired;
+pub mod destroy;
 pub mod diagnostic;
 pub mod disruption;
 pub mod drain;

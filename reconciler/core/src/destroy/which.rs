@@ -1,0 +1,119 @@
+//! Which cluster a repository means, where the cluster itself can't be asked any more.
+
+use std::collections::BTreeSet;
+
+use super::{Kind, Resource};
+use crate::id::{ClusterId, ClusterName, InvalidId};
+
+/// Why the project does not tell.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unclear {
+    #[error(
+        "nothing in this project at Hetzner bears the id of a cluster. There is nothing to destroy, or the token is another \
+         project's"
+    )]
+    NoCluster,
+    #[error("{} Say which by --cluster-id", several(ids, name, of_network.as_deref()))]
+    Several {
+        name: ClusterName,
+        ids: BTreeSet<String>,
+        /// The id of the network that has the cluster's name.
+        of_network: Option<String>,
+    },
+    #[error(
+        "cluster {id} is in this project, and no network `{name}` says that it is this one. If it is, repeat with --cluster-id \
+         {id}"
+    )]
+    NoNetwork { name: ClusterName, id: String },
+    #[error("the label of network `{name}` is no cluster's id: {source}. It is not touched")]
+    NoId {
+        name: ClusterName,
+        source: InvalidId,
+    },
+}
+
+/// The id that the network called as the cluster bears, if the project holds no other cluster.
+///
+/// # Errors
+/// There is none, or it takes a person to tell.
+pub fn which(project: &[Resource], name: &ClusterName) -> Result<ClusterId, Unclear> {
+    let ids: BTreeSet<String> = project.iter().filter_map(|r| r.cluster.clone()).collect();
+    let network = |r: &&Resource| r.key.kind == Kind::Network && r.name == name.as_str();
+    let of_network = project.iter().find(network).and_then(|r| r.cluster.clone());
+    let name = name.clone();
+    if ids.len() > 1 {
+        return Err(Unclear::Several {
+            name,
+            ids,
+            of_network,
+        });
+    }
+    match (of_network, ids.into_iter().next()) {
+        (Some(id), _) => id.parse().map_err(|source| Unclear::NoId { name, source }),
+        (None, Some(id)) => Err(Unclear::NoNetwork { name, id }),
+        (None, None) => Err(Unclear::NoCluster),
+    }
+}
+
+fn several(ids: &BTreeSet<String>, name: &ClusterName, of_network: Option<&str>) -> String {
+    let all: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let all = all.join(", ");
+    match of_network {
+        Some(id) => {
+            format!("several clusters are in this project: {all}. Network `{name}` is of {id}.")
+        }
+        None => format!(
+            "several clusters are in this project: {all}. No network `{name}` bears one of these ids."
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{OURS, network, server};
+    use super::*;
+
+    const OTHER: &str = "0000000000000000";
+
+    fn found(project: &[Resource]) -> Result<ClusterId, Unclear> {
+        which(project, &"demo".parse().unwrap())
+    }
+
+    #[test]
+    fn the_only_id_is_the_cluster_s_if_its_network_bears_it() {
+        let ours = || network(1, "demo", Some(OURS));
+        assert_eq!(
+            found(&[ours(), server(2, Some(OURS))]),
+            Ok(OURS.parse().unwrap())
+        );
+        assert_eq!(found(&[]), Err(Unclear::NoCluster));
+        let unlabelled = network(1, "demo", None);
+        assert_eq!(
+            found(std::slice::from_ref(&unlabelled)),
+            Err(Unclear::NoCluster)
+        );
+        for project in [
+            vec![server(2, Some(OURS))],
+            vec![unlabelled, server(2, Some(OURS))],
+            vec![network(1, "demo-2", Some(OURS))],
+        ] {
+            let told = found(&project).unwrap_err().to_string();
+            assert!(told.contains(&format!("--cluster-id {OURS}")), "{told}");
+        }
+    }
+
+    #[test]
+    fn of_several_ids_none_is_chosen_not_even_that_of_the_network() {
+        let project = [network(1, "demo", Some(OURS)), server(2, Some(OTHER))];
+        let told = found(&project).unwrap_err().to_string();
+        for part in [OTHER, OURS, "--cluster-id", "Network `demo` is of"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_label_that_is_no_id_is_none() {
+        let told = found(&[network(1, "demo", Some("Me!"))]).unwrap_err();
+        assert!(matches!(told, Unclear::NoId { .. }), "{told}");
+    }
+}
