@@ -140,6 +140,7 @@ fn whole_state(project: &Project) -> Value {
         "floating_ips": all(&project.floating_ips, project),
         "load_balancers": all(&project.load_balancers, project),
         "volumes": all(&project.volumes, project),
+        "certificates": all(&project.certificates, project),
         "actions": actions,
         "last_event": project.events.last_seq(),
     })

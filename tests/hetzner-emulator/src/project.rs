@@ -11,6 +11,7 @@ use crate::address_pool::AddressPool;
 use crate::catalog::Catalog;
 use crate::error::ApiError;
 use crate::events::{Event, EventKind, EventLog};
+use crate::resources::certificates::Certificate;
 use crate::resources::firewalls::Firewall;
 use crate::resources::floating_ips::FloatingIp;
 use crate::resources::images::Snapshot;
@@ -44,6 +45,7 @@ pub struct Project {
     pub floating_ips: BTreeMap<u64, FloatingIp>,
     pub load_balancers: BTreeMap<u64, LoadBalancer>,
     pub volumes: BTreeMap<u64, Volume>,
+    pub certificates: BTreeMap<u64, Certificate>,
     /// The running actions by their ends.
     running: BTreeSet<(Timestamp, u64)>,
     last_id: u64,
@@ -71,6 +73,7 @@ impl Project {
             floating_ips: BTreeMap::new(),
             load_balancers: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            certificates: BTreeMap::new(),
             running: BTreeSet::new(),
             last_id: FIRST_ID - 1,
         }
@@ -95,6 +98,7 @@ impl Project {
         self.floating_ips.clear();
         self.load_balancers.clear();
         self.volumes.clear();
+        self.certificates.clear();
         self.addresses.release_all();
     }
 

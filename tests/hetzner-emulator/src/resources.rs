@@ -2,6 +2,7 @@
 
 pub mod actions;
 pub mod catalog;
+pub mod certificates;
 pub mod firewalls;
 pub mod floating_ips;
 pub mod images;
@@ -64,6 +65,7 @@ pub fn dispatch(project: &mut Project, call: &Call) -> Answer {
         ["floating_ips", rest @ ..] => floating_ips::route(project, call, rest),
         ["load_balancers", rest @ ..] => load_balancers::route(project, call, rest),
         ["volumes", rest @ ..] => volumes::route(project, call, rest),
+        ["certificates", rest @ ..] => certificates::route(project, call, rest),
         ["server_types", rest @ ..] => catalog::server_types(project, call, rest),
         ["load_balancer_types", rest @ ..] => catalog::load_balancer_types(project, call, rest),
         ["pricing", rest @ ..] => pricing::route(project, call, rest),

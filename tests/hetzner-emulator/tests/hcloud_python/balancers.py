@@ -178,4 +178,17 @@ def networks_of(lb, server):
     assert network.delete() is True
 
 
-STORIES = [of_a_cluster, services_and_targets]
+def certificates():
+    create = client.certificates.create
+    made = create(name="web", certificate="the chain", private_key="the key", labels={"a": "b"})
+    assert (made.type, made.certificate, made.status) == ("uploaded", "the chain", None)
+    assert (made.not_valid_after - made.created).days == 365
+    refused("uniqueness_error", create, name="web", certificate="c", private_key="k")
+    refused("invalid_input", create, name="keyless", certificate="c", private_key=None)
+    assert client.certificates.get_all(label_selector="a=b")[0].id == made.id
+    assert made.update(name="renamed", labels={}).name == "renamed"
+    assert client.certificates.get_by_name("renamed").delete() is True
+    refused("not_found", client.certificates.get_by_id, made.id)
+
+
+STORIES = [of_a_cluster, services_and_targets, certificates]
