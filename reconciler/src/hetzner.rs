@@ -1,4 +1,5 @@
-//! Hetzner Cloud: what exists ([`observe`]) and the few things that we do to it ([`execute`]).
+//! Hetzner Cloud: what exists ([`observe`]), the few things that we do to it ([`execute`]), and its end
+//! ([`destroy`]).
 //!
 //! Nothing here decides. Reads are tolerant: a field or a value that we do not know is passed over or kept as text.
 //! Writes are never repeated blindly: each create bears a label by which a lost reply is found again, and a server is
@@ -7,6 +8,7 @@
 mod budget;
 mod client;
 mod convert;
+pub mod destroy;
 mod error;
 mod execute;
 mod metrics;

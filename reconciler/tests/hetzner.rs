@@ -2,6 +2,7 @@
 
 mod hetzner {
     pub mod answers;
+    mod destroy;
     pub mod effects;
     pub mod world;
 }

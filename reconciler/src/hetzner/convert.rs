@@ -216,7 +216,7 @@ pub fn is_group_name<'a>(
 }
 
 /// Text that somebody else chose, without what could mislead a terminal.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 

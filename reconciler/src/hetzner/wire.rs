@@ -238,7 +238,7 @@ resource!(PlacementGroup, "placement_groups", "placement_group");
 resource!(LoadBalancer, "load_balancers", "load_balancer");
 resource!(Image, "images", "image");
 
-fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,
