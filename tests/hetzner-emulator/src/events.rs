@@ -21,7 +21,8 @@ pub struct Event {
     /// What the machine boots, where it boots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boots: Option<Boots>,
-    /// The image that is made.
+    /// Of `snapshot` the image that is made, of `created` the one that the disk is made of, of `image_deleted` the one that
+    /// is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<u64>,
 }
@@ -50,6 +51,8 @@ pub enum EventKind {
     Reset,
     /// A snapshot of the disk as it is now is being made.
     Snapshot,
+    /// A snapshot of this server's disk was deleted; the server may be gone since long.
+    ImageDeleted,
     Deleted,
 }
 

@@ -86,10 +86,13 @@ impl Project {
         for id in servers {
             self.announce(EventKind::Deleted, id);
         }
+        let images: Vec<u64> = self.images.keys().copied().collect();
+        for id in images {
+            self.delete_snapshot(id);
+        }
         self.actions.clear();
         self.running.clear();
         self.servers.clear();
-        self.images.clear();
         self.networks.clear();
         self.firewalls.clear();
         self.ssh_keys.clear();
@@ -233,12 +236,32 @@ impl Project {
 
     /// Notes a turn in a server's life for those who wait for it.
     pub fn announce(&mut self, kind: EventKind, server: u64) {
-        self.note(kind, server, None);
+        let created = (kind == EventKind::Created).then(|| self.servers.get(&server));
+        let image = created.flatten().map(|server| server.image);
+        self.note(kind, server, image);
     }
 
     /// Notes that `image` begins to be made of the server's disk.
     pub fn announce_snapshot(&mut self, server: u64, image: u64) {
         self.note(EventKind::Snapshot, server, Some(image));
+    }
+
+    /// Forgets a snapshot and notes that.
+    pub fn delete_snapshot(&mut self, image: u64) {
+        let Some(snapshot) = self.images.remove(&image) else {
+            return;
+        };
+        let (server, name) = snapshot.created_from;
+        self.events.push(Event {
+            seq: 0,
+            time: self.now,
+            kind: EventKind::ImageDeleted,
+            server,
+            name,
+            ipv4: None,
+            boots: None,
+            image: Some(image),
+        });
     }
 
     fn note(&mut self, kind: EventKind, server: u64, image: Option<u64>) {

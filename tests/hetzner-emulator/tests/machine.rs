@@ -133,6 +133,41 @@ async fn events_tell_a_servers_life_in_order() {
 }
 
 #[tokio::test]
+async fn events_tell_what_becomes_of_a_disk() {
+    let bench = Bench::new().await;
+    let (seq, server) = bench.running_server().await;
+    let path = format!("/v1/servers/{server}/actions/create_image");
+    let made = bench.post(&path, json!({"type": "snapshot"})).await;
+    let image = made["image"]["id"].as_u64().unwrap();
+    let action = &made["action"]["id"];
+    bench.event("snapshot", seq).await;
+    // Whether it was over already is all the same.
+    let finish = format!("/_emulator/actions/{action}/finish");
+    bench.call(Method::POST, &finish, Value::Null).await;
+    let mut wanted = order("copy");
+    wanted["image"] = image.into();
+    bench.post("/v1/servers", wanted).await;
+    bench.event("created", seq).await;
+    let path = format!("/v1/images/{image}");
+    bench.call(Method::DELETE, &path, Value::Null).await;
+    bench.event("image_deleted", seq).await;
+    let events = bench.get("/_emulator/events").await;
+    let events = events["events"].as_array().unwrap().iter();
+    let of_images: Vec<_> = events
+        .filter(|event| event["image"] == image)
+        .map(|event| (&event["kind"], &event["name"]))
+        .collect();
+    assert_eq!(
+        json!(of_images),
+        json!([
+            ["snapshot", "machine"],
+            ["created", "copy"],
+            ["image_deleted", "machine"]
+        ])
+    );
+}
+
+#[tokio::test]
 async fn a_reset_empties_the_project_and_announces_it() {
     let bench = Bench::new().await;
     let (seq, id) = bench.running_server().await;

@@ -217,7 +217,7 @@ fn delete(project: &mut Project, id: u64) -> Answer {
         return Err(ApiError::new(423, "locked", "image is locked"));
     }
     project.require_unlocked(ResourceRef::image(id))?;
-    project.images.remove(&id);
+    project.delete_snapshot(id);
     Ok(Reply::no_content())
 }
 
