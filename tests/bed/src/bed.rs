@@ -42,7 +42,8 @@ pub enum Transport {
 /// What a bed is made of.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Servers of the control plane: 1 or 3.
+    /// Servers of the control plane: 1 or 3. With 0 the bed begins with an empty Hetzner project, and what is ordered there
+    /// becomes machines.
     pub servers: usize,
     /// Found the cluster and run `fabrik run` on each server.
     pub fabrik: bool,

@@ -26,6 +26,25 @@ pub struct Event {
     pub server: u64,
     pub name: String,
     pub ipv4: Option<Ipv4Addr>,
+    /// What the machine boots, where it boots.
+    pub boots: Option<Boots>,
+    /// The image that the event is about.
+    pub image: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boots {
+    Disk,
+    Rescue,
+}
+
+/// What a rescue system has of its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rescue {
+    pub disk_bytes: u64,
+    /// Lines of its `authorized_keys`.
+    pub authorized_keys: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -37,6 +56,8 @@ pub enum EventKind {
     Off,
     Rebooted,
     Reset,
+    Snapshot,
+    ImageDeleted,
     Deleted,
     #[serde(other)]
     Other,
@@ -138,6 +159,24 @@ impl Hetzner {
             return Ok(None);
         }
         Ok(Some(response.error_for_status()?.text().await?))
+    }
+
+    /// The rescue system that a server runs.
+    pub async fn rescue(&self, server: u64) -> Result<Rescue> {
+        const GIGABYTE: u64 = 1_000_000_000;
+        let url = format!("{}/_emulator/state", self.base);
+        let state: Value = self.http.get(url).send().await?.json().await?;
+        let servers = state["servers"].as_array();
+        let found = servers.and_then(|all| all.iter().find(|one| one["id"] == server));
+        let found = found.with_context(|| format!("no server {server}"))?;
+        let keys = found["rescue"]["authorized_keys"].as_array();
+        let keys = keys.with_context(|| format!("server {server} has no rescue system"))?;
+        let keys = keys.iter().filter_map(Value::as_str).map(str::to_owned);
+        let disk = found["primary_disk_size"].as_u64();
+        Ok(Rescue {
+            disk_bytes: disk.context("a server without a disk")? * GIGABYTE,
+            authorized_keys: keys.collect(),
+        })
     }
 
     /// A server that hangs does not answer the power button.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::task::JoinHandle;
 
-use crate::emulator::{Event, EventKind};
+use crate::emulator::{Boots, Event, EventKind};
 use crate::machine::{Machine, Role, Surroundings, UserData};
 
 /// Follows the emulator until it is dropped.
@@ -94,6 +94,7 @@ impl Machines {
     }
 
     async fn handle(&self, event: &Event) -> Result<()> {
+        self.keep_disks(event).await?;
         let known = self.lock().get(&event.server).cloned();
         let machine = match known {
             Some(machine) => machine,
@@ -102,46 +103,74 @@ impl Machines {
                 None => return Ok(()),
             },
         };
+        let boots = event.boots.unwrap_or(Boots::Disk);
         match event.kind {
-            EventKind::Running => machine.boot(),
+            EventKind::Running => machine.boot(boots),
             EventKind::Off => machine.cut().await,
             EventKind::Rebooted | EventKind::Reset => {
                 machine.cut().await;
-                machine.boot();
+                machine.boot(boots);
             }
             EventKind::ShutdownRequested => machine.shut_down().await?,
             EventKind::Deleted => {
                 machine.cut().await;
                 self.lock().remove(&event.server);
             }
-            EventKind::Created | EventKind::Other => {}
+            EventKind::Created
+            | EventKind::Snapshot
+            | EventKind::ImageDeleted
+            | EventKind::Other => {}
         }
         Ok(())
     }
 
-    /// A server that gets power for the first time is a machine of ours when its user data say so.
+    /// Copies and forgets disks, of any server.
+    async fn keep_disks(&self, event: &Event) -> Result<()> {
+        let (kind, server, image) = (event.kind, event.server, event.image);
+        let disks = self.surroundings.disks.clone();
+        let work = move || match (kind, image) {
+            (EventKind::Created, Some(image)) => disks.create(server, image),
+            (EventKind::Snapshot, Some(image)) => disks.snapshot(server, image),
+            (EventKind::ImageDeleted, Some(image)) => disks.delete_image(image),
+            (EventKind::Deleted, _) => disks.delete(server),
+            _ => Ok(()),
+        };
+        tokio::task::spawn_blocking(work).await?
+    }
+
+    /// A server that gets power for the first time is a machine of ours when its user data say so. Any server is one as
+    /// soon as it boots a rescue system.
     async fn meet(&self, event: &Event) -> Result<Option<Machine>> {
-        let (EventKind::Running, Some(address)) = (event.kind, event.ipv4) else {
+        let Some(address) = event.ipv4 else {
             return Ok(None);
         };
-        let user_data = self
-            .surroundings
-            .hetzner
-            .metadata(event.server, "userdata")
-            .await?;
-        match user_data.as_deref().map(serde_json::from_str::<UserData>) {
-            Some(Ok(user_data)) if user_data.fabrik == 1 && user_data.role == "agent" => {}
+        let role = match (event.kind, event.boots) {
+            (EventKind::Running, Some(Boots::Disk)) => match self.role(event.server).await? {
+                Some(role) => role,
+                None => return Ok(None),
+            },
+            (_, Some(Boots::Rescue)) => {
+                let role = self.role(event.server).await?;
+                role.unwrap_or(Role::Other)
+            }
             _ => return Ok(None),
-        }
+        };
         let surroundings = Arc::clone(&self.surroundings);
-        let machine = Machine::new(
-            event.server,
-            &event.name,
-            address,
-            Role::Agent,
-            surroundings,
-        )?;
+        let machine = Machine::new(event.server, &event.name, address, role, surroundings)?;
         self.lock().insert(event.server, machine.clone());
         Ok(Some(machine))
+    }
+
+    /// What a server is for by its user data; nothing where they are not ours.
+    async fn role(&self, server: u64) -> Result<Option<Role>> {
+        let hetzner = &self.surroundings.hetzner;
+        let user_data = hetzner.metadata(server, "userdata").await?;
+        let user_data = user_data.map(|text| serde_json::from_str::<UserData>(&text));
+        Ok(match user_data {
+            Some(Ok(user_data)) if user_data.fabrik == 1 && user_data.role == "agent" => {
+                Some(Role::Agent)
+            }
+            _ => None,
+        })
     }
 }

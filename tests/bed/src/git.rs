@@ -15,6 +15,7 @@ use anyhow::Result;
 use crate::parts::Parts;
 use crate::process::Dirs;
 pub use http::Webhook;
+pub(crate) use ssh::make_host_key;
 pub use worktree::Worktree;
 
 const HTTP_PORT: u16 = 8081;

@@ -1,6 +1,7 @@
 //! A machine behind a server of the emulator: off, booting, running, or refused by the cluster.
 
 mod life;
+mod rescue;
 mod root;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,8 @@ pub(crate) use self::root::uuid;
 pub use self::root::{Root, System};
 use crate::agent;
 use crate::control_plane::Trust;
-use crate::emulator::Hetzner;
+use crate::disks::Disks;
+use crate::emulator::{Boots, Hetzner};
 use crate::join::{self, Disk};
 use crate::kubelet::Health;
 use crate::parts::Parts;
@@ -38,6 +40,8 @@ pub enum State {
     Booting,
     /// Its Node is registered and reported.
     Running { boot_id: String },
+    /// Its rescue system lets those in who were named.
+    Rescue,
     /// It has power, and the cluster does not want it. It tries no more until the next boot.
     Refused { reason: String },
 }
@@ -50,6 +54,7 @@ pub struct Surroundings {
     pub hetzner: Hetzner,
     pub dir: PathBuf,
     pub dirs: Dirs,
+    pub disks: Disks,
     pub kubelet_version: String,
     /// KWOK's own: it asks for more than a kubelet may.
     pub kwok_identity: Certified,
@@ -91,6 +96,8 @@ pub enum Role {
         server: Arc<Server>,
         trust: Arc<Trust>,
     },
+    /// Somebody else's: what is on its disk is not played here, and what it does in rescue is.
+    Other,
 }
 
 /// What goes wrong at the next boot, and only then.
@@ -228,7 +235,7 @@ impl Machine {
     /// It reboots itself: the emulator does not notice, the boot id is a new one.
     pub async fn reboot(&self) {
         self.cut().await;
-        self.boot();
+        self.boot(Boots::Disk);
     }
 
     /// It disappears without notice: nothing of it runs, the emulator still says "running", and
@@ -330,7 +337,7 @@ impl Machine {
     }
 
     /// Power comes on. A machine that has power is left alone.
-    pub(crate) fn boot(&self) {
+    pub(crate) fn boot(&self, boots: Boots) {
         let mut life = self.life();
         if self.state() != State::Off {
             return;
@@ -339,7 +346,11 @@ impl Machine {
         let inner = Arc::clone(&self.inner);
         *life = Some(self.inner.surroundings.runtime.spawn(async move {
             // A machine that failed to boot says why, and waits for somebody to reset it.
-            if let Err(error) = inner.live().await {
+            let lived = match boots {
+                Boots::Disk => inner.live().await,
+                Boots::Rescue => inner.live_in_rescue().await,
+            };
+            if let Err(error) = lived {
                 let reason = format!("{error:#}");
                 tracing::warn!(machine = inner.name, reason, "the machine stops");
                 inner.state.send_replace(State::Refused { reason });

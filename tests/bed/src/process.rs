@@ -14,7 +14,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
+};
+
+use crate::namespaces::{Entrance, child_of};
 
 /// How a program is started.
 #[derive(Clone, Debug)]
@@ -30,6 +34,8 @@ pub struct Spec {
     pub run_dir: PathBuf,
     /// Started again when it ends without being told to.
     pub restart: bool,
+    /// Where it runs, when that is not this host's.
+    pub inside: Option<Entrance>,
 }
 
 impl Spec {
@@ -42,6 +48,7 @@ impl Spec {
             log: dirs.logs.join(format!("{name}.log")),
             run_dir: dirs.run.clone(),
             restart: true,
+            inside: dirs.inside,
         }
     }
 
@@ -64,11 +71,13 @@ impl Spec {
     }
 }
 
-/// Where processes of a bed log to and are recorded.
+/// Where processes of a bed log to and are recorded, and run.
 #[derive(Clone, Debug)]
 pub struct Dirs {
     pub logs: PathBuf,
     pub run: PathBuf,
+    /// The namespaces of a machine that has its own.
+    pub inside: Option<Entrance>,
 }
 
 /// A process that runs, or did. Dropping it kills it.
@@ -76,6 +85,8 @@ pub struct Dirs {
 pub struct Process {
     name: String,
     log: PathBuf,
+    /// Started by a program that waits for it.
+    has_parent: bool,
     shared: Arc<Shared>,
 }
 
@@ -107,6 +118,7 @@ impl Process {
         let process = Self {
             name: spec.name.clone(),
             log: spec.log.clone(),
+            has_parent: spec.inside.is_some(),
             shared: Arc::clone(&shared),
         };
         std::thread::Builder::new()
@@ -122,8 +134,12 @@ impl Process {
     }
 
     pub fn pid(&self) -> Option<u32> {
-        let pid = self.shared.lock().running?;
-        u32::try_from(pid.as_raw_nonzero().get()).ok()
+        let pid = raw(self.shared.lock().running?);
+        if self.has_parent {
+            child_of(pid).map(raw)
+        } else {
+            Some(pid)
+        }
     }
 
     pub fn is_running(&self) -> bool {
@@ -173,8 +189,13 @@ impl Process {
         let mut state = self.shared.lock();
         state.told_to_end = true;
         if let Some(pid) = state.running {
+            let child = child_of(raw(pid)).filter(|_| self.has_parent && signal == Signal::TERM);
             // The group is gone only when its last process is, and then there is nothing to end.
-            let _ = kill_process_group(pid, signal);
+            let _ = match child {
+                // Its parent ends after it, and has to live to see that.
+                Some(child) => kill_process(child, signal),
+                None => kill_process_group(pid, signal),
+            };
         }
         self.shared.changed.notify_all();
     }
@@ -268,6 +289,7 @@ fn spawn(spec: &Spec) -> Result<Child> {
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "--"])
+        .args(spec.inside.map(Entrance::prefix).unwrap_or_default())
         .arg(&spec.program)
         .args(&spec.arguments)
         .envs(spec.environment.iter().map(|(name, value)| (name, value)))
@@ -278,6 +300,10 @@ fn spawn(spec: &Spec) -> Result<Child> {
     command
         .spawn()
         .context("starting it by setpriv (package util-linux)")
+}
+
+fn raw(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
 }
 
 fn open_log(path: &Path) -> Result<File> {
@@ -325,6 +351,7 @@ mod tests {
         let dirs = Dirs {
             logs: dir.to_owned(),
             run: dir.to_owned(),
+            inside: None,
         };
         Spec::new(name, Path::new("/bin/sh"), &dirs).args(["-c", script])
     }

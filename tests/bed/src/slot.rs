@@ -85,6 +85,7 @@ impl Slot {
         Dirs {
             logs: self.dir.join("logs"),
             run: self.dir.join("run"),
+            inside: None,
         }
     }
 }

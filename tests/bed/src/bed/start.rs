@@ -18,6 +18,7 @@ use super::{Bed, Options, OwnRuntime};
 use crate::agent;
 use crate::balancer::Balancer;
 use crate::control_plane::{API_PORT, ControlPlane, EtcdCluster, Settings, Trust};
+use crate::disks::Disks;
 use crate::emulator::Hetzner;
 use crate::fabrik::{self, Fabrik, Founding, Place, Systems};
 use crate::fleet::Fleet;
@@ -57,8 +58,10 @@ pub(super) fn hetzner_door(server: &Server) -> SocketAddr {
 pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -> Result<Bed> {
     // Somebody in this process may have installed one already; any will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if !matches!(options.servers, 1 | 3) {
-        bail!("a bed has 1 or 3 servers, not {}", options.servers);
+    match options.servers {
+        0 if options.fabrik => bail!("an empty bed has nobody to found it: Options::fabrik"),
+        0 | 1 | 3 => {}
+        servers => bail!("a bed has 1 or 3 servers, or begins empty, and has not {servers}"),
     }
     let parts = Arc::new(prepare_parts(&options).await?);
     let slot = Slot::take()?;
@@ -73,6 +76,7 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
         hetzner: hetzner.clone(),
         dir: slot.dir().to_owned(),
         dirs: slot.dirs(),
+        disks: Disks::new(slot.dir()),
         kubelet_version: format!("v{}+k3s1", options.kubernetes_version),
         kwok_identity: trust.cluster.issue(&Subject::client(KWOK_USER, None))?,
         cluster: options.cluster.clone(),
@@ -111,6 +115,9 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
         _runtime: runtime,
         slot,
     };
+    if bed.options.servers == 0 {
+        return Ok(bed);
+    }
     bed.wait_for_servers().await?;
     let admin = bed.kubeconfig_text("bed-admin", Some("system:masters"))?;
     pki::write_private(&bed.kubeconfig(), admin.as_bytes())?;

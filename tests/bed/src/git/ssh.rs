@@ -23,9 +23,7 @@ impl Server {
     pub fn start(dir: &Path, listen: SocketAddr, sshd: &Path, dirs: &Dirs) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let host_key = dir.join("host_key");
-        run(Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(&host_key))?;
+        make_host_key(&host_key)?;
         let public = fs::read_to_string(dir.join("host_key.pub"))?;
         let known_hosts = dir.join("known_hosts");
         let line = format!("[{}]:{} {public}", listen.ip(), listen.port());
@@ -86,6 +84,13 @@ impl Server {
         writeln!(file, "restrict {}", public_key.trim())?;
         Ok(())
     }
+}
+
+/// Makes a host key without a passphrase, and its public half beside it.
+pub(crate) fn make_host_key(file: &Path) -> Result<()> {
+    run(Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"])
+        .arg(file))
 }
 
 fn user() -> Result<String> {

@@ -69,7 +69,7 @@ impl Inner {
         Root::existing(&self.root_dir(), &self.name, &self.surroundings.dirs)
     }
 
-    fn dir(&self) -> PathBuf {
+    pub(super) fn dir(&self) -> PathBuf {
         let machines = self.surroundings.dir.join("machines");
         machines.join(self.id.to_string())
     }
@@ -114,7 +114,8 @@ impl Inner {
     /// The disk, made from the image if it is not there. None in a bed without systems.
     async fn disk(&self, empty: bool) -> Result<Option<Root>> {
         let image = self.surroundings.image.as_ref();
-        let Some(image) = image.filter(|_| self.script().is_none()) else {
+        let played = self.script().is_none() && !matches!(self.role, Role::Other);
+        let Some(image) = image.filter(|_| played) else {
             return Ok(None);
         };
         let dir = self.root_dir();
@@ -131,7 +132,7 @@ impl Inner {
         }
         let pool = match &self.role {
             Role::Agent => self.user_data().await?.pool.unwrap_or(WORKERS.to_owned()),
-            Role::Server { .. } => SERVERS.to_owned(),
+            Role::Server { .. } | Role::Other => SERVERS.to_owned(),
         };
         std::fs::create_dir_all(self.dir())?;
         let root = Root::create(image, &dir, &self.name, &pool, &self.surroundings.dirs)?;
@@ -147,6 +148,7 @@ impl Inner {
             Role::Server { server, trust } => {
                 self.live_as_server(boot_id, root, server, trust).await
             }
+            Role::Other => std::future::pending().await,
         }
     }
 

@@ -1,7 +1,9 @@
 //! One program, so that the beds stand beside one another.
 
 mod control_plane;
+mod disks;
 mod git_servers;
 mod side_by_side;
+mod ssh;
 mod systems;
 mod three_servers;
