@@ -258,6 +258,13 @@ impl Bed {
         &self.server_machines[server]
     }
 
+    /// Writes an image that machines of this bed boot from, as it is on their disks: for `fabrik seed --image`.
+    pub fn write_image(&self, file: &Path) -> Result<()> {
+        let image = self.fleet.image();
+        let image = image.context("this bed's machines have no systems (Options::systems)")?;
+        image.archive(file)
+    }
+
     /// `fabrik` on one server.
     pub fn fabrik(&self, server: usize) -> &Fabrik {
         &self.server(server).fabrik

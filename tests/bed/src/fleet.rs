@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::emulator::{Boots, Event, EventKind};
 use crate::machine::{Machine, Role, Surroundings, UserData};
+use crate::system::Image;
 
 /// Follows the emulator until it is dropped.
 pub struct Fleet {
@@ -34,6 +35,11 @@ impl Fleet {
         });
         let follower = tokio::spawn(Arc::clone(&machines).follow());
         Self { machines, follower }
+    }
+
+    /// What the disks of machines are made from, in a bed whose machines have systems.
+    pub fn image(&self) -> Option<&Image> {
+        self.machines.surroundings.image.as_ref()
     }
 
     /// All machines, in the order of their servers' ids.

@@ -192,13 +192,21 @@ fn flake(kubernetes_version: &str, fabrik: Build) -> Result<Vec<(String, String)
     Ok(files)
 }
 
+/// Where an image says what is in it, below its root.
+const CONTENT: &str = "etc/bed/image.json";
+
 /// What the disk of a new machine holds: a store with the systems of the default repository.
 #[derive(Debug)]
 pub struct Image {
     /// A chroot store of Nix.
     pub root: PathBuf,
-    /// Folder with `nix` and `nix-store`.
-    pub nix: PathBuf,
+    content: Content,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Content {
+    /// Folder with `nix` and `nix-store`, which are no part of the image.
+    nix: PathBuf,
     /// Store paths by pool.
     systems: BTreeMap<String, String>,
 }
@@ -218,28 +226,69 @@ impl Image {
         }
         let mut image = Self {
             root,
-            nix: programs,
-            systems: BTreeMap::new(),
+            content: Content {
+                nix: programs,
+                systems: BTreeMap::new(),
+            },
         };
         for pool in [SERVERS, WORKERS] {
             let attribute = format!("nixosConfigurations.{pool}.config.system.build.toplevel");
             let installable = format!("path:{}#{attribute}", source.display());
             let system = image.nix(&["build", "--no-link", "--print-out-paths", &installable])?;
-            image.systems.insert(pool.to_owned(), system);
+            image.content.systems.insert(pool.to_owned(), system);
         }
+        let file = image.root.join(CONTENT);
+        fs::create_dir_all(file.parent().context("a folder")?)?;
+        fs::write(file, serde_json::to_string_pretty(&image.content)?)?;
         Ok(image)
+    }
+
+    /// What a root folder was made from.
+    pub(crate) fn of(root: &Path) -> Result<Self> {
+        let file = root.join(CONTENT);
+        let content = fs::read(&file).context("there is no system on this disk")?;
+        let content = serde_json::from_slice(&content);
+        Ok(Self {
+            root: root.to_owned(),
+            content: content.with_context(|| format!("reading {}", file.display()))?,
+        })
+    }
+
+    /// Writes it as what a disk begins with: a tar, whose bytes are the same each time.
+    pub fn archive(&self, file: &Path) -> Result<()> {
+        let archived = Command::new("tar")
+            .args(["--create", "--sort=name", "--format=gnu", "--mtime=@1"])
+            .args(["--owner=0", "--group=0", "--numeric-owner"])
+            // What Nix remembers of evaluations.
+            .arg("--exclude=./root/.cache")
+            .arg("--file")
+            .arg(file)
+            .arg("--directory")
+            .arg(&self.root)
+            .arg(".")
+            .status()
+            .context("starting tar")?;
+        if !archived.success() {
+            bail!("writing {}: {archived}", file.display());
+        }
+        Ok(())
+    }
+
+    pub fn nix_programs(&self) -> &Path {
+        &self.content.nix
     }
 
     /// The system that a new machine of this pool comes with: that of workers, where it has no other.
     pub fn system(&self, pool: &str) -> Result<&str> {
-        let system = self.systems.get(pool).or(self.systems.get(WORKERS));
+        let systems = &self.content.systems;
+        let system = systems.get(pool).or(systems.get(WORKERS));
         system
             .map(String::as_str)
             .context("the image has no systems")
     }
 
     fn nix(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(self.nix.join("nix"))
+        let output = Command::new(self.content.nix.join("nix"))
             .args(arguments)
             .arg("--store")
             .arg(&self.root)

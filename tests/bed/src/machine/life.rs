@@ -111,13 +111,15 @@ impl Inner {
         std::future::pending().await
     }
 
-    /// The disk, made from the image if it is not there. None in a bed without systems.
+    /// The disk, made from what was written to it or from the bed's image if it is not there. None in a bed without
+    /// systems.
     async fn disk(&self, empty: bool) -> Result<Option<Root>> {
         let image = self.surroundings.image.as_ref();
         let played = self.script().is_none() && !matches!(self.role, Role::Other);
         let Some(image) = image.filter(|_| played) else {
             return Ok(None);
         };
+        let written = self.surroundings.disks.disk(self.id);
         let dir = self.root_dir();
         if empty {
             match std::fs::remove_dir_all(&dir) {
@@ -135,7 +137,12 @@ impl Inner {
             Role::Server { .. } | Role::Other => SERVERS.to_owned(),
         };
         std::fs::create_dir_all(self.dir())?;
-        let root = Root::create(image, &dir, &self.name, &pool, &self.surroundings.dirs)?;
+        let (name, dirs) = (&self.name, &self.surroundings.dirs);
+        let root = if written.exists() {
+            Root::unpack(&written, &dir, name, &pool, dirs)?
+        } else {
+            Root::create(image, &dir, name, &pool, dirs)?
+        };
         if let Role::Server { server, .. } = &self.role {
             server.add_programs(&root)?;
         }

@@ -74,6 +74,28 @@ impl Root {
         if !copied.success() {
             bail!("copying the image to {}: {copied}", dir.display());
         }
+        Self::furnish(image, dir, name, pool, dirs)
+    }
+
+    /// As [`Root::create`], from what somebody wrote to the machine's disk: an archive of an image, and then anything.
+    pub fn unpack(disk: &Path, dir: &Path, name: &str, pool: &str, dirs: &Dirs) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let unpacked = Command::new("tar")
+            .args(["--extract", "--preserve-permissions", "--file"])
+            .arg(disk)
+            .arg("--directory")
+            .arg(dir)
+            .output()
+            .context("starting tar")?;
+        if !unpacked.status.success() {
+            let reason = String::from_utf8_lossy(&unpacked.stderr);
+            bail!("the disk of {name} does not boot: {reason}");
+        }
+        let image = Image::of(dir).with_context(|| format!("{name} does not boot"))?;
+        Self::furnish(&image, dir, name, pool, dirs)
+    }
+
+    fn furnish(image: &Image, dir: &Path, name: &str, pool: &str, dirs: &Dirs) -> Result<Self> {
         let root = Self {
             dir: dir.to_owned(),
             name: name.to_owned(),
@@ -89,7 +111,7 @@ impl Root {
         ] {
             fs::create_dir_all(root.path(folder))?;
         }
-        symlink(&image.nix, root.path("sw/nix"))?;
+        symlink(image.nix_programs(), root.path("sw/nix"))?;
         for (name, text) in STAND_INS {
             root.add_program(&root.programs(), name, text, &[])?;
         }

@@ -96,6 +96,100 @@ async fn a_disk_that_was_written_in_rescue_becomes_an_image() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_boots_what_was_written_to_its_disk() -> Result<()> {
+    let bed = Bed::start(Options {
+        servers: 0,
+        systems: true,
+        action_duration: Duration::from_millis(50),
+        ..Options::default()
+    })
+    .await?;
+    let image = bed.dir().join("image.tar");
+    bed.write_image(&image)?;
+    let bytes = std::fs::read(&image)?;
+    bed.write_image(&image)?;
+    ensure!(
+        bytes == std::fs::read(&image)?,
+        "the same image has other bytes"
+    );
+
+    let laptop = Laptop::new(&bed)?;
+    let api = bed.hetzner();
+    let key = json!({"name": "seed", "public_key": laptop.public_key()?});
+    api.call(Method::POST, "/ssh_keys", &key).await?;
+    let order = json!({"name": "build", "server_type": "cx23", "image": "debian-12"});
+    let (server, address) = api.create_server(&order).await?;
+    idle(&bed, server).await?;
+    rescue(&bed, server, "build").await?;
+    laptop.run(&address.to_string(), "dd of=/dev/sda bs=4M", &bytes)?;
+    act(&bed, server, "poweroff", &json!({})).await?;
+    let made = act(&bed, server, "create_image", &json!({"type": "snapshot"})).await?;
+
+    let user_data = json!({
+        "fabrik": 1, "role": "agent", "pool": "workers", "node-name": "worker",
+        "servers": ["https://127.0.0.1:1"], "token": "K10ca::id.secret",
+    });
+    let order = json!({
+        "name": "worker", "server_type": "cx23", "image": made["image"]["id"],
+        "user_data": user_data.to_string(),
+    });
+    api.create_server(&order).await?;
+    let machine = bed.machine_appears("worker", BOOT).await?;
+    let system = bed
+        .wait_until("it has booted", BOOT, async || Ok(machine.system().ok()))
+        .await?;
+    assert_eq!(
+        system.k3s,
+        format!("{}+k3s1", bed.options().kubernetes_version)
+    );
+    let root = machine.root().context("a root")?;
+    std::fs::write(root.path("var-of-its-own"), "kept")?;
+    machine.reboot().await;
+    bed.wait_until("it has booted again", BOOT, async || {
+        Ok((machine.boots() == 2 && machine.system().is_ok()).then_some(()))
+    })
+    .await?;
+    ensure!(
+        root.path("var-of-its-own").exists(),
+        "it boots another disk"
+    );
+    bed.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_a_system_does_not_boot() -> Result<()> {
+    let bed = Bed::start(Options {
+        servers: 0,
+        systems: true,
+        action_duration: Duration::from_millis(50),
+        ..Options::default()
+    })
+    .await?;
+    let user_data =
+        json!({"fabrik": 1, "role": "agent", "node-name": "worker", "servers": [], "token": "t"});
+    let order = json!({
+        "name": "worker", "server_type": "cx23", "image": "debian-12", "user_data": user_data.to_string(),
+        "start_after_create": false,
+    });
+    let (server, _) = bed.hetzner().create_server(&order).await?;
+    let disk = bed
+        .dir()
+        .join("machines")
+        .join(server.to_string())
+        .join("disk");
+    std::fs::create_dir_all(disk.parent().context("a folder")?)?;
+    std::fs::write(disk, [0; 4096])?;
+    idle(&bed, server).await?;
+    act(&bed, server, "poweron", &json!({})).await?;
+    let machine = bed.machine_appears("worker", BOOT).await?;
+    let refused = machine.wait_running(BOOT).await.unwrap_err().to_string();
+    ensure!(refused.contains("no system on this disk"), "{refused}");
+    bed.shutdown().await;
+    Ok(())
+}
+
 /// Boots the rescue system, for who has the key `seed`.
 async fn rescue(bed: &Bed, server: u64, name: &str) -> Result<()> {
     let wanted = json!({"type": "linux64", "ssh_keys": ["seed"]});
