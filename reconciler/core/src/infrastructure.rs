@@ -82,6 +82,7 @@ pub struct Ground<'a> {
 }
 
 /// Where one server goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
     pub network: u64,
     pub firewall: u64,

@@ -34,6 +34,7 @@ pub mod pool;
 pub mod quorum;
 pub mod rollout;
 pub mod secrets;
+pub mod seed;
 pub mod spec;
 pub mod step;
 pub mod system;

@@ -10,10 +10,16 @@ pub const ROLE_LABEL: &str = "fabrik.dev/role";
 pub const POOL_LABEL: &str = "fabrik.dev/pool";
 /// What the control plane is called where a pool is asked for.
 pub const SERVERS_POOL: &str = "servers";
-/// On a snapshot at Hetzner: the pool whose servers boot it.
-pub const IMAGE_LABEL: &str = "fabrik.dev/image";
 /// On a Hetzner server, and on the Secret of a join token: the creation intent it came from.
 pub const INTENT_LABEL: &str = "fabrik.dev/intent";
+/// On a snapshot, and on the temporary server that one is made with: the pool whose system is on that disk.
+pub const IMAGE_LABEL: &str = "fabrik.dev/image";
+/// On a snapshot: the beginning of the SHA-256 of the bytes that were written to the disk.
+pub const DIGEST_LABEL: &str = "fabrik.dev/digest";
+/// On a snapshot: the fabrik that made it.
+pub const VERSION_LABEL: &str = "fabrik.dev/version";
+/// On the temporary server of an image: the digest of what was written to its disk and read back from there.
+pub const WRITTEN_LABEL: &str = "fabrik.dev/written";
 /// On each applied object: the unit that it belongs to.
 pub const UNIT_LABEL: &str = "fabrik.dev/unit";
 /// On a Node that fabrik cordoned: the mark of the ticket it was cordoned under. Its absence on a cordoned Node says that

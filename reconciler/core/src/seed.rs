@@ -1,0 +1,399 @@
+//! What `fabrik seed` does next: from what a repository wants and what is at Hetzner, on the first server and on the laptop, to
+//! one step.
+//!
+//! It is asked again after each step, and nothing is remembered in between but what the laptop has written down. So a seed
+//! that was cut off anywhere goes on with the same question.
+
+pub mod cost;
+mod ground;
+mod image;
+
+pub use self::ground::{FIRST_SEQUENCE, Ground, first_intent, ground};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::effect::Effect;
+use crate::id::{ClusterName, InvalidId, PoolName, ServerId};
+use crate::infrastructure::Placement;
+use crate::observed::Power;
+
+/// Snapshots of an image that are kept: the one in use, and the one before it.
+const SNAPSHOTS_KEPT: usize = 2;
+
+/// The beginning of the SHA-256 of a disk: 32 hex digits, of which a label's value has room for 63 characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageDigest(String);
+
+/// What a seed is to come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub cluster: ClusterName,
+    /// One for a pool at most.
+    pub images: Vec<Image>,
+    pub extent: Extent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// The snapshots are at Hetzner, and nothing else of the seed's.
+    Images,
+    /// The first server runs fabrik, which has carried out the commit.
+    Cluster,
+}
+
+/// A disk that is to be a snapshot at Hetzner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    pub pool: PoolName,
+    pub digest: ImageDigest,
+    pub architecture: Architecture,
+}
+
+/// Hetzner's words for what processors a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Architecture {
+    X86,
+    Arm,
+}
+
+/// What there is of this cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The seed's temporary SSH key at Hetzner.
+    pub key: Option<u64>,
+    /// Of images of this cluster, in any order.
+    pub snapshots: Vec<Snapshot>,
+    /// The temporary server that a snapshot is made with.
+    pub image_server: Option<ImageServer>,
+    pub ground: Ground,
+    pub first: Option<First>,
+    pub laptop: Laptop,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub id: u64,
+    pub pool: PoolName,
+    /// What its label says, whatever that is.
+    pub digest: String,
+    pub created: Timestamp,
+    pub state: SnapshotState,
+    /// Against deletion, by a person.
+    pub protected: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotState {
+    Creating,
+    Available,
+    /// It was begun and did not come to its end.
+    Broken,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageServer {
+    pub id: ServerId,
+    pub architecture: Option<Architecture>,
+    /// `Changing` as well while an action of Hetzner's is under way.
+    pub power: Power,
+    pub rescue: Rescue,
+    /// What is known to be on its disk.
+    pub written: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rescue {
+    /// It boots its disk, if it boots.
+    None,
+    /// The next boot is that of the rescue system.
+    Armed,
+    /// Its rescue system was to answer, and did not.
+    Silent,
+}
+
+/// The first server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct First {
+    pub id: ServerId,
+    pub power: Power,
+}
+
+/// What the laptop has written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Laptop {
+    /// The first server that `stage` is about.
+    pub server: Option<ServerId>,
+    pub stage: Stage,
+    /// Whether keys are in its folder.
+    pub has_secrets: bool,
+}
+
+/// How far the laptop has come with the first server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Nothing was said to it.
+    Unmet,
+    /// The laptop knows the host key that the machine made itself.
+    Met,
+    /// The machine answers by that key, and the one of its user data is worth nothing.
+    Trusted,
+    /// It may have got all that makes it the cluster: from here on it can't be made anew.
+    HandingOver,
+    /// fabrik runs on it.
+    Founded,
+    /// The commit is carried out.
+    CarriedOut,
+    /// The laptop has a kubeconfig.
+    KubeconfigWritten,
+    /// It lets the laptop in no more.
+    Parted,
+}
+
+/// One thing to do. Each may be done again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Gives Hetzner the temporary SSH key.
+    RegisterKey,
+    /// Makes a server that does not start, to write the image with.
+    CreateImageServer {
+        image: Image,
+    },
+    /// Has the server's next boot be that of the rescue system, which lets the temporary key in.
+    EnableRescue {
+        server: ServerId,
+    },
+    PowerOn {
+        server: ServerId,
+    },
+    /// Writes the image to the server's disk, reads it back, and labels the server with its digest.
+    WriteImage {
+        server: ServerId,
+        image: Image,
+    },
+    PowerOff {
+        server: ServerId,
+    },
+    TakeSnapshot {
+        server: ServerId,
+        image: Image,
+    },
+    AwaitSnapshot {
+        snapshot: u64,
+    },
+    DeleteSnapshot {
+        snapshot: u64,
+    },
+    DeleteImageServer {
+        server: ServerId,
+    },
+    /// Something that servers stand on.
+    Make(Effect),
+    CreateFirstServer {
+        snapshot: u64,
+        placement: Placement,
+    },
+    /// Until what Hetzner does with it has ended.
+    AwaitServer {
+        server: ServerId,
+    },
+    /// Has the first server make a host key of its own, and writes down which.
+    Meet {
+        server: ServerId,
+    },
+    /// Has it answer by that key.
+    UseHostKey {
+        server: ServerId,
+    },
+    /// Gives it all that makes it the cluster.
+    HandOver {
+        server: ServerId,
+    },
+    AwaitCommit {
+        server: ServerId,
+    },
+    WriteKubeconfig {
+        server: ServerId,
+    },
+    /// Has it let the laptop in no more.
+    Part {
+        server: ServerId,
+    },
+    DeleteKey {
+        key: u64,
+    },
+    /// Removes the keys from the laptop.
+    ForgetSecrets,
+}
+
+/// What comes now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    Do(Step),
+    Done,
+    Stop(Stop),
+}
+
+/// Why a seed can't go on by itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    #[error(
+        "{name} is needed and belongs to {holder}. Rename or remove that, or give this cluster another project"
+    )]
+    NameTaken { name: String, holder: String },
+    #[error(
+        "the first server is gone from Hetzner, and it was given the cluster's keys before: what it founded is lost with it. If \
+         the cluster has other servers, it needs no seed; docs/founding.md says what to do. Otherwise remove what is left of \
+         it, and seed anew"
+    )]
+    FirstServerGone,
+    #[error(
+        "the cluster has no image for its servers: none was named, and no snapshot at Hetzner is one"
+    )]
+    NoImage,
+}
+
+/// The one step that comes next.
+pub fn next(wanted: &Wanted, seen: &Observed) -> Next {
+    let work = match image::next(wanted, seen) {
+        None if wanted.extent == Extent::Cluster => cluster(wanted, seen),
+        work => Ok(work),
+    };
+    match work {
+        Err(stop) => Next::Stop(stop),
+        Ok(Some(step)) if seen.key.is_none() && needs_key(&step) => Next::Do(Step::RegisterKey),
+        Ok(Some(step)) => Next::Do(step),
+        Ok(None) => end(seen),
+    }
+}
+
+/// Nothing is left but what the seed itself has brought. What a coming seed needs of the laptop's keys stays there.
+fn end(seen: &Observed) -> Next {
+    match seen.key {
+        Some(key) => Next::Do(Step::DeleteKey { key }),
+        None if seen.laptop.stage == Stage::Parted && seen.laptop.has_secrets => {
+            Next::Do(Step::ForgetSecrets)
+        }
+        None => Next::Done,
+    }
+}
+
+fn needs_key(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::EnableRescue { .. } | Step::WriteImage { .. } | Step::CreateImageServer { .. }
+    )
+}
+
+fn cluster(wanted: &Wanted, seen: &Observed) -> Result<Option<Step>, Stop> {
+    if seen.laptop.stage == Stage::Parted {
+        // The cluster may have replaced its first server by now.
+        return Ok(None);
+    }
+    let Some(first) = &seen.first else {
+        return create(wanted, seen).map(Some);
+    };
+    let server = first.id;
+    Ok(Some(match (first.power, stage(seen, server)) {
+        (Power::Changing, _) => Step::AwaitServer { server },
+        (Power::Off, _) => Step::PowerOn { server },
+        (Power::Running, Stage::Unmet) => Step::Meet { server },
+        (Power::Running, Stage::Met) => Step::UseHostKey { server },
+        (Power::Running, Stage::Trusted | Stage::HandingOver) => Step::HandOver { server },
+        (Power::Running, Stage::Founded) => Step::AwaitCommit { server },
+        (Power::Running, Stage::CarriedOut) => Step::WriteKubeconfig { server },
+        (Power::Running, Stage::KubeconfigWritten | Stage::Parted) => Step::Part { server },
+    }))
+}
+
+/// How far the laptop has come with this very server.
+fn stage(seen: &Observed, server: ServerId) -> Stage {
+    match seen.laptop.server {
+        Some(known) if known == server => seen.laptop.stage,
+        _ => Stage::Unmet,
+    }
+}
+
+fn create(wanted: &Wanted, seen: &Observed) -> Result<Step, Stop> {
+    if seen.laptop.stage >= Stage::HandingOver {
+        return Err(Stop::FirstServerGone);
+    }
+    match &seen.ground {
+        Ground::Taken { name, holder } => Err(Stop::NameTaken {
+            name: name.clone(),
+            holder: holder.clone(),
+        }),
+        Ground::Missing(effect) => Ok(Step::Make(effect.clone())),
+        Ground::Ready(placement) => {
+            let snapshot = image::of_servers(wanted, seen).ok_or(Stop::NoImage)?;
+            Ok(Step::CreateFirstServer {
+                snapshot,
+                placement: placement.clone(),
+            })
+        }
+    }
+}
+
+impl ImageDigest {
+    const DIGITS: usize = 32;
+
+    /// Of a whole SHA-256 in hex; `None` where it is none.
+    pub fn of_sha256(hex: &str) -> Option<Self> {
+        hex.get(..Self::DIGITS)?.to_owned().try_into().ok()
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ImageDigest {
+    type Error = InvalidId;
+
+    fn try_from(value: String) -> Result<Self, InvalidId> {
+        let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        if value.len() == Self::DIGITS && value.chars().all(hex) {
+            Ok(Self(value))
+        } else {
+            let problem = "is no beginning of a SHA-256 (32 hex digits)";
+            Err(InvalidId { value, problem })
+        }
+    }
+}
+
+impl From<ImageDigest> for String {
+    fn from(digest: ImageDigest) -> Self {
+        digest.0
+    }
+}
+
+impl Architecture {
+    /// By Hetzner's word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        match word {
+            "x86" => Some(Self::X86),
+            "arm" => Some(Self::Arm),
+            _ => None,
+        }
+    }
+
+    /// Of a server type: Hetzner's Ampere types are called `cax…`, and all others are x86_64 (docs.hetzner.com, "Server
+    /// types").
+    pub fn of_server_type(name: &str) -> Self {
+        if name.starts_with("cax") {
+            Self::Arm
+        } else {
+            Self::X86
+        }
+    }
+
+    /// Nix' name for a Linux on it.
+    pub const fn nix_system(self) -> &'static str {
+        match self {
+            Self::X86 => "x86_64-linux",
+            Self::Arm => "aarch64-linux",
+        }
+    }
+}
