@@ -32,6 +32,7 @@ pub mod observed;
 pub mod plan;
 pub mod pool;
 pub mod quorum;
+pub mod restore;
 pub mod rollout;
 pub mod secrets;
 pub mod seed;
