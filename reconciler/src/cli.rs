@@ -1,4 +1,5 @@
-//! The human side: one file a verb. A verb reads and shows, or leaves a wish in the cluster; it carries nothing out.
+//! The human side: one file a verb. A verb reads and shows, or leaves a wish in the cluster; but for
+//! `destroy`, which ends one, it carries nothing out.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub mod access;
 mod agent;
 mod checkout;
+mod destroy;
 mod edit;
 mod found;
 mod git;
@@ -20,6 +22,7 @@ mod leader;
 pub mod logging;
 mod pause;
 pub mod plan;
+mod project;
 mod receive;
 mod reconcile;
 mod run;
@@ -80,6 +83,8 @@ pub enum Verb {
     Pause(pause::PauseOptions),
     /// Lets effects go on.
     Resume(pause::ResumeOptions),
+    /// Removes all that Hetzner has of a cluster, once its name was typed.
+    Destroy(Box<destroy::Options>),
     /// Looks at what is encrypted in a repository.
     #[command(subcommand)]
     Secrets(secrets::Secrets),
@@ -133,6 +138,7 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Reconcile(options) => reconcile::run(options).await,
         Verb::Pause(options) => pause::pause(options).await,
         Verb::Resume(options) => pause::resume(options).await,
+        Verb::Destroy(options) => destroy::run(*options).await,
         Verb::Secrets(verb) => secrets::run(verb).await,
     }
 }

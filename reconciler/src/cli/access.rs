@@ -3,7 +3,7 @@
 //! The verbs read fabrik's kinds tolerantly, because a laptop's fabrik may be older or newer than the leader's: what is
 //! missing is empty, what is unknown is skipped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fabrik_core::diagnostic::Diagnostic;
@@ -59,26 +59,27 @@ pub struct Access {
 impl ClusterOptions {
     /// Finds the cluster's `FabrikCluster`.
     pub async fn open(&self) -> Result<Access, AccessError> {
-        let client = self.client().await?;
+        let client = client(self.kubeconfig.as_deref()).await?;
         let cluster = match &self.cluster {
             Some(name) => name.clone(),
             None => only_cluster(&client).await?,
         };
         Ok(Access { client, cluster })
     }
+}
 
-    async fn client(&self) -> Result<Client, AccessError> {
-        let config = match &self.kubeconfig {
-            Some(file) => {
-                let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
-                Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                    .await
-                    .map_err(unusable)?
-            }
-            None => Config::infer().await.map_err(unusable)?,
-        };
-        Client::try_from(config).map_err(unusable)
-    }
+/// A client of the kubeconfig that is named, else of `$KUBECONFIG`, `~/.kube/config` or the pod's own account.
+pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, AccessError> {
+    let config = match kubeconfig {
+        Some(file) => {
+            let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .map_err(unusable)?
+        }
+        None => Config::infer().await.map_err(unusable)?,
+    };
+    Client::try_from(config).map_err(unusable)
 }
 
 impl Access {
@@ -130,6 +131,7 @@ pub fn part<T: DeserializeOwned + Default>(
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClusterSpec {
+    pub cluster_id: String,
     pub paused: Option<Paused>,
 }
 

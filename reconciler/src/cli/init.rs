@@ -8,7 +8,7 @@ mod answers;
 mod commit;
 mod error;
 pub mod files;
-mod keys;
+pub mod keys;
 mod record;
 mod template;
 mod terminal;

@@ -35,12 +35,7 @@ pub async fn pause(options: PauseOptions) -> Result<ExitCode, Failure> {
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let paused = Paused {
-        reason: options.reason,
-        by: who(),
-        at: Timestamp::now(),
-    };
-    set(&access, json!(paused)).await?;
+    stop(&access, options.reason).await?;
     say(format_args!(
         "PAUSED {}: nothing is created, drained, deleted, applied or pruned until `fabrik resume`.\n\
          What has begun at Hetzner ends by itself. A node that was told to try a new system ends that: it may reboot, and is\n\
@@ -63,6 +58,24 @@ pub async fn resume(options: ResumeOptions) -> Result<ExitCode, Failure> {
         None => say(format_args!("{} was not paused.", access.cluster))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Pauses it unless it is paused already, by whomever. Says whether it did.
+pub async fn ensure(access: &Access, reason: String) -> Result<bool, AccessError> {
+    if paused(access).await?.is_some() {
+        return Ok(false);
+    }
+    stop(access, reason).await?;
+    Ok(true)
+}
+
+async fn stop(access: &Access, reason: String) -> Result<(), AccessError> {
+    let paused = Paused {
+        reason,
+        by: who(),
+        at: Timestamp::now(),
+    };
+    set(access, json!(paused)).await
 }
 
 async fn paused(access: &Access) -> Result<Option<Paused>, AccessError> {

@@ -18,7 +18,8 @@ use crate::repo::RepositoryConfig;
 use crate::secrets::{SecretsError, founding_keys};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9640);
-const DEFAULT_HETZNER_ENDPOINT: &str = "https://api.hetzner.cloud/v1";
+/// Hetzner's own API.
+pub const DEFAULT_HETZNER_ENDPOINT: &str = "https://api.hetzner.cloud/v1";
 
 /// Prepares a cluster and this server for `fabrik run`. Done again, it keeps what config.toml says where no flag says
 /// otherwise.

@@ -40,7 +40,7 @@ pub struct Wanted {
 }
 
 /// What happens, while it does.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
     Begun(Step, &'a Resource),
     Gone(&'a Resource),

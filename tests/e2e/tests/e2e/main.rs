@@ -2,6 +2,7 @@
 
 mod chaos;
 mod crash;
+mod destroy;
 mod forgery;
 mod hetzner_faults;
 mod leader;

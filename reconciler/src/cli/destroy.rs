@@ -1,0 +1,248 @@
+//! `fabrik destroy`: all that Hetzner has of a cluster is shown, a person says the cluster's name, and it is removed.
+//!
+//! `fabrik run` in the cluster would make servers again, so it is paused where the API server answers; where none does, its
+//! servers are the first to go.
+
+mod render;
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use fabrik_core::destroy::{self as core, Asked, Kept, Key, Plan, Resource, Step};
+use fabrik_core::id::{ClusterId, ClusterName};
+use kube::Client as Kubernetes;
+use tokio::time::timeout;
+
+use self::render::{Page, named};
+use super::access::{self, Access, ClusterSpec, part};
+use super::project::{Project, ProjectOptions};
+use super::{Failure, pause, say};
+use crate::hetzner::Client;
+use crate::hetzner::destroy::{Ended, Event, Prices, Wanted, destroy, survey};
+
+/// How long the API server may take to answer before it counts as gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+const REASON: &str = "fabrik destroy";
+
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub struct Options {
+    #[command(flatten)]
+    project: ProjectOptions,
+    /// The cluster's id; else the cluster is asked, and then the network at Hetzner that has its name.
+    #[arg(long, value_name = "ID")]
+    cluster_id: Option<ClusterId>,
+    /// The kubeconfig by which the cluster is paused; else `$KUBECONFIG` or `~/.kube/config`.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Removes the cluster's volumes, with what is on them.
+    #[arg(long)]
+    volumes: bool,
+    /// Removes the cluster's snapshots: of its systems, and others that bear its label.
+    #[arg(long)]
+    snapshots: bool,
+    /// Removes what is protected at Hetzner as well.
+    #[arg(long)]
+    protected: bool,
+    /// The cluster's name, in the place of typing it.
+    #[arg(long, value_name = "NAME")]
+    yes: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RefusedError {
+    #[error("nothing was done: this cluster is called `{name}`, and not `{given}`")]
+    OtherName { name: ClusterName, given: String },
+    #[error("nothing was done: nobody is here to ask. `--yes {name}` does all of the above")]
+    Nobody { name: ClusterName },
+    #[error(
+        "nothing was done: the FabrikCluster {name} has the id {found}, and --cluster-id says {given}. One of the two is another \
+         cluster's"
+    )]
+    OtherId {
+        name: ClusterName,
+        found: ClusterId,
+        given: ClusterId,
+    },
+    #[error(
+        "nothing was done: server {server} of the control plane is protected and stays, the cluster could not be paused, and its \
+         `fabrik run` would make anew what goes. Give --protected, or a --kubeconfig by which it can be paused"
+    )]
+    StaysUnpaused { server: String },
+}
+
+pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    let Project { spec, client } = options.project.open().await?;
+    let name = spec.name;
+    let cluster = match ask_cluster(options.kubeconfig.clone(), &name).await {
+        Ok(cluster) => Some(cluster),
+        Err(why) => {
+            eprintln!("note: the cluster is not asked, and not paused: {why}");
+            None
+        }
+    };
+    let there = survey(&client).await?;
+    let resources: Vec<Resource> = there.iter().map(|t| t.resource.clone()).collect();
+    let id = match (cluster.as_ref(), options.cluster_id) {
+        (None, None) => core::which(&resources, &name)?,
+        (None, Some(given)) => given,
+        (Some((_, found)), given) => must_be_the_same(&name, found, given)?,
+    };
+    let asked = Asked {
+        volumes: options.volumes,
+        snapshots: options.snapshots,
+        protected: options.protected,
+    };
+    let plan = core::plan(&resources, &id, &name, asked);
+    let prices = prices(&client).await;
+    let page = Page {
+        name: &name,
+        id: &id,
+        things: &there,
+        prices: prices.as_ref(),
+    };
+    say(page.before(&plan))?;
+    if plan.is_done() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    confirm(&name, options.yes)?;
+    match cluster {
+        Some((access, _)) => {
+            if pause::ensure(&access, REASON.to_owned()).await? {
+                say(format_args!("paused {name}"))?;
+            }
+        }
+        None => must_all_go(&plan, &resources)?,
+    }
+    let wanted = Wanted {
+        cluster: id.clone(),
+        name: name.clone(),
+        asked,
+    };
+    let ended = destroy(&client, &wanted, tell).await?;
+    let ended = with_what_was_attached(ended, plan);
+    let page = Page {
+        things: &ended.project,
+        ..page
+    };
+    say(page.after(&ended.removed, &ended.plan))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The cluster and its id, by its API server; or why not.
+async fn ask_cluster(
+    kubeconfig: Option<PathBuf>,
+    name: &ClusterName,
+) -> Result<(Access, ClusterId), String> {
+    let ask = async {
+        let client: Kubernetes = access::client(kubeconfig.as_deref()).await?;
+        let access = Access {
+            client,
+            cluster: name.to_string(),
+        };
+        let found = access.clusters().get_opt(name.as_str()).await;
+        let found = found.map_err(access::asked_to(format!("read FabrikCluster {name}")))?;
+        let spec = found.map(|found| part::<ClusterSpec>(&found, "spec"));
+        Ok::<_, access::AccessError>((access, spec.transpose()?))
+    };
+    let answer = timeout(PATIENCE, ask).await;
+    let (access, spec) = answer
+        .map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?
+        .map_err(|error| error.to_string())?;
+    let spec = spec.ok_or(format!(
+        "the cluster of this kubeconfig has no FabrikCluster {name}, so it is another one"
+    ))?;
+    let id = spec.cluster_id.parse();
+    let id = id.map_err(|error| format!("FabrikCluster {name} has no cluster id: {error}"))?;
+    Ok((access, id))
+}
+
+fn must_be_the_same(
+    name: &ClusterName,
+    found: &ClusterId,
+    given: Option<ClusterId>,
+) -> Result<ClusterId, RefusedError> {
+    match given.filter(|given| given != found) {
+        None => Ok(found.clone()),
+        Some(given) => Err(RefusedError::OtherId {
+            name: name.clone(),
+            found: found.clone(),
+            given,
+        }),
+    }
+}
+
+/// Prices are a service to who reads the page; it does without.
+async fn prices(client: &Client) -> Option<Prices> {
+    let prices = Prices::read(client).await;
+    prices
+        .inspect_err(|error| eprintln!("note: no prices are shown. {error}"))
+        .ok()
+}
+
+/// A person who is here types the name.
+fn confirm(name: &ClusterName, yes: Option<String>) -> Result<(), Failure> {
+    let given = match yes {
+        Some(given) => given,
+        None if io::stdin().is_terminal() && io::stderr().is_terminal() => {
+            eprint!("Type the cluster's name to have all of that removed: ");
+            io::stderr().flush()?;
+            let mut line = String::new();
+            io::stdin().lock().read_line(&mut line)?;
+            line.trim().to_owned()
+        }
+        None => return Err(RefusedError::Nobody { name: name.clone() }.into()),
+    };
+    if given == name.as_str() {
+        return Ok(());
+    }
+    let name = name.clone();
+    Err(RefusedError::OtherName { name, given }.into())
+}
+
+/// Where nothing was paused, no server that fabrik runs on may stay.
+fn must_all_go(plan: &Plan, resources: &[Resource]) -> Result<(), RefusedError> {
+    let stays = |r: &&Resource| {
+        r.is_control_plane && matches!(plan.kept.get(&r.key), Some(Kept::Protected))
+    };
+    match resources.iter().find(stays) {
+        Some(server) => Err(RefusedError::StaysUnpaused {
+            server: format!("`{}` (id {})", server.name, server.key.id),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn tell(event: Event<'_>) {
+    let line = match event {
+        Event::Begun(step, resource) => {
+            let action = match step {
+                Step::Unprotect(_) => "protection off",
+                Step::PowerOff(_) => "power off",
+                Step::Delete(_) => "delete",
+            };
+            format!("{}: {action}", named(resource))
+        }
+        Event::Gone(resource) => format!("{}: gone", named(resource)),
+        Event::CameBack(resource) => format!("{}: is there again", named(resource)),
+        Event::Failed(error) => format!("not yet: {error}"),
+    };
+    // Nobody who reads on is no reason to stop half-way.
+    say(line).ok();
+}
+
+/// What was attached to a server shows that no more when the server is gone.
+fn with_what_was_attached(mut ended: Ended, before: Plan) -> Ended {
+    let there: Vec<Key> = ended.project.iter().map(|t| t.resource.key).collect();
+    let mut left: BTreeMap<_, _> = before.left;
+    left.retain(|key, _| there.contains(key));
+    for (key, why) in ended.plan.left {
+        left.entry(key).or_insert(why);
+    }
+    ended.plan.left = left;
+    ended
+}
