@@ -11,6 +11,7 @@ pub mod closure;
 pub mod config;
 pub mod error;
 pub mod front;
+pub mod host_key;
 pub mod identify;
 pub mod identity;
 pub mod look;

@@ -16,17 +16,23 @@ use agent::cache::Authority;
 use agent::machine::{Machine, wait_for};
 
 const SECONDS: u32 = 600;
+const HOST_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKHEChAl/ApSFKKMJbzN5kSJu3gVTOhf5B4kZ2FcJQXk";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_published_system_is_fetched_through_the_leaders_cache_tried_and_kept() {
     let mut machine = Machine::new().await;
     let new = machine.leader.build("new", "6.12", "");
     machine.leader.offer(&new);
+    let key = machine.path("etc/ssh/ssh_host_ed25519_key.pub");
+    fs::create_dir_all(key.parent().unwrap()).unwrap();
+    fs::write(key, format!("{HOST_KEY} root@node\n")).unwrap();
     machine.start_agent();
     machine.show(machine.spec(1, &new));
     let status = machine
         .until(|s| s.state.as_deref() == Some("Staged"))
         .await;
+    assert_eq!(status.ssh_host_keys, [HOST_KEY]);
     let staged = status.report.unwrap().staged.unwrap();
     assert_eq!(
         (staged.system, staged.needs),

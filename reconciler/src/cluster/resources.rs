@@ -28,6 +28,10 @@ pub const LEDGER_NAME: &str = "ledger";
 /// What a node may say at most: its words are a command's, and their end is what tells.
 const MAX_SAID_CHARS: usize = 8192;
 const MAX_WORD_CHARS: usize = 64;
+/// sshd has one key of a kind.
+const MAX_HOST_KEYS: usize = 1;
+/// An ed25519 key has 80 characters.
+const MAX_HOST_KEY_CHARS: usize = 128;
 
 /// One cluster: what fabrik does for it, and the switch that pauses all effects.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -322,6 +326,13 @@ pub struct FabrikNodeStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_SAID_CHARS))]
     pub message: Option<String>,
+    /// The machine's public host keys, as `ssh-ed25519 BASE64`: by them `fabrik ssh` knows it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = MAX_HOST_KEYS),
+        inner(length(max = MAX_HOST_KEY_CHARS), regex(pattern = "^ssh-ed25519 [A-Za-z0-9+/]+=*$"))
+    )]
+    pub ssh_host_keys: Vec<String>,
 }
 
 impl FabrikNodeStatus {

@@ -18,7 +18,7 @@ use super::secrets::Holdings;
 use super::stage::{Progress, Source, Wanted};
 use super::state::State;
 use super::unit::Units;
-use super::{AgentConfig, NodeError, look};
+use super::{AgentConfig, NodeError, host_key, look};
 use crate::cluster::resources::{FabrikNode, FabrikNodeSpec, FabrikNodeStatus};
 use crate::publication::{self, Why};
 
@@ -233,6 +233,7 @@ impl Agent {
             }),
             state: Some(self.state_in_words(current, facts).to_owned()),
             message,
+            ssh_host_keys: host_key::read(&self.config),
         };
         self.channels.status.send_if_modified(|told| {
             let changed = told.as_ref() != Some(&status);

@@ -54,6 +54,7 @@ pub async fn guard_the_status_of_nodes(world: &World, leader: &Client) {
         json!({"status": {"message": words}}),
         json!({"status": {"state": words}}),
         json!({"status": {"report": {"activity": {"message": words}}}}),
+        json!({"status": {"sshHostKeys": [words]}}),
     ] {
         let patched = by_a
             .patch_status("a", &params, &Patch::Merge(&status))
@@ -61,6 +62,12 @@ pub async fn guard_the_status_of_nodes(world: &World, leader: &Client) {
         let refused = patched.unwrap_err().to_string();
         assert!(refused.contains("may not be more than"), "{refused}");
     }
+    let forged = json!({"status": {"sshHostKeys": ["ssh-ed25519 AAAA\n* ssh-ed25519 AAAA"]}});
+    let patched = by_a
+        .patch_status("a", &params, &Patch::Merge(&forged))
+        .await;
+    let refused = patched.unwrap_err().to_string();
+    assert!(refused.contains("should match"), "{refused}");
 
     // What a node is to do is not its own to say, not even by way of its status.
     let order = json!({
