@@ -18,6 +18,7 @@ mod found;
 mod git;
 mod identify;
 mod init;
+mod kubeconfig;
 mod leader;
 pub mod logging;
 mod pause;
@@ -83,6 +84,8 @@ pub enum Verb {
     Pause(pause::PauseOptions),
     /// Lets effects go on.
     Resume(pause::ResumeOptions),
+    /// Makes an admin's kubeconfig that ends by itself.
+    Kubeconfig(Box<kubeconfig::Options>),
     /// Removes all that Hetzner has of a cluster, once its name was typed.
     Destroy(Box<destroy::Options>),
     /// Looks at what is encrypted in a repository.
@@ -138,6 +141,7 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Reconcile(options) => reconcile::run(options).await,
         Verb::Pause(options) => pause::pause(options).await,
         Verb::Resume(options) => pause::resume(options).await,
+        Verb::Kubeconfig(options) => kubeconfig::run(*options).await,
         Verb::Destroy(options) => destroy::run(*options).await,
         Verb::Secrets(verb) => secrets::run(verb).await,
     }

@@ -3,6 +3,7 @@
 //! Nothing here decides; manifests are applied elsewhere. What changes something names its object by UID or resource
 //! version, so that another object of the same name is never hit.
 
+pub mod admins;
 pub mod connect;
 pub mod credentials;
 pub mod error;

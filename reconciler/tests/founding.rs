@@ -4,6 +4,7 @@ mod founding {
     pub mod access;
     pub mod agents;
     pub mod drain;
+    pub mod kubeconfig;
     pub mod policies;
     mod renewal;
     pub mod world;
@@ -198,5 +199,13 @@ async fn each_identity_may_do_its_work_and_no_more() {
     founding::agents::speak_for_their_own_node(&world).await;
     founding::policies::guard_fabriks_keys(&world, &clients.leader_once).await;
     founding::policies::guard_secrets(&world, &clients.leader_once).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_person_gets_in_by_a_certificate_that_ends() {
+    let world = World::start().await;
+    world.found("one", "demo", "server-1").await.unwrap();
+    founding::kubeconfig::makes_an_admin_with_an_end(&world).await;
     world.end().await;
 }

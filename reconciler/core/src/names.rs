@@ -41,6 +41,9 @@ pub const NODE_SECRETS_LABEL: &str = "fabrik.dev/node-secrets";
 /// On a live object of a protected kind: `confirm` lets it be pruned.
 pub const PRUNE_ANNOTATION: &str = "fabrik.dev/prune";
 
+/// The group of those whom `fabrik kubeconfig` gives a certificate: bound to `cluster-admin` by fabrik's own manifests.
+pub const ADMINS_GROUP: &str = "fabrik:admins";
+
 /// On the namespace: the version of fabrik's own definitions, rights and policies that was applied last, whole.
 pub const MANIFESTS_ANNOTATION: &str = "fabrik.dev/manifests";
 

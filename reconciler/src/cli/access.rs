@@ -66,6 +66,15 @@ impl ClusterOptions {
         };
         Ok(Access { client, cluster })
     }
+
+    /// The kubeconfig itself, where there is one: a pod's own account is none.
+    pub fn kubeconfig(&self) -> Result<Kubeconfig, AccessError> {
+        match &self.kubeconfig {
+            Some(file) => Kubeconfig::read_from(file),
+            None => Kubeconfig::read(),
+        }
+        .map_err(unusable)
+    }
 }
 
 /// A client of the kubeconfig that is named, else of `$KUBECONFIG`, `~/.kube/config` or the pod's own account.
