@@ -29,6 +29,7 @@ mod reconcile;
 mod run;
 mod scale;
 mod secrets;
+mod ssh;
 mod status;
 mod upgrade;
 mod validate;
@@ -86,6 +87,8 @@ pub enum Verb {
     Resume(pause::ResumeOptions),
     /// Makes an admin's kubeconfig that ends by itself.
     Kubeconfig(Box<kubeconfig::Options>),
+    /// Opens a shell on a node, or runs a command, with the host key that the cluster knows.
+    Ssh(Box<ssh::Options>),
     /// Removes all that Hetzner has of a cluster, once its name was typed.
     Destroy(Box<destroy::Options>),
     /// Looks at what is encrypted in a repository.
@@ -142,6 +145,7 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Pause(options) => pause::pause(options).await,
         Verb::Resume(options) => pause::resume(options).await,
         Verb::Kubeconfig(options) => kubeconfig::run(*options).await,
+        Verb::Ssh(options) => ssh::run(*options).await,
         Verb::Destroy(options) => destroy::run(*options).await,
         Verb::Secrets(verb) => secrets::run(verb).await,
     }

@@ -7,6 +7,7 @@ mod founding {
     pub mod kubeconfig;
     pub mod policies;
     mod renewal;
+    pub mod ssh;
     pub mod world;
 }
 
@@ -203,9 +204,10 @@ async fn each_identity_may_do_its_work_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_person_gets_in_by_a_certificate_that_ends() {
+async fn a_person_gets_in_by_certificate_and_by_ssh() {
     let world = World::start().await;
     world.found("one", "demo", "server-1").await.unwrap();
     founding::kubeconfig::makes_an_admin_with_an_end(&world).await;
+    founding::ssh::knows_a_node_by_what_it_has_reported(&world).await;
     world.end().await;
 }
