@@ -1,5 +1,6 @@
 //! The bed as tests use it.
 
+mod empty;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use hetzner_emulator::Emulator;
 use tokio::runtime::Handle;
 
+pub(crate) use self::start::EMULATOR_PORT;
 use crate::audit::{self, Event};
 use crate::balancer::Balancer;
 use crate::control_plane::{ControlPlane, Trust};
@@ -256,13 +258,6 @@ impl Bed {
     /// The machine under a server of the control plane.
     pub fn server_machine(&self, server: usize) -> &Machine {
         &self.server_machines[server]
-    }
-
-    /// Writes an image that machines of this bed boot from, as it is on their disks: for `fabrik seed --image`.
-    pub fn write_image(&self, file: &Path) -> Result<()> {
-        let image = self.fleet.image();
-        let image = image.context("this bed's machines have no systems (Options::systems)")?;
-        image.archive(file)
     }
 
     /// `fabrik` on one server.

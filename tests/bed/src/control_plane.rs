@@ -5,6 +5,7 @@
 //! the real machine would, and a bed does not outlive that.
 
 mod arguments;
+mod k3s;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -71,7 +72,11 @@ impl Trust {
 #[derive(Clone)]
 pub struct Settings {
     pub name: String,
+    /// What its etcd is called.
+    pub member: String,
     pub address: Ipv4Addr,
+    /// It listens on loopback and everywhere, as k3s does. Who shares a network with others has its own address only.
+    pub at_all_addresses: bool,
     /// Where clients reach any server; in every server's certificate.
     pub balancer: Ipv4Addr,
     pub kubernetes_version: String,
@@ -129,6 +134,11 @@ impl ControlPlane {
 
     pub fn address(&self) -> Ipv4Addr {
         self.settings.address
+    }
+
+    /// What its etcd is called.
+    pub fn member(&self) -> &str {
+        &self.settings.member
     }
 
     pub fn url(&self) -> String {
@@ -323,6 +333,7 @@ impl ControlPlane {
         ];
         let addresses = [
             own,
+            Ipv4Addr::LOCALHOST.into(),
             settings.balancer.into(),
             Ipv4Addr::new(10, 43, 0, 1).into(),
         ];
@@ -331,7 +342,11 @@ impl ControlPlane {
         fs::write(dir.join("ca.crt"), trust.cluster.certificate_pem())?;
         pki::write_private(&dir.join("ca.key"), trust.cluster.key_pem().as_bytes())?;
         fs::write(dir.join("etcd-ca.crt"), trust.etcd.certificate_pem())?;
-        let member = Subject::server(&settings.name, &["localhost"], &[own]);
+        let member = Subject::server(
+            &settings.name,
+            &["localhost"],
+            &[own, Ipv4Addr::LOCALHOST.into()],
+        );
         pki::write(dir, "etcd", &trust.etcd.issue(&member)?)?;
         let key = trust.service_account.serialize_pem();
         pki::write_private(&dir.join("service-account.key"), key.as_bytes())?;

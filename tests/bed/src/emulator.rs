@@ -82,6 +82,11 @@ impl Hetzner {
         })
     }
 
+    /// Its URL, without a path.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// What a Hetzner client is configured with.
     pub fn endpoint(&self) -> String {
         format!("{}/v1", self.base)

@@ -5,16 +5,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
+use serde::Deserialize;
 use tokio::task::JoinHandle;
 
+use crate::clusters::Clusters;
 use crate::emulator::{Boots, Event, EventKind};
-use crate::machine::{Machine, Role, Surroundings, UserData};
+use crate::machine::{Machine, Role, Surroundings};
 use crate::system::Image;
 
 /// Follows the emulator until it is dropped.
 pub struct Fleet {
     machines: Arc<Machines>,
     follower: JoinHandle<()>,
+}
+
+/// What user data have, whatever they are for.
+#[derive(Deserialize)]
+struct Told {
+    fabrik: u32,
+    role: String,
 }
 
 struct Machines {
@@ -35,6 +44,10 @@ impl Fleet {
         });
         let follower = tokio::spawn(Arc::clone(&machines).follow());
         Self { machines, follower }
+    }
+
+    pub fn clusters(&self) -> &Clusters {
+        &self.machines.surroundings.clusters
     }
 
     /// What the disks of machines are made from, in a bed whose machines have systems.
@@ -171,11 +184,13 @@ impl Machines {
     async fn role(&self, server: u64) -> Result<Option<Role>> {
         let hetzner = &self.surroundings.hetzner;
         let user_data = hetzner.metadata(server, "userdata").await?;
-        let user_data = user_data.map(|text| serde_json::from_str::<UserData>(&text));
-        Ok(match user_data {
-            Some(Ok(user_data)) if user_data.fabrik == 1 && user_data.role == "agent" => {
-                Some(Role::Agent)
-            }
+        let told = user_data.map(|text| serde_json::from_str::<Told>(&text));
+        let Some(Ok(Told { fabrik: 1, role })) = told else {
+            return Ok(None);
+        };
+        Ok(match role.as_str() {
+            "agent" => Some(Role::Agent),
+            "first-server" | "server" if self.surroundings.switch.is_some() => Some(Role::Native),
             _ => None,
         })
     }

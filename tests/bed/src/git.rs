@@ -18,8 +18,8 @@ pub use http::Webhook;
 pub(crate) use ssh::make_host_key;
 pub use worktree::Worktree;
 
-const HTTP_PORT: u16 = 8081;
-const SSH_PORT: u16 = 2222;
+pub(crate) const HTTP_PORT: u16 = 8081;
+pub(crate) const SSH_PORT: u16 = 2222;
 
 /// The repository and its servers.
 pub struct Git {

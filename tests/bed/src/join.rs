@@ -102,6 +102,22 @@ async fn join_at(server: &str, request: &Request, disk: &Disk) -> Result<Joined,
     })
 }
 
+/// Shows a server token to a supervisor, as a server that joins; returns the cluster's authority. Without a hash in it the
+/// supervisor is believed, as k3s does.
+pub async fn bootstrap(supervisor: &str, token: &str) -> Result<String, JoinError> {
+    let pinned = token.strip_prefix("K10").and_then(|t| t.split_once("::"));
+    let (hash, credentials) = pinned.map_or((None, token), |(hash, rest)| (Some(hash), rest));
+    let password = credentials.strip_prefix("server:").unwrap_or(credentials);
+    let ca_pem = match hash {
+        Some(hash) => trusted_ca(supervisor, hash).await?,
+        None => offered_ca(supervisor).await?,
+    };
+    let ca = reqwest::Certificate::from_pem(ca_pem.as_bytes())?;
+    let http = builder().tls_certs_only([ca]).build()?;
+    let request = http.get(format!("{supervisor}/v1-k3s/server-bootstrap"));
+    answer(request.basic_auth("server", Some(password))).await
+}
+
 /// The hash of the CA and the bootstrap token in a join token.
 fn parse_token(token: &str) -> Result<(&str, &str), JoinError> {
     let parts = token
@@ -113,8 +129,7 @@ fn parse_token(token: &str) -> Result<(&str, &str), JoinError> {
 }
 
 async fn trusted_ca(server: &str, wanted_hash: &str) -> Result<String, JoinError> {
-    let http = builder().tls_danger_accept_invalid_certs(true).build()?;
-    let ca_pem = answer(http.get(format!("{server}/cacerts"))).await?;
+    let ca_pem = offered_ca(server).await?;
     let hash = ca_hash(&ca_pem);
     if hash == wanted_hash {
         Ok(ca_pem)
@@ -123,6 +138,11 @@ async fn trusted_ca(server: &str, wanted_hash: &str) -> Result<String, JoinError
             "token CA hash does not match the Cluster CA certificate hash: {wanted_hash} != {hash}"
         )))
     }
+}
+
+async fn offered_ca(server: &str) -> Result<String, JoinError> {
+    let http = builder().tls_danger_accept_invalid_certs(true).build()?;
+    answer(http.get(format!("{server}/cacerts"))).await
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Result<String, JoinError> {

@@ -1,35 +1,35 @@
 //! A machine behind a server of the emulator: off, booting, running, or refused by the cluster.
 
+mod joining;
 mod life;
+mod native;
+mod network;
 mod rescue;
 mod root;
+mod services;
+mod surroundings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub(crate) use self::root::uuid;
 pub use self::root::{Root, System};
+pub use self::surroundings::{Surroundings, UserData};
 use crate::agent;
 use crate::control_plane::Trust;
-use crate::disks::Disks;
-use crate::emulator::{Boots, Hetzner};
+use crate::emulator::Boots;
 use crate::join::{self, Disk};
 use crate::kubelet::Health;
-use crate::parts::Parts;
-use crate::pki::Certified;
-use crate::process::{Dirs, Process};
-use crate::scripted::Script;
+use crate::namespaces::Entrance;
+use crate::process::Process;
 use crate::server::Server;
-use crate::system::Image;
 
 /// Where a machine stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,48 +46,6 @@ pub enum State {
     Refused { reason: String },
 }
 
-/// What is the same for all machines of a bed.
-pub struct Surroundings {
-    /// Where machines live, whoever gives them power.
-    pub runtime: Handle,
-    pub parts: Arc<Parts>,
-    pub hetzner: Hetzner,
-    pub dir: PathBuf,
-    pub dirs: Dirs,
-    pub disks: Disks,
-    pub kubelet_version: String,
-    /// KWOK's own: it asks for more than a kubelet may.
-    pub kwok_identity: Certified,
-    /// The cluster's name.
-    pub cluster: String,
-    /// What disks are made from, in a bed whose machines have systems.
-    pub image: Option<Image>,
-    /// What runs where a system has the former build of fabrik.
-    pub former_fabrik: Option<PathBuf>,
-    /// Workers are scripted stand-ins in the place of machines with disks.
-    pub script: Option<Script>,
-}
-
-/// The user data of a worker.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct UserData {
-    pub fabrik: u32,
-    pub role: String,
-    pub node_name: String,
-    pub servers: Vec<String>,
-    pub token: String,
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    #[serde(default)]
-    pub taints: Vec<String>,
-    pub pool: Option<String>,
-    pub cluster_id: Option<String>,
-    pub public_key: Option<String>,
-    #[serde(default)]
-    pub cache_urls: Vec<String>,
-}
-
 /// What a machine is for.
 pub enum Role {
     /// Reads its user data at boot and joins.
@@ -96,6 +54,8 @@ pub enum Role {
         server: Arc<Server>,
         trust: Arc<Trust>,
     },
+    /// A server of the control plane in a bed that began empty: what is on its disk makes it one.
+    Native,
     /// Somebody else's: what is on its disk is not played here, and what it does in rescue is.
     Other,
 }
@@ -133,6 +93,10 @@ struct Inner {
     /// What an agent is told about its cluster. A machine without this runs none.
     cluster: watch::Sender<Option<agent::Cluster>>,
     agent: Mutex<Option<Process>>,
+    /// The namespaces of a machine that has its own, while it has power.
+    entrance: Mutex<Option<Entrance>>,
+    /// Its address in a private network, where the bed has such.
+    private: watch::Sender<Option<Ipv4Addr>>,
 }
 
 impl Machine {
@@ -162,6 +126,8 @@ impl Machine {
             network: watch::Sender::new(true),
             cluster: watch::Sender::default(),
             agent: Mutex::default(),
+            entrance: Mutex::default(),
+            private: watch::Sender::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -347,7 +313,7 @@ impl Machine {
         *life = Some(self.inner.surroundings.runtime.spawn(async move {
             // A machine that failed to boot says why, and waits for somebody to reset it.
             let lived = match boots {
-                Boots::Disk => inner.live().await,
+                Boots::Disk => Arc::clone(&inner).live().await,
                 Boots::Rescue => inner.live_in_rescue().await,
             };
             if let Err(error) = lived {

@@ -48,6 +48,14 @@ pub struct Kubernetes {
 }
 
 impl Parts {
+    /// All of them that a machine may run.
+    pub fn programs(&self) -> impl Iterator<Item = &Path> {
+        let kubernetes = self.kubernetes.values();
+        let kubernetes = kubernetes.flat_map(|k| [&k.apiserver, &k.kubectl]);
+        let own = [&self.etcd, &self.kwok, &self.sops, &self.kubectl];
+        kubernetes.chain(own).map(PathBuf::as_path)
+    }
+
     /// Finds or builds everything that a bed with these Kubernetes versions needs. Blocks, for
     /// minutes when something is built; says on standard error what it does.
     pub fn prepare(kubernetes_versions: &[&str]) -> Result<Self> {

@@ -16,14 +16,16 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{ListParams, ObjectMeta, PostParams};
 use tokio::task::JoinHandle;
 
-use crate::control_plane::Trust;
+use crate::control_plane::{API_PORT, Trust};
 use crate::pki::Subject;
 use tls::{Peer, TlsListener};
 
@@ -44,8 +46,17 @@ pub struct Settings {
     pub trust: Arc<Trust>,
     /// An administrator's client of this server's own API server.
     pub client: kube::Client,
-    /// All API servers, told to agents for their balancer.
-    pub api_servers: Vec<SocketAddr>,
+    /// Told to agents for their balancer.
+    pub api_servers: ApiServers,
+    /// What a server joins with; without it none can.
+    pub server_token: Option<String>,
+}
+
+/// All API servers of a cluster.
+pub enum ApiServers {
+    These(Vec<SocketAddr>),
+    /// Where the Nodes of the control plane are.
+    Nodes,
 }
 
 impl Supervisor {
@@ -59,6 +70,7 @@ impl Supervisor {
         let router = Router::new()
             .route("/cacerts", get(ca_certificates))
             .route("/v1-k3s/apiservers", get(api_servers))
+            .route("/v1-k3s/server-bootstrap", get(server_bootstrap))
             .route("/v1-k3s/client-kubelet.crt", post(client_kubelet))
             .route("/v1-k3s/serving-kubelet.crt", post(serving_kubelet))
             .with_state(Arc::new(settings));
@@ -117,13 +129,41 @@ async fn api_servers(
     headers: HeaderMap,
 ) -> Result<Json<Vec<String>>, Denied> {
     authenticate(&settings, &peer, &headers).await?;
-    Ok(Json(
-        settings
-            .api_servers
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-    ))
+    let servers = match &settings.api_servers {
+        ApiServers::These(servers) => servers.clone(),
+        ApiServers::Nodes => of_nodes(&settings).await?,
+    };
+    Ok(Json(servers.iter().map(ToString::to_string).collect()))
+}
+
+async fn of_nodes(settings: &Settings) -> Result<Vec<SocketAddr>, Denied> {
+    let nodes: Api<Node> = Api::all(settings.client.clone());
+    let servers = ListParams::default().labels("node-role.kubernetes.io/control-plane=true");
+    let nodes = nodes.list(&servers).await?.items.into_iter();
+    let own = std::net::IpAddr::from(settings.address);
+    let addresses = nodes
+        .filter_map(|node| node.status?.addresses)
+        .flatten()
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| address.address.parse().ok())
+        .filter(|address| *address != own);
+    // Its own Node may not be there yet.
+    let all = [own].into_iter().chain(addresses);
+    Ok(all.map(|address| (address, API_PORT).into()).collect())
+}
+
+/// What a server gets that joins: here the authority alone, by which the bed knows the rest.
+async fn server_bootstrap(State(settings): Shared, headers: HeaderMap) -> Result<String, Denied> {
+    let shown = headers.get("authorization").and_then(|v| v.to_str().ok());
+    let expected = settings.server_token.as_ref().map(|token| {
+        let credentials = STANDARD.encode(format!("server:{token}"));
+        format!("Basic {credentials}")
+    });
+    if expected.is_none() || expected.as_deref() != shown {
+        let reason = "not authorized: this is not the server token";
+        return Err(Denied::Unauthorized(reason.to_owned()));
+    }
+    Ok(settings.trust.cluster.certificate_pem().to_owned())
 }
 
 async fn client_kubelet(

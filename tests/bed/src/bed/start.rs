@@ -8,15 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::future::{join_all, try_join_all};
 use hetzner_emulator::Emulator;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::Api;
-use kube::api::PostParams;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::{Bed, Options, OwnRuntime};
 use crate::agent;
 use crate::balancer::Balancer;
+use crate::clusters::Clusters;
 use crate::control_plane::{API_PORT, ControlPlane, EtcdCluster, Settings, Trust};
 use crate::disks::Disks;
 use crate::emulator::Hetzner;
@@ -26,18 +24,18 @@ use crate::git::Git;
 use crate::kubeconfig::Endpoint;
 use crate::machine::{Machine, Role, Surroundings};
 use crate::parts::Parts;
-use crate::pki::{self, Subject};
+use crate::pki;
+use crate::rights;
 use crate::server::Server;
 use crate::slot::Slot;
 use crate::supervisor;
+use crate::switch::Switch;
 use crate::system::{Build, Image};
 
 const BOOT_DEADLINE: Duration = Duration::from_secs(150);
 const FABRIK_PORT: u16 = 9640;
 const CACHE_PORT: u16 = 9642;
-const EMULATOR_PORT: u16 = 8080;
-const K3S_CONTROLLER: &str = "system:k3s-controller";
-const KWOK_USER: &str = "bed:kwok";
+pub(crate) const EMULATOR_PORT: u16 = 8080;
 
 /// Where `fabrik run` of this server listens.
 pub(super) fn fabrik_listen(server: &Server) -> String {
@@ -70,6 +68,12 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
     let (emulator, hetzner) = start_emulator(&slot, services, &options).await?;
     let git = Git::start(slot.dir(), services, &parts, &slot.dirs()).await?;
     let trust = Arc::new(Trust::new()?);
+    let clusters = Clusters::default();
+    clusters.add(&trust);
+    let switch = match options.servers {
+        0 => Some(Switch::start(slot.dir(), &slot.dirs()).await?),
+        _ => None,
+    };
     let surroundings = Arc::new(Surroundings {
         runtime: handle,
         parts: Arc::clone(&parts),
@@ -78,7 +82,10 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
         dirs: slot.dirs(),
         disks: Disks::new(slot.dir()),
         kubelet_version: format!("v{}+k3s1", options.kubernetes_version),
-        kwok_identity: trust.cluster.issue(&Subject::client(KWOK_USER, None))?,
+        clusters,
+        switch,
+        services,
+        node_monitor_grace_period: options.node_monitor_grace_period,
         cluster: options.cluster.clone(),
         image: image(&options, &slot).await?,
         former_fabrik: options.former_fabrik.clone(),
@@ -122,8 +129,7 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
     let admin = bed.kubeconfig_text("bed-admin", Some("system:masters"))?;
     pki::write_private(&bed.kubeconfig(), admin.as_bytes())?;
     let client = bed.kube().await?;
-    grant(&client, K3S_CONTROLLER, &k3s_controller_rules()).await?;
-    grant(&client, KWOK_USER, &kwok_rules()).await?;
+    rights::grant_all(&client).await?;
     if bed.options.fabrik {
         bed.found().await?;
     }
@@ -203,7 +209,9 @@ async fn create_servers(
         let dir = slot.dir().join(&name);
         let settings = Settings {
             name: name.clone(),
+            member: name.clone(),
             address,
+            at_all_addresses: false,
             balancer,
             kubernetes_version: options.kubernetes_version.clone(),
             dir: dir.clone(),
@@ -252,43 +260,6 @@ async fn create_servers(
 fn api_servers(servers: &[Arc<Server>]) -> Vec<SocketAddr> {
     let address = |server: &Arc<Server>| (server.control_plane.address(), API_PORT).into();
     servers.iter().map(address).collect()
-}
-
-/// The rights of the identity that all agents of k3s share.
-fn k3s_controller_rules() -> Value {
-    json!([
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["update", "patch"]},
-        {"apiGroups": [""], "resources": ["namespaces", "pods", "services"],
-         "verbs": ["list", "watch"]},
-    ])
-}
-
-/// KWOK looks at Nodes and plays pods. It may not write a Node.
-fn kwok_rules() -> Value {
-    json!([
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["pods"],
-         "verbs": ["get", "list", "watch", "update", "patch", "delete"]},
-        {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["update", "patch"]},
-        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"],
-         "verbs": ["create", "update", "patch"]},
-    ])
-}
-
-/// A cluster role named like the user, and its binding to the user.
-async fn grant(client: &kube::Client, user: &str, rules: &Value) -> Result<()> {
-    let role: ClusterRole =
-        serde_json::from_value(json!({"metadata": {"name": user}, "rules": rules}))?;
-    let binding: ClusterRoleBinding = serde_json::from_value(json!({
-        "metadata": {"name": user},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
-    }))?;
-    let post = PostParams::default();
-    Api::all(client.clone()).create(&post, &role).await?;
-    Api::all(client.clone()).create(&post, &binding).await?;
-    Ok(())
 }
 
 impl Bed {

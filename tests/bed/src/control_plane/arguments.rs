@@ -1,5 +1,7 @@
 //! Command lines of the control plane's programs.
 
+use std::net::Ipv4Addr;
+
 use super::{API_PORT, EtcdCluster, Settings};
 
 /// etcd: client and peer traffic only with certificates of the etcd authority, and on the client port nothing but gRPC, as
@@ -7,12 +9,18 @@ use super::{API_PORT, EtcdCluster, Settings};
 pub fn etcd(settings: &Settings, cluster: &EtcdCluster) -> Vec<String> {
     let dir = settings.dir.display();
     let address = settings.address;
+    let local = local(settings);
+    let clients = if settings.at_all_addresses {
+        format!("https://{local}:2379,https://{address}:2379")
+    } else {
+        format!("https://{address}:2379")
+    };
     let state = if cluster.existing { "existing" } else { "new" };
     vec![
-        format!("--name={}", settings.name),
+        format!("--name={}", settings.member),
         format!("--data-dir={dir}/etcd"),
-        format!("--listen-client-urls=https://{address}:2379"),
-        format!("--listen-client-http-urls=https://{address}:2382"),
+        format!("--listen-client-urls={clients}"),
+        format!("--listen-client-http-urls=https://{local}:2382"),
         format!("--advertise-client-urls=https://{address}:2379"),
         format!("--listen-peer-urls=https://{address}:2380"),
         format!("--initial-advertise-peer-urls=https://{address}:2380"),
@@ -36,11 +44,16 @@ pub fn etcd(settings: &Settings, cluster: &EtcdCluster) -> Vec<String> {
 pub fn apiserver(settings: &Settings) -> Vec<String> {
     let dir = settings.dir.display();
     let address = settings.address;
+    let bind = if settings.at_all_addresses {
+        Ipv4Addr::UNSPECIFIED
+    } else {
+        address
+    };
     vec![
-        format!("--bind-address={address}"),
+        format!("--bind-address={bind}"),
         format!("--advertise-address={address}"),
         format!("--secure-port={API_PORT}"),
-        format!("--etcd-servers=https://{address}:2379"),
+        format!("--etcd-servers=https://{}:2379", local(settings)),
         format!("--etcd-cafile={dir}/etcd-ca.crt"),
         format!("--etcd-certfile={dir}/etcd.crt"),
         format!("--etcd-keyfile={dir}/etcd.key"),
@@ -69,7 +82,7 @@ pub fn controller_manager(settings: &Settings) -> Vec<String> {
     let dir = settings.dir.display();
     let grace = settings.node_monitor_grace_period.as_secs();
     vec![
-        format!("--bind-address={}", settings.address),
+        format!("--bind-address={}", local(settings)),
         format!("--kubeconfig={dir}/kube-controller-manager.kubeconfig"),
         format!("--root-ca-file={dir}/ca.crt"),
         format!("--cluster-signing-cert-file={dir}/ca.crt"),
@@ -87,7 +100,7 @@ pub fn controller_manager(settings: &Settings) -> Vec<String> {
 
 pub fn scheduler(settings: &Settings) -> Vec<String> {
     vec![
-        format!("--bind-address={}", settings.address),
+        format!("--bind-address={}", local(settings)),
         format!(
             "--kubeconfig={}/kube-scheduler.kubeconfig",
             settings.dir.display()
@@ -96,6 +109,15 @@ pub fn scheduler(settings: &Settings) -> Vec<String> {
     .into_iter()
     .chain(leader_election())
     .collect()
+}
+
+/// Where a server talks to itself.
+fn local(settings: &Settings) -> Ipv4Addr {
+    if settings.at_all_addresses {
+        Ipv4Addr::LOCALHOST
+    } else {
+        settings.address
+    }
 }
 
 /// Faster than the default of 15 s: a test that kills a server waits for this.

@@ -5,21 +5,23 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::time::sleep;
 
 use super::root::Boot;
-use super::{Inner, Role, Root, State, System, UserData, Whim, lock};
+use super::{Inner, Role, Root, State, System, Whim, lock};
 use crate::agent;
 use crate::balancer::Balancer;
-use crate::control_plane::{API_PORT, Trust};
+use crate::control_plane::{API_PORT, ControlPlane, Trust};
 use crate::fabrik;
-use crate::join::{self, JoinError};
+use crate::join;
 use crate::kubeconfig::{self, Endpoint};
 use crate::kubelet;
 use crate::pki::{Certified, Subject};
+use crate::rights::KWOK_USER;
 use crate::scripted::{Agent, Disk, Script, pods};
 use crate::server::Server;
 use crate::system::{Build, SERVERS, WORKERS};
@@ -35,7 +37,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 impl Inner {
     /// From power-on to the end of power, which comes by dropping this future.
-    pub(super) async fn live(&self) -> Result<()> {
+    pub(super) async fn live(self: Arc<Self>) -> Result<()> {
         let hetzner = &self.surroundings.hetzner;
         loop {
             hetzner.set_hung(self.id, false).await?;
@@ -43,7 +45,7 @@ impl Inner {
             sleep(delay).await;
             let (boot_id, root) = self.start_up().await?;
             tokio::select! {
-                ended = self.run(boot_id, root.as_ref()) => return ended,
+                ended = self.run(boot_id, root.clone()) => return ended,
                 () = reboot_wanted(root.as_ref()) => {}
             }
             self.end();
@@ -56,6 +58,8 @@ impl Inner {
     pub(super) fn end(&self) {
         let agent = lock(&self.agent).take();
         drop(agent);
+        *lock(&self.entrance) = None;
+        self.private.send_replace(None);
         if let Role::Server { server, .. } = &self.role {
             server.cut();
         }
@@ -134,7 +138,7 @@ impl Inner {
         }
         let pool = match &self.role {
             Role::Agent => self.user_data().await?.pool.unwrap_or(WORKERS.to_owned()),
-            Role::Server { .. } | Role::Other => SERVERS.to_owned(),
+            Role::Server { .. } | Role::Native | Role::Other => SERVERS.to_owned(),
         };
         std::fs::create_dir_all(self.dir())?;
         let (name, dirs) = (&self.name, &self.surroundings.dirs);
@@ -149,53 +153,34 @@ impl Inner {
         Ok(Some(root))
     }
 
-    async fn run(&self, boot_id: String, root: Option<&Root>) -> Result<()> {
+    async fn run(self: &Arc<Self>, boot_id: String, root: Option<Root>) -> Result<()> {
+        match (&self.surroundings.switch, root) {
+            (Some(switch), Some(root)) => self.run_in_own_network(switch, boot_id, root).await,
+            (_, root) => {
+                let machine = Arc::clone(self);
+                machine.run_software(boot_id, root).await
+            }
+        }
+    }
+
+    /// What it does by what it is for.
+    pub(super) async fn run_software(
+        self: Arc<Self>,
+        boot_id: String,
+        root: Option<Root>,
+    ) -> Result<()> {
         match &self.role {
-            Role::Agent => self.live_as_agent(boot_id, root).await,
+            Role::Agent => self.live_as_agent(boot_id, root.as_ref()).await,
             Role::Server { server, trust } => {
-                self.live_as_server(boot_id, root, server, trust).await
+                self.live_as_server(boot_id, root.as_ref(), server, trust)
+                    .await
+            }
+            Role::Native => {
+                let root = root.context("a server without a disk (Options::systems)")?;
+                self.live_as_native(boot_id, root).await
             }
             Role::Other => std::future::pending().await,
         }
-    }
-
-    async fn user_data(&self) -> Result<UserData> {
-        let user_data = self
-            .surroundings
-            .hetzner
-            .metadata(self.id, "userdata")
-            .await?;
-        let user_data = user_data.context("no user data")?;
-        serde_json::from_str(&user_data).context("reading user data")
-    }
-
-    async fn live_as_agent(&self, boot_id: String, root: Option<&Root>) -> Result<()> {
-        let hetzner = &self.surroundings.hetzner;
-        let user_data = self.user_data().await?;
-        let instance = hetzner.metadata(self.id, "metadata/instance-id").await?;
-        let instance = instance.context("no instance id in the metadata")?;
-        let request = join::Request {
-            servers: user_data.servers.clone(),
-            token: user_data.token.clone(),
-            node_name: user_data.node_name.clone(),
-        };
-        let joined = self.join(&request).await?;
-        let (_balancer, endpoint) = self.balance(joined.api_servers).await?;
-        let mut settings =
-            self.kubelet_settings(boot_id, &endpoint, &joined.ca_pem, &joined.kubelet)?;
-        settings.node_name = user_data.node_name;
-        settings.provider_id = format!("hcloud://{}", instance.trim());
-        settings.labels = user_data.labels;
-        settings.taints = user_data.taints;
-        if let (Some(id), Some(public_key)) = (user_data.cluster_id, user_data.public_key) {
-            self.cluster.send_replace(Some(agent::Cluster {
-                name: self.surroundings.cluster.clone(),
-                id,
-                public_key,
-                cache_urls: user_data.cache_urls,
-            }));
-        }
-        self.run_node(settings, root).await
     }
 
     async fn live_as_server(
@@ -207,7 +192,7 @@ impl Inner {
     ) -> Result<()> {
         if let Some(root) = root {
             let system = root.current()?;
-            server.set_k3s(&system.k3s)?;
+            server.control_plane.set_k3s(&system.k3s)?;
             server.fabrik.become_program(&self.fabrik_of(&system)?)?;
         }
         server.boot().await?;
@@ -221,12 +206,15 @@ impl Inner {
         let mut settings = self.kubelet_settings(boot_id, &endpoint, ca_pem, &identity)?;
         settings.kubelet_version = format!("v{}+k3s1", server.control_plane.version());
         let node = self.run_node(settings, root);
-        let (running, ()) = tokio::join!(node, server.label_node());
+        let (running, ()) = tokio::join!(node, server.control_plane.label_node());
         running
     }
 
     /// The balancer that k3s runs on its nodes, by which all that runs there reaches API servers.
-    async fn balance(&self, api_servers: Vec<SocketAddr>) -> Result<(Balancer, Endpoint)> {
+    pub(super) async fn balance(
+        &self,
+        api_servers: Vec<SocketAddr>,
+    ) -> Result<(Balancer, Endpoint)> {
         let local = SocketAddr::from((self.address, BALANCER_PORT));
         let passage = self.network.subscribe();
         let balancer = Balancer::through(local, api_servers, passage).await?;
@@ -238,7 +226,11 @@ impl Inner {
     }
 
     /// The kubelet and the agent, and what the machine's system asks of them.
-    async fn run_node(&self, mut settings: kubelet::Settings, root: Option<&Root>) -> Result<()> {
+    pub(super) async fn run_node(
+        &self,
+        settings: kubelet::Settings,
+        root: Option<&Root>,
+    ) -> Result<()> {
         let Some(root) = root else {
             return match self.script() {
                 Some(script) => Box::pin(self.run_scripted(settings, script)).await,
@@ -246,26 +238,37 @@ impl Inner {
             };
         };
         let kubeconfig = settings.kubeconfig.clone();
-        let kubelets = async {
-            let mut system = root.current()?;
-            loop {
-                settings.kubelet_version = format!("v{}", system.k3s);
-                self.health
-                    .send_modify(|health| health.sick_system = system.sick);
-                root.obeyed(&system)?;
-                let next = tokio::select! {
-                    ended = self.run_kubelet(settings.clone()) => return ended,
-                    next = self.another_k3s(root, &system.k3s) => next?,
-                };
-                if let Role::Server { server, .. } = &self.role {
-                    server.restart_k3s(&next.k3s).await?;
-                }
-                system = next;
-            }
+        let control_plane = match &self.role {
+            Role::Server { server, .. } => Some(&server.control_plane),
+            _ => None,
         };
         tokio::select! {
-            ended = kubelets => ended,
+            ended = self.run_kubelets(settings, root, control_plane) => ended,
             failed = self.run_agent(root, &kubeconfig) => failed.map(|never| match never {}),
+        }
+    }
+
+    /// The kubelet of each k3s that a system brings; with it all of the control plane, where there is one.
+    pub(super) async fn run_kubelets(
+        &self,
+        mut settings: kubelet::Settings,
+        root: &Root,
+        control_plane: Option<&ControlPlane>,
+    ) -> Result<()> {
+        let mut system = root.current()?;
+        loop {
+            settings.kubelet_version = format!("v{}", system.k3s);
+            self.health
+                .send_modify(|health| health.sick_system = system.sick);
+            root.obeyed(&system)?;
+            let next = tokio::select! {
+                ended = self.run_kubelet(settings.clone()) => return ended,
+                next = self.another_k3s(root, &system.k3s) => next?,
+            };
+            if let Some(control_plane) = control_plane {
+                control_plane.restart_k3s(&next.k3s).await?;
+            }
+            system = next;
         }
     }
 
@@ -334,7 +337,7 @@ impl Inner {
                 root,
                 kubeconfig,
                 cluster: &cluster,
-                dirs: &self.surroundings.dirs,
+                dirs: &self.dirs(),
             })?;
             *lock(&self.agent) = Some(process);
             while root.current()?.fabrik == system.fabrik {
@@ -346,39 +349,13 @@ impl Inner {
         }
     }
 
-    fn fabrik_of(&self, system: &System) -> Result<PathBuf> {
+    pub(super) fn fabrik_of(&self, system: &System) -> Result<PathBuf> {
         match system.fabrik {
             Build::Tested => fabrik::binary(),
             Build::Former => {
                 let former = self.surroundings.former_fabrik.clone();
                 former.context("this bed has no former build of fabrik (Options::former_fabrik)")
             }
-        }
-    }
-
-    /// Tries until a supervisor answers; a few times when it says no.
-    async fn join(&self, request: &join::Request) -> Result<join::Joined> {
-        const REFUSALS: u32 = 3;
-        const PAUSE: Duration = Duration::from_secs(1);
-        let mut refusals = 0;
-        loop {
-            let disk = lock(&self.disk).clone();
-            match join::join(request, &disk).await {
-                Ok(joined) => {
-                    lock(&self.disk).kubelet = Some(joined.kubelet.clone());
-                    return Ok(joined);
-                }
-                Err(JoinError::Refused(reason)) => {
-                    refusals += 1;
-                    if refusals == REFUSALS {
-                        bail!("a supervisor refuses node {}: {reason}", request.node_name);
-                    }
-                }
-                Err(JoinError::Unavailable(error)) => {
-                    tracing::debug!(machine = self.name, %error, "not joined yet");
-                }
-            }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -390,7 +367,7 @@ impl Inner {
         kubelet::run(settings, self.health.subscribe(), registered).await
     }
 
-    fn kubelet_settings(
+    pub(super) fn kubelet_settings(
         &self,
         boot_id: String,
         endpoint: &Endpoint,
@@ -400,6 +377,10 @@ impl Inner {
         let surroundings = &self.surroundings;
         let dir = self.dir();
         std::fs::create_dir_all(&dir)?;
+        let cluster = surroundings.clusters.of(ca_pem);
+        let cluster = cluster.context("a node of no cluster of this bed")?;
+        // It asks for more than a kubelet may.
+        let kwok = cluster.cluster.issue(&Subject::client(KWOK_USER, None))?;
         Ok(kubelet::Settings {
             node_name: self.name.clone(),
             provider_id: format!("hcloud://{}", self.id),
@@ -409,10 +390,10 @@ impl Inner {
             kubelet_version: surroundings.kubelet_version.clone(),
             boot_id,
             kubeconfig: kubeconfig::text(endpoint, ca_pem, identity),
-            kwok_kubeconfig: kubeconfig::text(endpoint, ca_pem, &surroundings.kwok_identity),
+            kwok_kubeconfig: kubeconfig::text(endpoint, ca_pem, &kwok),
             kwok: Some(surroundings.parts.kwok.clone()),
             dir,
-            dirs: surroundings.dirs.clone(),
+            dirs: self.dirs(),
         })
     }
 }

@@ -222,6 +222,8 @@ impl Root {
         )?;
         symlink(system, run.join("booted-system"))?;
         symlink(system, run.join("current-system"))?;
+        // What a system calls its own software.
+        symlink(self.path("sw"), run.join("sw"))?;
         Ok(Boot::Up { boot_id })
     }
 

@@ -2,6 +2,7 @@
 
 mod control_plane;
 mod disks;
+mod empty;
 mod git_servers;
 mod side_by_side;
 mod ssh;
