@@ -23,13 +23,14 @@ impl Balancer {
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
     pub async fn start(listen: SocketAddr, servers: Vec<SocketAddr>) -> Result<Self> {
+        let servers = watch::Sender::new(servers).subscribe();
         Self::through(listen, servers, watch::Sender::new(true).subscribe()).await
     }
 
-    /// By a network that somebody may cut.
+    /// By a network that somebody may cut; each connection goes to one of the servers that there are when it is made.
     pub async fn through(
         listen: SocketAddr,
-        servers: Vec<SocketAddr>,
+        servers: watch::Receiver<Vec<SocketAddr>>,
         passage: Passage,
     ) -> Result<Self> {
         let listener = TcpListener::bind(listen)
@@ -41,7 +42,8 @@ impl Balancer {
                 tokio::select! {
                     accepted = listener.accept() => {
                         if let Ok((client, _)) = accepted {
-                            connections.spawn(pass(client, servers.clone(), passage.clone()));
+                            let servers = servers.borrow().clone();
+                            connections.spawn(pass(client, servers, passage.clone()));
                         }
                     }
                     Some(_) = connections.join_next() => {}
@@ -116,9 +118,13 @@ mod tests {
         drop(door);
         let network = watch::Sender::new(true);
         let passage = network.subscribe();
-        let _balancer = Balancer::through(listen, vec![address], passage)
-            .await
-            .unwrap();
+        let _balancer = Balancer::through(
+            listen,
+            watch::Sender::new(vec![address]).subscribe(),
+            passage,
+        )
+        .await
+        .unwrap();
         let mut client = TcpStream::connect(listen).await.unwrap();
         client.write_all(b"a").await.unwrap();
         let (mut there, _) = server.accept().await.unwrap();

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use rcgen::{CertificateParams, KeyPair};
 
 use crate::pki::Certified;
+use crate::supervisor::PORT;
 
 /// What a machine keeps on its disk between boots.
 #[derive(Clone)]
@@ -100,6 +101,26 @@ async fn join_at(server: &str, request: &Request, disk: &Disk) -> Result<Joined,
         kubelet,
         api_servers: servers,
     })
+}
+
+/// The API servers that there are now, as the supervisor beside one of those that were known tells a node.
+pub async fn api_servers(known: &[SocketAddr], joined: &Joined) -> Result<Vec<SocketAddr>> {
+    let own = &joined.kubelet;
+    let identity = format!("{}{}", own.key_pem, own.certificate_pem);
+    let http = builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(joined.ca_pem.as_bytes())?])
+        .identity(reqwest::Identity::from_pem(identity.as_bytes())?)
+        .build()?;
+    let mut last = anyhow::anyhow!("no server is known");
+    for server in known {
+        let url = format!("https://{}:{PORT}/v1-k3s/apiservers", server.ip());
+        let told = http.get(url).send().await;
+        match told.and_then(reqwest::Response::error_for_status) {
+            Ok(told) => return Ok(serde_json::from_str(&told.text().await?)?),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
 }
 
 /// Shows a server token to a supervisor, as a server that joins; returns the cluster's authority. Without a hash in it the

@@ -8,6 +8,7 @@ mod rescue;
 mod root;
 mod services;
 mod surroundings;
+mod units;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;

@@ -1,14 +1,21 @@
 //! A machine that is a worker: it reads its user data at boot and joins, as k3s' agents do.
 
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::{Inner, Root, UserData, lock};
 use crate::agent;
 use crate::control_plane::API_PORT;
 use crate::join::{self, JoinError};
 use crate::supervisor;
+
+/// How often an agent asks which API servers there are.
+const FOLLOW: Duration = Duration::from_secs(2);
 
 impl Inner {
     pub(super) async fn live_as_agent(&self, boot_id: String, root: Option<&Root>) -> Result<()> {
@@ -22,7 +29,8 @@ impl Inner {
             node_name: user_data.node_name.clone(),
         };
         let joined = self.join(&request).await?;
-        let (_balancer, endpoint) = self.balance(joined.api_servers).await?;
+        let api_servers = watch::Sender::new(joined.api_servers.clone());
+        let (_balancer, endpoint) = self.balance(api_servers.subscribe()).await?;
         let mut settings =
             self.kubelet_settings(boot_id, &endpoint, &joined.ca_pem, &joined.kubelet)?;
         settings.address = self.node_address().await?;
@@ -38,7 +46,33 @@ impl Inner {
                 cache_urls: user_data.cache_urls,
             }));
         }
-        self.run_node(settings, root).await
+        tokio::select! {
+            ended = self.run_node(settings, root) => ended,
+            never = self.follow_api_servers(&joined, &api_servers) => match never {},
+        }
+    }
+
+    /// Servers come and go in a bed that began empty, and an agent of k3s knows of it.
+    async fn follow_api_servers(
+        &self,
+        joined: &join::Joined,
+        known: &watch::Sender<Vec<SocketAddr>>,
+    ) -> Infallible {
+        if self.surroundings.switch.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            sleep(FOLLOW).await;
+            let asked = known.borrow().clone();
+            match join::api_servers(&asked, joined).await {
+                Ok(told) => {
+                    known.send_if_modified(|known| std::mem::replace(known, told.clone()) != told);
+                }
+                Err(error) => {
+                    tracing::debug!(machine = self.name, %error, "API servers are not known");
+                }
+            }
+        }
     }
 
     pub(super) async fn user_data(&self) -> Result<UserData> {

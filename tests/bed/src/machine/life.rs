@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::root::Boot;
@@ -201,7 +202,9 @@ impl Inner {
             .cluster
             .issue(&Subject::client(&user, Some("system:nodes")))?;
         let own = SocketAddr::from((self.address, API_PORT));
-        let (_balancer, endpoint) = self.balance(vec![own]).await?;
+        let (_balancer, endpoint) = self
+            .balance(watch::Sender::new(vec![own]).subscribe())
+            .await?;
         let ca_pem = trust.cluster.certificate_pem();
         let mut settings = self.kubelet_settings(boot_id, &endpoint, ca_pem, &identity)?;
         settings.kubelet_version = format!("v{}+k3s1", server.control_plane.version());
@@ -213,7 +216,7 @@ impl Inner {
     /// The balancer that k3s runs on its nodes, by which all that runs there reaches API servers.
     pub(super) async fn balance(
         &self,
-        api_servers: Vec<SocketAddr>,
+        api_servers: watch::Receiver<Vec<SocketAddr>>,
     ) -> Result<(Balancer, Endpoint)> {
         let local = SocketAddr::from((self.address, BALANCER_PORT));
         let passage = self.network.subscribe();

@@ -6,6 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,73 +15,41 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::services::{Activity, Request, Services, Unit, Verb};
+use super::services::{Services, Unit};
+use super::units::{Progress, Units};
 use super::{Inner, Root, State};
 use crate::control_plane::API_PORT;
-use crate::git::make_host_key;
-use crate::inside::Task;
+use crate::fabrik;
 use crate::k3s::{self, K3s};
 use crate::pki::{self, Subject};
-use crate::process::{Process, Spec};
 use crate::system::Build;
-use crate::{fabrik, sshd};
 
 /// As in nixos/identity.nix.
-const IDENTITY_PAUSE: Duration = Duration::from_secs(5);
+const UNIT_PAUSE: Duration = Duration::from_secs(5);
 /// Shorter than the real one's.
 const K3S_PAUSE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
-const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
-const AUTHORIZED_KEYS: &str = "/root/.ssh/authorized_keys";
-const CONFIG: &str = "/etc/fabrik/config.toml";
-const AGENT_CONFIG: &str = "/etc/fabrik/agent.toml";
 /// And as its unit's ExecStartPost.
 const IDENTIFY: &str =
     "\"$@\"; read -r name </etc/fabrik/hostname; echo \"$name\" >/proc/sys/kernel/hostname";
 const KUBELET: &str = "var/lib/rancher/k3s/agent/kubelet.kubeconfig";
 
-/// The services of one boot.
-struct Units {
-    machine: Arc<Inner>,
-    root: Root,
-    boot_id: String,
-    services: Services,
-    sshd: Option<Process>,
-    k3s: Option<Task<()>>,
-    fabrik: Option<Process>,
-    agent: Option<Process>,
-}
-
-/// How far k3s is: nothing yet, or why it did not start.
-type Progress = Option<Result<(), String>>;
-
 impl Inner {
     pub(super) async fn live_as_native(self: Arc<Self>, boot_id: String, root: Root) -> Result<()> {
         let services = Services::new(&root)?;
-        let mut units = Units {
-            machine: Arc::clone(&self),
-            root: root.clone(),
-            boot_id,
-            services: services.clone(),
-            sshd: None,
-            k3s: None,
-            fabrik: None,
-            agent: None,
-        };
-        let mut identified = self.identify(&root).await?;
+        let mut units = Units::new(&self, &root, boot_id, &services);
         units.start(Unit::Sshd).await?;
-        if identified {
-            units.start_all().await?;
-        }
+        // It may ask for services itself.
+        let mut identity = pin!(self.identify(&root));
+        let mut identified = false;
         let mut build = root.current()?.fabrik;
         loop {
             tokio::select! {
                 request = services.next() => units.obey(request?).await?,
-                () = sleep(IDENTITY_PAUSE), if !identified => {
-                    identified = self.identify(&root).await?;
-                    if identified {
-                        units.start_all().await?;
-                    }
+                known = &mut identity, if !identified => {
+                    known?;
+                    identified = true;
+                    units.start_all().await?;
                 }
                 next = another_build(&root, build) => {
                     build = next?;
@@ -90,36 +59,69 @@ impl Inner {
         }
     }
 
-    /// Runs `fabrik identify`, as its unit does. False: it failed, and says why in its log.
-    async fn identify(&self, root: &Root) -> Result<bool> {
+    /// Runs `fabrik identify` until it succeeds, as its unit does.
+    async fn identify(&self, root: &Root) -> Result<()> {
         let hetzner = &self.surroundings.hetzner;
         let metadata = format!(
             "{}/_emulator/servers/{}/hetzner/v1",
             hetzner.base(),
             self.id
         );
+        let program = self.fabrik_of(&root.current()?)?;
+        let arguments = ["identify", "--root", "/", "--metadata", &metadata].map(OsString::from);
+        let shell = ["sh", "-ec", IDENTIFY, "identify"].map(OsString::from);
+        let command = shell.into_iter().chain([program.into_os_string()]);
+        let command: Vec<_> = command.chain(arguments).collect();
+        while !self.run_once(root, "identity", command.clone()).await? {
+            sleep(UNIT_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Runs `fabrik receive start` until it succeeds, as its unit does.
+    pub(super) async fn end_first_boot(&self, root: &Root) -> Result<()> {
+        let program = self.fabrik_of(&root.current()?)?.into_os_string();
+        let command = [program, "receive".into(), "start".into()];
+        while !self.run_once(root, "founding", command.clone()).await? {
+            sleep(UNIT_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Runs a program on the machine to its end. False: it failed, and says why in the log of this name.
+    async fn run_once(
+        &self,
+        root: &Root,
+        name: &str,
+        command: impl IntoIterator<Item = OsString>,
+    ) -> Result<bool> {
         let dirs = self.dirs();
         let inside = dirs.inside.context("a machine without namespaces")?;
-        let program = self.fabrik_of(&root.current()?)?;
-        let mut arguments = inside.prefix().into_iter();
+        let mut arguments = inside.prefix().into_iter().chain(command);
         let output = Command::new(arguments.next().context("a program")?)
             .args(arguments)
-            .args(["sh", "-ec", IDENTIFY, "identify"])
-            .arg(program)
-            .args(["identify", "--root", "/", "--metadata", &metadata])
+            .env(
+                "PATH",
+                self.path(&[&root.programs(), &root.server_programs()]),
+            )
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
             .output()
             .await
-            .context("starting fabrik identify")?;
-        let log = dirs.logs.join(format!("{}-identity.log", self.name));
+            .with_context(|| format!("starting {name}"))?;
+        let log = dirs.logs.join(format!("{}-{name}.log", self.name));
         let mut log = OpenOptions::new().create(true).append(true).open(log)?;
         log.write_all(&output.stderr)?;
         Ok(output.status.success())
     }
 
     /// k3s until the machine loses power, and its kubelet: started again when it fails.
-    async fn run_k3s(&self, root: &Root, boot_id: &str, progress: &watch::Sender<Progress>) {
+    pub(super) async fn run_k3s(
+        &self,
+        root: &Root,
+        boot_id: &str,
+        progress: &watch::Sender<Progress>,
+    ) {
         while k3s::may_start(root).is_ok() {
             if let Err(error) = self.run_k3s_once(root, boot_id, progress).await {
                 let reason = format!("{error:#}");
@@ -156,7 +158,9 @@ impl Inner {
         let user = format!("system:node:{}", k3s.config.node_name);
         let identity = ca.issue(&Subject::client(&user, Some("system:nodes")))?;
         let own = SocketAddr::from((k3s.address, API_PORT));
-        let (_balancer, endpoint) = self.balance(vec![own]).await?;
+        let (_balancer, endpoint) = self
+            .balance(watch::Sender::new(vec![own]).subscribe())
+            .await?;
         let ca_pem = ca.certificate_pem();
         let mut settings =
             self.kubelet_settings(boot_id.to_owned(), &endpoint, ca_pem, &identity)?;
@@ -178,183 +182,10 @@ impl Inner {
         let (ended, ()) = tokio::join!(kubelet, k3s.control_plane.label_node());
         ended
     }
-}
-
-impl Units {
-    /// What is wanted at boot; each for itself, and k3s for as long as it takes.
-    async fn start_all(&mut self) -> Result<()> {
-        for unit in [Unit::K3s, Unit::Fabrik, Unit::FabrikAgent] {
-            if !self.services.is_masked(unit) {
-                self.start(unit).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn obey(&mut self, request: Request) -> Result<()> {
-        let Request { unit, verb, .. } = request;
-        if verb != Verb::Start {
-            self.stop(unit).await?;
-        }
-        if verb == Verb::Stop {
-            return request.answer(Ok(()));
-        }
-        if self.services.is_masked(unit) {
-            let name = unit.name();
-            let reason = format!("Failed to start {name}.service: Unit {name}.service is masked.");
-            return request.answer(Err(reason));
-        }
-        let Some(mut progress) = self.start(unit).await? else {
-            return request.answer(Ok(()));
-        };
-        tokio::spawn(async move {
-            let said = match progress.wait_for(Option::is_some).await {
-                Ok(said) => said.clone().unwrap_or(Ok(())),
-                Err(_) => Err("it was stopped".to_owned()),
-            };
-            request.answer(said)
-        });
-        Ok(())
-    }
-
-    /// Starts what does not run. A service that takes its time tells how far it is.
-    async fn start(&mut self, unit: Unit) -> Result<Option<watch::Receiver<Progress>>> {
-        match unit {
-            Unit::Sshd if self.sshd.is_none() => self.sshd = Some(self.start_sshd().await?),
-            Unit::K3s if self.k3s.as_ref().is_none_or(Task::is_finished) => {
-                return self.start_k3s().map(Some);
-            }
-            Unit::Fabrik if self.fabrik.is_none() => {
-                self.fabrik = self.start_fabrik(unit, &["run"], CONFIG)?;
-            }
-            Unit::FabrikAgent if self.agent.is_none() => {
-                self.agent = self.start_fabrik(unit, &["agent"], AGENT_CONFIG)?;
-            }
-            _ => {}
-        }
-        self.tell(unit)?;
-        Ok(None)
-    }
-
-    async fn stop(&mut self, unit: Unit) -> Result<()> {
-        let process = match unit {
-            Unit::Sshd => self.sshd.take(),
-            Unit::Fabrik => self.fabrik.take(),
-            Unit::FabrikAgent => self.agent.take(),
-            Unit::K3s => {
-                if let Some(k3s) = self.k3s.take() {
-                    k3s.stop().await;
-                }
-                self.machine.state.send_replace(State::Booting);
-                None
-            }
-        };
-        if let Some(process) = process {
-            process.stop();
-        }
-        self.tell(unit)
-    }
-
-    fn tell(&self, unit: Unit) -> Result<()> {
-        let runs = match unit {
-            Unit::Sshd => self.sshd.is_some(),
-            Unit::Fabrik => self.fabrik.is_some(),
-            Unit::FabrikAgent => self.agent.is_some(),
-            Unit::K3s => self.k3s.is_some(),
-        };
-        let activity = if runs {
-            Activity::Active
-        } else {
-            Activity::Inactive
-        };
-        self.services.set(unit, activity)
-    }
-
-    async fn start_sshd(&self) -> Result<Process> {
-        let (machine, root) = (&self.machine, &self.root);
-        let key = root.path(HOST_KEY);
-        if !key.exists() {
-            // As sshd's unit does where there is none.
-            fs::create_dir_all(key.parent().context("a folder")?)?;
-            make_host_key(&key)?;
-        }
-        let folders = [root.programs(), root.server_programs()];
-        sshd::start(&sshd::Settings {
-            name: &format!("{}-sshd", machine.name),
-            sshd: &machine.surroundings.parts.sshd,
-            address: machine.address.into(),
-            host_key: HOST_KEY.into(),
-            authorized_keys: AUTHORIZED_KEYS.into(),
-            path: self.path(&folders.each_ref().map(AsRef::as_ref)),
-            dir: &machine.dir(),
-            dirs: &machine.dirs(),
-        })
-        .await
-    }
-
-    fn start_k3s(&mut self) -> Result<watch::Receiver<Progress>> {
-        let (tells, told) = watch::channel(None);
-        let (machine, root) = (Arc::clone(&self.machine), self.root.clone());
-        let (boot_id, services) = (self.boot_id.clone(), self.services.clone());
-        services.set(Unit::K3s, Activity::Activating)?;
-        let mut watched = told.clone();
-        let work = async move {
-            let runs = machine.run_k3s(&root, &boot_id, &tells);
-            let says = async {
-                while watched.changed().await.is_ok() {
-                    let up = matches!(*watched.borrow(), Some(Ok(())));
-                    let activity = if up {
-                        Activity::Active
-                    } else {
-                        Activity::Activating
-                    };
-                    // What can't be said is said at the next turn.
-                    let _ = services.set(Unit::K3s, activity);
-                }
-            };
-            tokio::select! {
-                () = runs => {}
-                () = says => {}
-            }
-            let _ = services.set(Unit::K3s, Activity::Inactive);
-        };
-        self.k3s = Some(Task::new(tokio::spawn(work)));
-        Ok(told)
-    }
-
-    /// `fabrik run` or `fabrik agent`, where its configuration is there (`ConditionPathExists`).
-    fn start_fabrik(&self, unit: Unit, verb: &[&str], config: &str) -> Result<Option<Process>> {
-        if !self.root.path(config).exists() {
-            return Ok(None);
-        }
-        let machine = &self.machine;
-        let program = machine.fabrik_of(&self.root.current()?)?;
-        let path = match unit {
-            // It finds no stand-ins for the service manager.
-            Unit::Fabrik => self.path(&[&self.root.server_programs()]),
-            _ => self.path(&[&self.root.programs()]),
-        };
-        let name = format!("{}-{}", machine.name, unit.name());
-        let spec = Spec::new(&name, &program, &machine.dirs())
-            .args(verb.iter().copied().chain(["--config", config]))
-            .env("PATH", path)
-            .env("HOME", format!("/var/lib/{}", unit.name()));
-        fs::create_dir_all(self.root.path("var/lib").join(unit.name()))?;
-        Process::start(spec).map(Some)
-    }
-
-    /// Another system brings another build of fabrik.
-    async fn become_build(&mut self) -> Result<()> {
-        for unit in [Unit::Fabrik, Unit::FabrikAgent] {
-            self.stop(unit).await?;
-            self.start(unit).await?;
-        }
-        Ok(())
-    }
 
     /// These folders, the tools of the bed, and what this host has.
-    fn path(&self, folders: &[&Path]) -> OsString {
-        let tools = fabrik::path_of_tools(&self.machine.surroundings.parts);
+    pub(super) fn path(&self, folders: &[&Path]) -> OsString {
+        let tools = fabrik::path_of_tools(&self.surroundings.parts);
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         let all = folders
             .iter()

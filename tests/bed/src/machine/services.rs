@@ -20,10 +20,18 @@ pub enum Unit {
     K3s,
     Fabrik,
     FabrikAgent,
+    /// Ends the first boot of a server that was given its secrets.
+    FabrikFounding,
 }
 
 impl Unit {
-    pub const ALL: [Self; 4] = [Self::Sshd, Self::K3s, Self::Fabrik, Self::FabrikAgent];
+    pub const ALL: [Self; 5] = [
+        Self::Sshd,
+        Self::K3s,
+        Self::Fabrik,
+        Self::FabrikAgent,
+        Self::FabrikFounding,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -31,6 +39,7 @@ impl Unit {
             Self::K3s => "k3s",
             Self::Fabrik => "fabrik",
             Self::FabrikAgent => "fabrik-agent",
+            Self::FabrikFounding => "fabrik-founding",
         }
     }
 }
