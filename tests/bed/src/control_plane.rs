@@ -184,8 +184,7 @@ impl ControlPlane {
 
     /// SIGTERM; blocks until it has ended.
     pub fn stop(&self, component: Component) {
-        let process = self.running().remove(&component);
-        if let Some(process) = process {
+        if let Some(process) = self.take(component) {
             process.stop();
         }
     }
@@ -288,6 +287,10 @@ impl ControlPlane {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
+    }
+
+    fn take(&self, component: Component) -> Option<Process> {
+        self.running().remove(&component)
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<Component, Process>> {

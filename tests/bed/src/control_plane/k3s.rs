@@ -22,7 +22,10 @@ impl ControlPlane {
     /// k3s is restarted as another version, all of the control plane with it.
     pub async fn restart_k3s(&self, k3s: &str) -> Result<()> {
         for component in Component::ALL.into_iter().rev() {
-            self.stop(component);
+            if let Some(process) = self.take(component) {
+                // What it waits for may be played on this thread.
+                tokio::task::spawn_blocking(move || process.stop()).await?;
+            }
         }
         self.set_k3s(k3s)?;
         self.start_all(Self::RESTART_DEADLINE).await

@@ -26,7 +26,7 @@ pub(super) struct Units {
     boot_id: String,
     services: Services,
     sshd: Option<Process>,
-    k3s: Option<Task<()>>,
+    k3s: Option<(Task<()>, watch::Receiver<Progress>)>,
     fabrik: Option<Process>,
     agent: Option<Process>,
     founding: Option<Task<()>>,
@@ -82,13 +82,8 @@ impl Units {
         let Some(mut progress) = self.start(unit).await? else {
             return request.answer(Ok(()));
         };
-        tokio::spawn(async move {
-            let said = match progress.wait_for(Option::is_some).await {
-                Ok(said) => said.clone().unwrap_or(Ok(())),
-                Err(_) => Err("it was stopped".to_owned()),
-            };
-            request.answer(said)
-        });
+        // What is said to who does not wait for it is lost, as with a real one.
+        tokio::spawn(async move { request.answer(settled(&mut progress).await) });
         Ok(())
     }
 
@@ -96,9 +91,7 @@ impl Units {
     pub(super) async fn start(&mut self, unit: Unit) -> Result<Option<watch::Receiver<Progress>>> {
         match unit {
             Unit::Sshd if self.sshd.is_none() => self.sshd = Some(self.start_sshd().await?),
-            Unit::K3s if self.k3s.as_ref().is_none_or(Task::is_finished) => {
-                return self.start_k3s().map(Some);
-            }
+            Unit::K3s => return self.start_k3s().map(Some),
             Unit::Fabrik if self.fabrik.is_none() => {
                 self.fabrik = self.start_fabrik(unit, &["run"], CONFIG)?;
             }
@@ -120,7 +113,7 @@ impl Units {
             Unit::Fabrik => self.fabrik.take(),
             Unit::FabrikAgent => self.agent.take(),
             Unit::K3s => {
-                if let Some(k3s) = self.k3s.take() {
+                if let Some((k3s, _)) = self.k3s.take() {
                     k3s.stop().await;
                 }
                 self.machine.state.send_replace(State::Booting);
@@ -134,7 +127,8 @@ impl Units {
             }
         };
         if let Some(process) = process {
-            process.stop();
+            // What it says goodbye to may be played on this thread.
+            tokio::task::spawn_blocking(move || process.stop()).await?;
         }
         self.tell(unit)
     }
@@ -179,6 +173,11 @@ impl Units {
     }
 
     fn start_k3s(&mut self) -> Result<watch::Receiver<Progress>> {
+        if let Some((task, told)) = &self.k3s
+            && !task.is_finished()
+        {
+            return Ok(told.clone());
+        }
         let (tells, told) = watch::channel(None);
         let (machine, root) = (Arc::clone(&self.machine), self.root.clone());
         let (boot_id, services) = (self.boot_id.clone(), self.services.clone());
@@ -204,7 +203,7 @@ impl Units {
             }
             let _ = services.set(Unit::K3s, Activity::Inactive);
         };
-        self.k3s = Some(Task::new(tokio::spawn(work)));
+        self.k3s = Some((Task::new(tokio::spawn(work)), told.clone()));
         Ok(told)
     }
 
@@ -253,5 +252,18 @@ impl Units {
             self.start(unit).await?;
         }
         Ok(())
+    }
+}
+
+/// Waits until k3s is up, or until the next try of it fails.
+async fn settled(progress: &mut watch::Receiver<Progress>) -> Result<(), String> {
+    let failed = matches!(*progress.borrow_and_update(), Some(Err(_)));
+    if failed && progress.changed().await.is_err() {
+        let last = progress.borrow().clone();
+        return last.unwrap_or(Ok(()));
+    }
+    match progress.wait_for(Option::is_some).await {
+        Ok(said) => said.clone().unwrap_or(Ok(())),
+        Err(_) => Err("it was stopped".to_owned()),
     }
 }
