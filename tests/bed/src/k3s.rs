@@ -96,14 +96,17 @@ impl K3s {
             &token,
         )?;
         add_program(settings, &control_plane)?;
-        if let Start::Join { server } = &start {
+        if let Some(server) = &config.server {
             let etcd = Etcdctl {
                 program: &settings.parts.etcdctl,
                 network: settings.network,
                 certificates: control_plane.dir(),
                 endpoint: format!("https://{}:2379", host(server)?),
             };
-            member::join(&etcd, &control_plane).await?;
+            match start {
+                Start::Data => member::resume(&etcd, &control_plane).await?,
+                Start::Found | Start::Join { .. } => member::join(&etcd, &control_plane).await?,
+            }
         }
         control_plane.start_all(DEADLINE).await?;
         fs::write(

@@ -82,6 +82,18 @@ pub async fn join(etcd: &Etcdctl<'_>, control_plane: &ControlPlane) -> Result<()
     promote(etcd, id).await
 }
 
+/// Goes on where a join was cut off: a server whose etcd has data and no vote yet. Where nobody can tell, it has one.
+pub async fn resume(etcd: &Etcdctl<'_>, control_plane: &ControlPlane) -> Result<()> {
+    let peer_url = format!("https://{}:2380", control_plane.address());
+    let members = etcd.members().await.unwrap_or_default();
+    let own = |member: &&Member| member.learner && member.peer_urls.contains(&peer_url);
+    let Some(learner) = members.iter().find(own) else {
+        return Ok(());
+    };
+    control_plane.start(Component::Etcd)?;
+    promote(etcd, learner.id).await
+}
+
 /// Refused for as long as the learner is behind.
 async fn promote(etcd: &Etcdctl<'_>, id: u64) -> Result<()> {
     let began = Instant::now();
