@@ -26,6 +26,7 @@ pub mod plan;
 mod project;
 mod receive;
 mod reconcile;
+mod restore;
 mod run;
 mod scale;
 mod secrets;
@@ -91,6 +92,8 @@ pub enum Verb {
     Ssh(Box<ssh::Options>),
     /// Removes all that Hetzner has of a cluster, once its name was typed.
     Destroy(Box<destroy::Options>),
+    /// Runs on a server of the control plane that is left when a quorum of them is lost for good.
+    Restore(restore::Options),
     /// Looks at what is encrypted in a repository.
     #[command(subcommand)]
     Secrets(secrets::Secrets),
@@ -147,6 +150,7 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Kubeconfig(options) => kubeconfig::run(*options).await,
         Verb::Ssh(options) => ssh::run(*options).await,
         Verb::Destroy(options) => destroy::run(*options).await,
+        Verb::Restore(options) => Box::pin(restore::run(options)).await,
         Verb::Secrets(verb) => secrets::run(verb).await,
     }
 }

@@ -7,9 +7,11 @@ mod hetzner {
     pub mod world;
 }
 
-use fabrik::hetzner::{HetznerError, Outcome};
+use std::collections::{BTreeMap, BTreeSet};
+
+use fabrik::hetzner::{HetznerError, Outcome, control_plane};
 use fabrik_core::effect::{Effect, ServerRef};
-use fabrik_core::id::ServerId;
+use fabrik_core::id::{NodeName, ServerId};
 use fabrik_core::ledger::Change;
 use fabrik_core::observed::Power;
 use jiff::Timestamp;
@@ -194,4 +196,33 @@ async fn a_read_outlives_a_passing_refusal_and_no_error_shows_the_token() {
         bed.client
     );
     assert!(!shown.contains(TOKEN), "{shown}");
+}
+
+#[tokio::test]
+async fn a_server_is_gone_only_by_a_token_that_knows_the_one_that_asks() {
+    let bed = Bed::start().await;
+    let server = json!({"name": "server-1", "server_type": "cx23", "image": "debian-12", "location": "fsn1",
+        "labels": {"fabrik.dev/cluster": bed.cluster.as_str(), "fabrik.dev/role": "server"}});
+    let created = bed.post("servers", server).await;
+    let unlabelled = json!({"name": "server-3", "server_type": "cx23", "image": "debian-12", "location": "fsn1"});
+    let unlabelled = bed.post("servers", unlabelled).await;
+    let id = |created: &serde_json::Value| ServerId(created["server"]["id"].as_u64().unwrap());
+    let node = |name: &str| name.parse::<NodeName>().unwrap();
+    let known = BTreeMap::from([
+        (node("server-2"), ServerId(999)),
+        (node("server-3"), id(&unlabelled)),
+    ]);
+    let asked = async |this: &str| {
+        let this = node(this);
+        control_plane(&bed.client, &bed.cluster, &this, &known).await
+    };
+
+    let seen = asked("server-1").await.unwrap().unwrap();
+    let there: Vec<_> = seen.there.iter().map(|m| (m.id, m.power)).collect();
+    let runs = |created| (id(created), Power::Running);
+    assert_eq!(there, [runs(&created), runs(&unlabelled)]);
+    assert!(seen.there.iter().all(|m| !m.addresses.is_empty()));
+    assert_eq!(seen.gone, BTreeSet::from([ServerId(999)]));
+    // By a token of another project all would be gone, and this server with them.
+    assert_eq!(asked("server-9").await.unwrap(), None);
 }

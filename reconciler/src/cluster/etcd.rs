@@ -4,6 +4,7 @@
 //! k3s runs etcd with client certificates of an authority of its own. Nothing here decides: what could not be read is an
 //! error, and the caller knows of no etcd then.
 
+mod alone;
 mod members;
 mod snapshots;
 mod wire;
@@ -16,6 +17,7 @@ use fabrik_core::observed;
 use futures::future::join_all;
 use reqwest::Client;
 
+pub use self::alone::{Alone, Other};
 pub use self::members::Hosts;
 use self::members::Look;
 use self::wire::{

@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(250);
 
 /// Makes `dir` if it is missing, for its owner only.
-pub(super) fn private_dir(dir: &Path) -> std::io::Result<()> {
+pub(crate) fn private_dir(dir: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -46,7 +46,7 @@ pub(super) fn private_dir(dir: &Path) -> std::io::Result<()> {
 }
 
 /// Replaces a file as a whole; only its owner may read it.
-pub(super) fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     // Temporary files are made for their owner only.
     let mut file = tempfile::NamedTempFile::new_in(dir)?;

@@ -34,6 +34,22 @@ pub struct Server {
     pub location: Named,
     #[serde(default, deserialize_with = "or_default")]
     pub labels: Labels,
+    #[serde(default, deserialize_with = "or_default")]
+    pub public_net: PublicNet,
+    #[serde(default, deserialize_with = "or_default")]
+    pub private_net: Vec<Address>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct PublicNet {
+    #[serde(default, deserialize_with = "or_default")]
+    pub ipv4: Address,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Address {
+    #[serde(default, deserialize_with = "or_default")]
+    pub ip: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -73,16 +73,20 @@ impl Hosts {
         if let Some(node) = by_address.next() {
             return Some(node.clone());
         }
-        let own = member.name.rsplit_once('-').filter(|(_, random)| {
-            random.len() == 8 && random.chars().all(|c| c.is_ascii_hexdigit())
-        });
-        let names = [Some(member.name.as_str()), own.map(|(name, _)| name)];
+        let names = [Some(member.name.as_str()), without_digits(&member.name)];
         let mut names = names.into_iter().flatten();
         names.find_map(|name| self.names.iter().find(|n| n.as_str() == name).cloned())
     }
 }
 
-fn host_of(url: &str) -> Option<IpAddr> {
+/// What a member's name is without the dash and the eight digits that k3s adds.
+pub fn without_digits(name: &str) -> Option<&str> {
+    let (name, random) = name.rsplit_once('-')?;
+    let is_random = random.len() == 8 && random.chars().all(|c| c.is_ascii_hexdigit());
+    is_random.then_some(name)
+}
+
+pub fn host_of(url: &str) -> Option<IpAddr> {
     let uri: http::Uri = url.parse().ok()?;
     uri.host()?.trim_matches(['[', ']']).parse().ok()
 }
@@ -137,10 +141,12 @@ mod tests {
 
     fn look(index: u64, leader: u64, errors: &[&str]) -> Look {
         let status = Status {
+            header: None,
             leader,
             raft_index: index,
             raft_applied_index: index,
             errors: errors.iter().map(ToString::to_string).collect(),
+            is_learner: false,
         };
         Look {
             status,

@@ -48,8 +48,17 @@ pub struct Member {
 #[derive(Clone, PartialEq, Message)]
 pub struct StatusRequest {}
 
+/// What each answer says of who gave it.
+#[derive(Clone, PartialEq, Message)]
+pub struct Header {
+    #[prost(uint64, tag = "2")]
+    pub member: u64,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub struct Status {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<Header>,
     /// 0: it knows of none.
     #[prost(uint64, tag = "4")]
     pub leader: u64,
@@ -59,6 +68,8 @@ pub struct Status {
     pub raft_applied_index: u64,
     #[prost(string, repeated, tag = "8")]
     pub errors: Vec<String>,
+    #[prost(bool, tag = "10")]
+    pub is_learner: bool,
 }
 
 /// Asks for all alarms: that is what the fields that are left out mean.
@@ -96,6 +107,28 @@ pub struct MoveLeaderRequest {
 #[derive(Clone, PartialEq, Message)]
 pub struct MoveLeaderAnswer {}
 
+/// Reads one key.
+#[derive(Clone, PartialEq, Message)]
+pub struct RangeRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: Vec<u8>,
+    /// By the asked member's own data: it needs no quorum, and may be old.
+    #[prost(bool, tag = "7")]
+    pub serializable: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Range {
+    #[prost(message, repeated, tag = "2")]
+    pub entries: Vec<Entry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Entry {
+    #[prost(bytes = "vec", tag = "5")]
+    pub value: Vec<u8>,
+}
+
 impl Call for MemberListRequest {
     const PATH: &'static str = "/etcdserverpb.Cluster/MemberList";
     type Answer = MemberList;
@@ -104,6 +137,11 @@ impl Call for MemberListRequest {
 impl Call for StatusRequest {
     const PATH: &'static str = "/etcdserverpb.Maintenance/Status";
     type Answer = Status;
+}
+
+impl Call for RangeRequest {
+    const PATH: &'static str = "/etcdserverpb.KV/Range";
+    type Answer = Range;
 }
 
 impl Call for AlarmRequest {
