@@ -27,14 +27,20 @@ let
     echo "flannel-iface: $interface" >${dropIns}/60-interface.yaml
   '';
   etcd = "/var/lib/rancher/k3s/server/db/etcd";
+  # There while `fabrik restore` replaces etcd's data: a write meanwhile would be lost.
+  hold = "/var/lib/rancher/k3s/server/db/fabrik-restore/holds-k3s";
   # Beside the file that may say to found, so that it is there as long as that one.
   mark = "/etc/rancher/k3s/fabrik-had-data";
-  leaveMark = "[ ! -d ${etcd}/member/wal ] || [ -e ${mark} ] || echo 'this server has had the data of a cluster: docs/founding.md' >${mark}";
+  leaveMark = "[ ! -d ${etcd}/member/wal ] || [ -e ${mark} ] || echo 'this server has had the data of a cluster: docs/restore.md' >${mark}";
   guard = pkgs.writeShellScript "fabrik-k3s-guard" ''
     # A server that has no data, no server to join and no order to found would found a cluster of its own.
     # The last file has the say.
     said() { ${pkgs.gnugrep}/bin/grep -Ehs "^[\"']?$1[\"']?:" ${dropIns}/*.y*ml | tail -n 1; }
     ${lib.optionalString isServer ''
+      if [ -e ${hold} ]; then
+        echo "k3s waits: a restore of etcd has begun here. \`fabrik restore\` goes on with it; without it, what was there before is in $(dirname ${hold})/etcd, and k3s starts when ${hold} is removed" >&2
+        exit 1
+      fi
       ${leaveMark}
       # What k3s takes for data is etcd's log, and what was removed from the cluster it puts aside.
       [ -d ${etcd}/member/wal ] && [ ! -e ${etcd}/tombstone ] && exit 0

@@ -65,6 +65,10 @@ guard() { # ROLE WANTED FILE… : the guard's answer on a machine with these; `e
             ask "$role" || true
             rm -rf "$machine/var"
             ;;
+        holds-k3s)
+            mkdir -p "$machine/var/lib/rancher/k3s/server/db/fabrik-restore"
+            touch "$machine/var/lib/rancher/k3s/server/db/fabrik-restore/$file"
+            ;;
         tombstone) touch "$machine/var/lib/rancher/k3s/server/db/etcd/$file" ;;
         *) echo "$file" >>"$dropins/50-fabrik.yaml" ;;
         esac
@@ -90,6 +94,9 @@ guard server yes member/wal emptied 'server: https://10.0.1.1:6443'
 guard server yes member/wal emptied member/wal 'cluster-init: true'
 rm -r "$machine/etc/rancher/k3s/fabrik-had-data" "$machine/var"
 ask server || fail 'k3s does not start on a server whose mark was removed'
+# Nothing is written to what `fabrik restore` is about to replace.
+guard server no member/wal holds-k3s
+guard server no holds-k3s 'server: https://10.0.1.1:6443'
 # k3s would found on SQLite, or by itself.
 guard server no 'cluster-init: false'
 guard server no 'cluster-init:'
