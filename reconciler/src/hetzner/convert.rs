@@ -154,7 +154,9 @@ pub fn load_balancer(wire: &wire::LoadBalancer, cluster: &ClusterId) -> LoadBala
         kind: wire.kind.name.clone(),
         location: wire.location.name.clone(),
         public: wire.public_net.enabled,
-        address: address.and_then(|address| address.ip.clone()),
+        address: address
+            .map(|address| address.ip.clone())
+            .filter(|ip| !ip.is_empty()),
         leads_to_servers: wire.services.iter().any(to_api) && wire.targets.iter().any(to_servers),
     }
 }

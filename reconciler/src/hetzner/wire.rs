@@ -42,6 +42,9 @@ pub struct Server {
 
 #[derive(Debug, Default, Deserialize)]
 pub struct PublicNet {
+    /// Load balancers alone have it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub enabled: bool,
     #[serde(default, deserialize_with = "or_default")]
     pub ipv4: Address,
 }
@@ -137,20 +140,6 @@ pub struct LoadBalancer {
     pub services: Vec<Service>,
     #[serde(default, deserialize_with = "or_default")]
     pub targets: Vec<Target>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub struct PublicNet {
-    #[serde(default, deserialize_with = "or_default")]
-    pub enabled: bool,
-    #[serde(default, deserialize_with = "or_default")]
-    pub ipv4: Address,
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub struct Address {
-    #[serde(default, deserialize_with = "or_default")]
-    pub ip: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
