@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use fabrik::hetzner::destroy::{DestroyError, Ended, Event, Prices, Wanted, destroy, survey};
 use fabrik_core::destroy::{Asked, Kept, Key, Kind, Left, Step};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::world::{Bed, KEY};
 
@@ -103,12 +104,16 @@ impl Project {
         self.0.post(&path, body).await;
     }
 
-    async fn destroy(&self, asked: Asked) -> (Result<Ended, DestroyError>, Vec<Step>, Vec<String>) {
-        let wanted = Wanted {
+    fn wanted(&self, asked: Asked) -> Wanted {
+        Wanted {
             cluster: self.0.cluster.clone(),
             name: "demo".parse().unwrap(),
             asked,
-        };
+        }
+    }
+
+    async fn destroy(&self, asked: Asked) -> (Result<Ended, DestroyError>, Vec<Step>, Vec<String>) {
+        let wanted = self.wanted(asked);
         let (mut steps, mut failures) = (Vec::new(), Vec::new());
         let ended = destroy(&self.0.client, &wanted, |event| match event {
             Event::Begun(step, _) => steps.push(step),
@@ -251,6 +256,32 @@ async fn refusals_of_the_moment_and_lost_replies_change_nothing_about_the_end() 
         "{said}"
     );
     assert!(!said.contains("busy"), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_late_create_brings_back_is_found_by_the_last_look() {
+    let project = Project(Bed::start().await);
+    project.fill().await;
+    let wanted = project.wanted(ALL);
+    let (tell, network_is_gone) = oneshot::channel();
+    let (mut tell, mut back) = (Some(tell), Vec::new());
+    let ended = destroy(&project.0.client, &wanted, |event| match event {
+        Event::Gone(resource) if resource.key.kind == Kind::Network => {
+            tell.take().unwrap().send(()).unwrap();
+        }
+        Event::CameBack(resource) => back.push(resource.name.clone()),
+        _ => {}
+    });
+    let late = async {
+        network_is_gone.await.unwrap();
+        let labels = project.labels();
+        project.server("demo-web-2", &labels, json!({})).await;
+    };
+    let (ended, ()) = tokio::join!(ended, late);
+    let removed = ended.unwrap().removed;
+    assert_eq!(back, ["demo-web-2"]);
+    assert!(removed.iter().any(|r| r.name == "demo-web-2"));
+    assert_eq!(project.left().await, BTreeSet::new());
 }
 
 #[tokio::test]
