@@ -138,13 +138,13 @@ impl Site {
             }
             (None, None) => return Err(RestoreError::NothingBegun),
         };
+        self.room.write(&journal)?;
         if journal.step < Step::Reset {
             let hold = self.room.hold();
             File::create(&hold)
                 .and_then(|file| file.sync_all())
                 .map_err(at(&hold))?;
         }
-        self.room.write(&journal)?;
         Ok(journal)
     }
 

@@ -278,7 +278,7 @@ fn last_words(output: &Output) -> String {
 mod tests {
     use super::*;
 
-    /// As systemd 257 answers for nixpkgs' unit.
+    /// As systemd 252 answers for such a unit.
     const UNIT: &str = r#"{"type":"a(sasbttttuii)","data":[["/nix/store/x-k3s/bin/k3s",["/nix/store/x-k3s/bin/k3s","server","--server","https://10.0.1.1:6443","--config","/etc/rancher/k3s/config.yaml","--node-label=a=b c","--cluster-init","--kubelet-arg=config=/etc/k.yaml"],false,0,0,0,0,0,0,0]]}
 {"type":"as","data":["PATH=/nix/store/y/bin:/bin","K3S_TOKEN=hush"]}
 {"type":"a(sb)","data":[["/etc/k3s.env",true]]}
