@@ -278,6 +278,16 @@ impl ControlPlane {
             .unwrap_or_else(PoisonError::into_inner) = cluster;
     }
 
+    /// What etcd is started with.
+    pub(crate) fn etcd_arguments(&self) -> Vec<String> {
+        let cluster = self
+            .etcd_cluster
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        arguments::etcd(&self.settings, &cluster)
+    }
+
     /// Forgets all that etcd had on this server's disk. etcd must not run.
     pub fn wipe_etcd(&self) -> Result<()> {
         if self.is_running(Component::Etcd) {
@@ -308,14 +318,7 @@ impl ControlPlane {
         };
         let name = format!("{}-{}", self.name(), component.name());
         let arguments = match component {
-            Component::Etcd => {
-                let cluster = self
-                    .etcd_cluster
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone();
-                arguments::etcd(&self.settings, &cluster)
-            }
+            Component::Etcd => self.etcd_arguments(),
             Component::ApiServer => arguments::apiserver(&self.settings),
             Component::ControllerManager => arguments::controller_manager(&self.settings),
             Component::Scheduler => arguments::scheduler(&self.settings),

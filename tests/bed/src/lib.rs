@@ -32,6 +32,7 @@ pub mod pki;
 pub mod process;
 pub mod repository;
 mod rights;
+mod root_shell;
 pub mod scripted;
 pub mod server;
 mod slot;
@@ -43,4 +44,5 @@ pub mod wait;
 
 pub use bed::{Bed, Options, Transport};
 pub use machine::{Machine, State};
+pub use root_shell::RootShell;
 pub use system::{Build, SystemChange};

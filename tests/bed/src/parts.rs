@@ -102,6 +102,13 @@ impl Parts {
         })
     }
 
+    /// What restores snapshots of etcd. Blocks, for some seconds when it is built.
+    pub fn etcdutl() -> Result<PathBuf> {
+        let found = build::all(&[ETCDUTL], &parts_dir())?;
+        let found = found.into_values().next();
+        found.context("etcdutl was neither found nor built")
+    }
+
     /// Nix: the one on PATH, else Debian's without installing it. Blocks, for some seconds the first time.
     pub fn nix() -> Result<PathBuf> {
         if let Some(found) = on_path("nix") {
@@ -213,6 +220,19 @@ const ETCD: Source = Source {
     ],
     linker_flags: "",
     cold_build: Duration::from_secs(20),
+};
+
+/// Apart from etcd: few tests need it.
+const ETCDUTL: Source = Source {
+    folder: "etcdutl-3.7.3",
+    version: "3.7.3",
+    programs: &[Program {
+        name: "etcdutl",
+        package: "go.etcd.io/etcd/etcdutl/v3",
+        version_arguments: &["version"],
+    }],
+    linker_flags: "",
+    cold_build: Duration::from_secs(10),
 };
 
 const KWOK: Source = Source {

@@ -10,6 +10,7 @@ mod manifests;
 mod node_secrets;
 mod nonsense;
 mod plan;
+mod restore;
 mod rolling;
 mod secrets;
 mod shrink;
