@@ -71,7 +71,7 @@ pub enum HandoverError {
     )]
     OtherKey { path: PathBuf },
     #[error(
-        "{node} has had the data of a cluster, and they are gone: it founds no second one. docs/founding.md says what to \
+        "{node} has had the data of a cluster, and they are gone: it founds no second one. docs/restore.md says what to \
          do with a server that lost its data"
     )]
     HadData { node: NodeName },
