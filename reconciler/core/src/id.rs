@@ -152,6 +152,21 @@ text_id!(
     }
 );
 
+text_id!(
+    /// What the ledger knows a nonce by: SHA-256 in hex.
+    NonceHash,
+    |v| {
+        let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        if v.len() == 64 && v.chars().all(hex) { Ok(()) } else { Err("is no hash (64 hex digits)") }
+    }
+);
+
+impl NonceHash {
+    pub fn of(bytes: [u8; 32]) -> Self {
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
 impl CommitId {
     /// The first 8 digits, as people read it.
     pub fn short(&self) -> &str {

@@ -9,9 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    AgeRecipient, BootId, ClusterId, CommitId, IntentId, NodeName, PoolName, ServerId, StorePath,
-    Uid,
+    AgeRecipient, BootId, ClusterId, CommitId, IntentId, NodeName, NonceHash, PoolName, ServerId,
+    StorePath, Uid,
 };
+use crate::join::{Nonce, Use};
 use crate::names::SERVERS_POOL;
 use crate::observed::Role;
 use crate::spec::{Foundation, K3sRelease};
@@ -46,6 +47,9 @@ pub struct Ledger {
     /// Servers on their way: from the wish until their Node has joined.
     #[serde(default)]
     pub intents: BTreeMap<IntentId, Intent>,
+    /// What lets those of them in that are for the control plane, once each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nonces: BTreeMap<IntentId, Nonce>,
     /// Servers that have joined.
     #[serde(default)]
     pub members: BTreeMap<IntentId, Member>,
@@ -150,6 +154,16 @@ pub enum Change {
     Bind { id: IntentId, server: ServerId },
     /// An intent is no longer wanted. If it has a server, this counts as a deletion.
     Cancel { id: IntentId },
+    /// A server of the control plane is about to be made, and its user data to hold a nonce with this hash.
+    Invite {
+        id: IntentId,
+        hash: NonceHash,
+        until: Timestamp,
+    },
+    /// A machine has shown it, and is about to be answered.
+    UseNonce { id: IntentId, by: Use },
+    /// Another one has shown it as well: the intent is no longer wanted. If it has a server, this counts as a deletion.
+    Alarm { id: IntentId },
     /// A server of an intent that was forgotten turned up: a create that took longer than anyone waited.
     Readopt {
         id: IntentId,
@@ -230,6 +244,7 @@ impl Ledger {
             admitted: None,
             next_intent: 0,
             intents: BTreeMap::new(),
+            nonces: BTreeMap::new(),
             members: BTreeMap::new(),
             recipients: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -348,18 +363,19 @@ impl Ledger {
                     intent.server = Some(*server);
                 }
             }
-            Change::Cancel { id } => {
-                if let Some(intent) = self.intents.get_mut(id) {
-                    intent.cancelled = Some(now);
-                    if intent.server.is_some() {
-                        let name = intent.name.clone();
-                        self.remember(
-                            EventKind::Deletion,
-                            name.as_str(),
-                            "not joined, no longer wanted",
-                            now,
-                        );
-                    }
+            Change::Cancel { id } => self.cancel(id, "not joined, no longer wanted", now),
+            Change::Alarm { id } => self.cancel(id, "two machines have shown its nonce", now),
+            Change::Invite { id, hash, until } => {
+                let nonce = Nonce {
+                    hash: hash.clone(),
+                    until: *until,
+                    used: None,
+                };
+                self.nonces.insert(id.clone(), nonce);
+            }
+            Change::UseNonce { id, by } => {
+                if let Some(nonce) = self.nonces.get_mut(id) {
+                    nonce.used.get_or_insert_with(|| by.clone());
                 }
             }
             Change::Readopt {
@@ -529,6 +545,22 @@ impl Ledger {
                 self.remember(EventKind::Prune, subject, reason, now);
             }
         }
+        // With its intent a nonce ends too.
+        let intents = &self.intents;
+        let is_wanted = |id: &IntentId| intents.get(id).is_some_and(|i| i.cancelled.is_none());
+        self.nonces
+            .retain(|id, nonce| nonce.until > now && is_wanted(id));
+    }
+
+    fn cancel(&mut self, id: &IntentId, reason: &str, now: Timestamp) {
+        let Some(intent) = self.intents.get_mut(id) else {
+            return;
+        };
+        intent.cancelled = Some(now);
+        if intent.server.is_some() {
+            let name = intent.name.clone();
+            self.remember(EventKind::Deletion, name.as_str(), reason, now);
+        }
     }
 
     fn try_again(
@@ -594,7 +626,9 @@ impl Change {
             Self::Intend { .. } => Some(EventKind::Creation),
             Self::Grant { ticket, .. } => ticket.leave().map(|_| EventKind::Deletion),
             Self::Readopt { .. } => Some(EventKind::Deletion),
-            Self::Cancel { id } => ledger.intents.get(id)?.server.map(|_| EventKind::Deletion),
+            Self::Cancel { id } | Self::Alarm { id } => {
+                ledger.intents.get(id)?.server.map(|_| EventKind::Deletion)
+            }
             Self::Prune { .. } => Some(EventKind::Prune),
             _ => None,
         }

@@ -22,6 +22,7 @@ pub mod hold;
 pub mod id;
 pub mod image;
 pub mod infrastructure;
+pub mod join;
 pub mod ladder;
 pub mod ledger;
 pub mod manifest;

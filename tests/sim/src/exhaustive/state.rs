@@ -141,6 +141,7 @@ fn ledger(ledger: &Ledger, into: &mut impl Hasher) {
         recipients: _,
         // No server comes or goes.
         intents: _,
+        nonces: _,
         next_intent: _,
         history: _,
         // Never changes, or nothing is decided by it.
