@@ -105,6 +105,12 @@ in
         options.key-file = required path "Its key.";
         options.client-ca-file = required path "Who signs the certificates of nodes.";
       })) null "How what was built here is served to nodes.";
+      join = optional (lib.types.nullOr (lib.types.submodule {
+        options.listen = required lib.types.str "An address on the private network, for new servers.";
+        options.certificate-file = required path "The API server's certificate.";
+        options.key-file = required path "Its key.";
+        options.k3s-token-file = required path "What k3s' servers join with.";
+      })) null "Where new servers of the control plane ask for their keys.";
       leader-election = table {
         lease-duration = optional lib.types.str "12s" "When the others may take the lead.";
         renew-deadline = optional lib.types.str "8s" "When a leader that could not renew stops acting.";

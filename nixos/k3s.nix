@@ -113,6 +113,7 @@ in
         2379
         2380
         9642
+        9643
       ];
       # VXLAN.
       nodes.udp = lib.optional (cfg.cni == "flannel") 8472;

@@ -62,13 +62,15 @@ in
       }
     ];
 
-    # The API server and k3s' supervisor, etcd, and what fabrik builds (docs/building.md, "What nodes see").
+    # The API server and k3s' supervisor, etcd, what fabrik builds (docs/building.md, "What nodes see"), and where new servers ask
+    # for their keys.
     fabrik.firewall = {
       nodes.tcp = [
         6443
         2379
         2380
         9642
+        9643
       ];
       pods.tcp = [ 6443 ];
     };

@@ -133,7 +133,7 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Init(options) => init::run(*options).await,
-        Verb::Found(options) => found::run(*options).await,
+        Verb::Found(options) => Box::pin(found::run(*options)).await,
         Verb::Run(options) => run::run(options).await,
         Verb::Agent(options) => Box::pin(agent::run(options)).await,
         Verb::Identify(options) => Box::pin(identify::run(options)).await,

@@ -46,6 +46,9 @@ pub struct Config {
     /// How what was built here is served to nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+    /// Where new servers of the control plane ask for their keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<Join>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +104,17 @@ pub struct Etcd {
     pub certificate_file: PathBuf,
     pub key_file: PathBuf,
     pub snapshot_dir: PathBuf,
+}
+
+/// Where a server that fabrik made asks for its keys, with what the API server identifies itself by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Join {
+    pub listen: SocketAddr,
+    pub certificate_file: PathBuf,
+    pub key_file: PathBuf,
+    /// What k3s' servers join with, in its secure format.
+    pub k3s_token_file: PathBuf,
 }
 
 /// How long leadership lasts. `renew-deadline` is shorter than `lease-duration`, so that a leader stops before
@@ -220,10 +234,18 @@ impl Config {
 
     /// Where nodes find the caches: beside each supervisor, on the port of this server's. None where there is no cache.
     pub fn cache_urls(&self) -> Vec<String> {
-        let Some(cache) = &self.cache else {
+        self.beside_supervisors(self.cache.as_ref().map(|cache| cache.listen))
+    }
+
+    /// Where new servers ask for their keys, likewise.
+    pub fn join_desk_urls(&self) -> Vec<String> {
+        self.beside_supervisors(self.join.as_ref().map(|join| join.listen))
+    }
+
+    fn beside_supervisors(&self, listen: Option<SocketAddr>) -> Vec<String> {
+        let Some(port) = listen.map(|listen| listen.port()) else {
             return Vec::new();
         };
-        let port = cache.listen.port();
         let urls = self.kubernetes.join_urls.iter();
         let hosts = urls.filter_map(|url| {
             let uri: http::Uri = url.parse().ok()?;
@@ -347,6 +369,13 @@ certificate-file = '/c'
 key-file = '/k'
 client-ca-file = '/a'
 ";
+    const JOIN: &str = "
+[join]
+listen = '10.0.0.2:9643'
+certificate-file = '/c'
+key-file = '/k'
+k3s-token-file = '/t'
+";
 
     #[test]
     fn what_is_rendered_reads_back_the_same() {
@@ -385,7 +414,7 @@ client-ca-file = '/a'
     #[test]
     fn the_nixos_module_has_an_option_for_each_key() {
         let module = include_str!("../../nixos/fabrik.nix");
-        let text = format!("{GOOD}[webhook]\nsecret-file = '/w'\n{ETCD}{NIX}{CACHE}");
+        let text = format!("{GOOD}[webhook]\nsecret-file = '/w'\n{ETCD}{NIX}{CACHE}{JOIN}");
         let rendered = Config::parse("f", &text).unwrap().render().unwrap();
         let config: toml::Table = rendered.parse().unwrap();
         for (key, value) in &config {
@@ -395,7 +424,7 @@ client-ca-file = '/a'
                 assert!(options.iter().any(|o| module.contains(o)), "{key}.{inner}");
             }
         }
-        assert_eq!(config.len(), 13, "a section is left out above");
+        assert_eq!(config.len(), 14, "a section is left out above");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! touched only when its id, its name and its labels all say that it is the one that was meant.
 
 mod budget;
+mod claimants;
 mod client;
 mod convert;
 pub mod destroy;
@@ -18,6 +19,7 @@ mod refusal;
 mod token;
 mod wire;
 
+pub use self::claimants::claimants;
 pub use self::client::Client;
 pub use self::error::{FieldError, HetznerError, RequestId};
 pub use self::execute::{Context, Outcome, execute};

@@ -1,8 +1,8 @@
 //! fabrik: git → admitted commit → plan → Hetzner and Kubernetes → status.
 //!
 //! The rooms: `repo` reads git, `secrets` opens SOPS files, `hetzner` and `cluster` observe and carry out, `reconcile`
-//! is the leader's loop, `report` tells what happened, `handover` brings a server its secrets, `restore` brings etcd back on
-//! one that is left, `node` is the agent of every node, `cli` is the human side. Decisions are in `fabrik-core`.
+//! is the leader's loop, `report` tells what happened, `handover` and `join` bring a server its secrets, `restore` brings
+//! etcd back on one that is left, `node` is the agent of every node, `cli` is the human side. Decisions are in `fabrik-core`.
 
 pub mod apply;
 pub mod build;
@@ -13,6 +13,7 @@ pub mod delivery;
 pub mod gate;
 pub mod handover;
 pub mod hetzner;
+pub mod join;
 pub mod node;
 pub mod publication;
 pub mod reconcile;
@@ -21,3 +22,4 @@ pub mod report;
 pub mod restore;
 pub mod secrets;
 pub mod signing;
+pub mod tls;

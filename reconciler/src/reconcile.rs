@@ -21,16 +21,18 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::build::cache::{self, Tls};
+use crate::build::cache;
 use crate::build::{Builder, Published};
 use crate::cluster::lease::{Candidate, KubeLease, Leadership};
 use crate::cluster::resources::FabrikCluster;
 use crate::cluster::{Clients, ClusterError, credentials, founding};
 use crate::config::Config;
+use crate::join;
 use crate::repo::{RepoError, Repository};
 use crate::report::{Endpoints, Health, Metrics, Webhook};
 use crate::secrets::{Secret, Sops};
 use crate::signing::KeyError;
+use crate::tls::Tls;
 
 mod admission;
 mod builds;
@@ -38,7 +40,7 @@ mod delivery;
 mod evictions;
 mod execute;
 mod leader;
-mod ledger;
+pub mod ledger;
 mod observe;
 mod pace;
 mod publish;
@@ -89,6 +91,8 @@ pub struct Replica {
     /// The observation as it was published last, for `/observed`.
     pub observed: watch::Sender<Option<axum::body::Bytes>>,
     leading: watch::Sender<bool>,
+    /// Judges who may join the control plane, while this replica leads and knows Hetzner's token.
+    pub(crate) join_desk: watch::Sender<Option<join::Judge>>,
     /// The ticket for its own server that this replica gave up the lead for.
     pub(crate) handed_over: AtomicU64,
 }
@@ -141,6 +145,7 @@ impl Replica {
             fetch_asked: Notify::new(),
             observed: watch::Sender::new(None),
             leading: watch::Sender::new(false),
+            join_desk: watch::Sender::new(None),
             handed_over: AtomicU64::new(0),
         })
     }
@@ -184,6 +189,7 @@ async fn lead(
         warn!(epoch = authority.epoch, "leadership was lost");
     }
     drop(leader);
+    replica.join_desk.send_replace(None);
     replica.leading.send_replace(false);
     replica.metrics.forget_cluster();
     leadership.release().await;
@@ -244,7 +250,19 @@ async fn start_services(replica: &Arc<Replica>) -> Result<JoinSet<()>, RunError>
     }
     if let (Some(cache), Some(builder)) = (&replica.config.cache, &replica.builder) {
         let listener = bind(cache.listen).await?;
-        services.spawn(serve_cache(listener, Tls::new(cache), builder.published()));
+        let tls = Tls::for_nodes(cache);
+        services.spawn(serve_cache(listener, tls, builder.published()));
+    }
+    if let Some(join) = &replica.config.join {
+        let listener = bind(join.listen).await?;
+        let ca_file = replica.config.kubernetes.ca_file.clone();
+        let desk = replica.join_desk.subscribe();
+        let served = join::serve(listener, Tls::for_anybody(join), ca_file, desk);
+        services.spawn(async move {
+            if let Err(error) = served.await {
+                warn!(%error, "new servers can't ask here any more");
+            }
+        });
     }
     services.spawn(async move {
         if let Err(error) = crate::report::serve(listener, endpoints, std::future::pending()).await

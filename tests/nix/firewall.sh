@@ -56,7 +56,7 @@ at server nft -f "$1/servers.nft"
 ip netns exec server python3 -c '
 import selectors, socket
 chosen = selectors.DefaultSelector()
-for port in (2379, 2380, 6443, 9642, 10250, 30080):
+for port in (2379, 2380, 6443, 9642, 9643, 10250, 30080):
     chosen.register(socket.create_server(("", port)), selectors.EVENT_READ)
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.bind(("", 8472))
@@ -85,7 +85,7 @@ connects() { # WANTED FROM ADDRESS PORT
     at "$2" python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.7)' "$3" "$4" 2>/dev/null && is=yes
     [ $is = "$1" ] || { echo "from the $2 to $3:$4: connects is $is" >&2; faults=$((faults + 1)); }
 }
-for port in 2379 2380 9642; do
+for port in 2379 2380 9642 9643; do
     connects yes worker 172.16.4.1 $port
     connects no pod 172.16.4.1 $port
     connects no pod 10.100.0.1 $port

@@ -21,10 +21,7 @@ use tracing::warn;
 
 use super::nix::tail;
 use super::published::Published;
-
-mod tls;
-
-pub use tls::Tls;
+use crate::tls::{self, Tls};
 
 /// After the caches of the world (cache.nixos.org has 40): etcd lives here.
 const CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 50\n";

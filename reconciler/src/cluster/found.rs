@@ -76,6 +76,9 @@ pub struct FoundOptions {
     /// Where nodes fetch what was built here [default: 0.0.0.0:9642].
     #[arg(long, value_name = "ADDR:PORT")]
     pub cache_listen: Option<SocketAddr>,
+    /// Where new servers of the control plane ask for their keys [default: 0.0.0.0:9643].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub join_listen: Option<SocketAddr>,
     /// Where the bare clone goes [default: `state` in --dir].
     #[arg(long)]
     pub state_dir: Option<PathBuf>,
@@ -238,6 +241,7 @@ fn configuration(
         k3s: options.k3s_dir.as_deref(),
         nix: options.nix_dir.as_deref(),
         cache: options.cache_listen,
+        join: options.join_listen,
     };
     let own = founding::sections(places, &dir.join(founding_keys::SIGNING_KEY_FILE));
     Ok(Config {
@@ -288,6 +292,7 @@ fn configuration(
         },
         nix: own.nix,
         cache: own.cache,
+        join: own.join,
     })
 }
 
@@ -345,6 +350,10 @@ fn unless_told(options: &FoundOptions, old: Config, new: Config) -> Config {
         cache: old.cache.or(new.cache).map(|cache| config::Cache {
             listen: options.cache_listen.unwrap_or(cache.listen),
             ..cache
+        }),
+        join: old.join.or(new.join).map(|join| config::Join {
+            listen: options.join_listen.unwrap_or(join.listen),
+            ..join
         }),
     }
 }

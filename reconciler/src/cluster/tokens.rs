@@ -1,4 +1,4 @@
-//! Join tokens: one bootstrap token per creation intent, minutes to live, revoked when its Node has joined.
+//! Join tokens, of workers: one bootstrap token per creation intent, minutes to live, revoked when its Node has joined.
 //!
 //! They are kubeadm-style Secrets that k3s accepts from agents (docs.k3s.io, "k3s token"); a server can't join with one.
 
@@ -55,17 +55,7 @@ pub struct Tokens {
 impl Tokens {
     /// `ca_file` is what k3s serves as `/cacerts`: a token names the SHA-256 of its bytes.
     pub fn new(client: Client, ca_file: &Path) -> Result<Self, TokenError> {
-        let explain = |source| TokenError::Ca {
-            file: ca_file.display().to_string(),
-            source,
-        };
-        let ca = std::fs::read(ca_file).map_err(explain)?;
-        let hash = digest::digest(&digest::SHA256, &ca);
-        let ca_hash = hash
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let ca_hash = ca_hash(ca_file)?;
         Ok(Self {
             api: Api::namespaced(client, "kube-system"),
             ca_hash,
@@ -133,6 +123,34 @@ impl Tokens {
         let prefix = format!("K10{}::{intent}.", self.ca_hash);
         Secret::new([prefix.as_bytes(), token.expose()].concat())
     }
+}
+
+/// SHA-256 of the CA's file, in hex: by it a machine knows the authority before it believes a connection.
+pub fn ca_hash(ca_file: &Path) -> Result<String, TokenError> {
+    let explain = |source| TokenError::Ca {
+        file: ca_file.display().to_string(),
+        source,
+    };
+    Ok(ca_hash_of(&std::fs::read(ca_file).map_err(explain)?))
+}
+
+/// The same of a file's content.
+pub fn ca_hash_of(ca: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, ca);
+    let bytes = hash.as_ref().iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A word that serves once, for a server of the control plane: 240 random bits.
+pub fn new_nonce() -> Result<Secret, TokenError> {
+    let characters = [
+        random_characters()?,
+        random_characters()?,
+        random_characters()?,
+    ];
+    Ok(Secret::new(
+        characters.map(|c| c.expose().to_vec()).concat(),
+    ))
 }
 
 fn name(intent: &IntentId) -> String {

@@ -1,5 +1,5 @@
-//! What a new worker is told at its first boot. Everybody on the machine can read it, so it holds one secret only: a join
-//! token that lives for minutes and is revoked when the Node has joined.
+//! What a new server is told at its first boot. Everybody on the machine can read it, so it holds one secret only: a
+//! worker's join token, which lives for minutes and is revoked when the Node has joined, or a nonce, which serves once.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,10 @@ pub const VERSION: u32 = 1;
 /// The role of a worker.
 pub const AGENT: &str = "agent";
 
-/// What every worker of a cluster is told.
+/// The role of a server of the control plane.
+pub const SERVER: &str = "server";
+
+/// What every server of a cluster is told.
 #[derive(Debug, Clone, Copy)]
 pub struct Cluster<'a> {
     pub name: &'a ClusterName,
@@ -51,6 +54,60 @@ pub struct UserData {
     pub taints: Vec<String>,
 }
 
+/// The user data of a server of the control plane. It holds nothing of what such a server has: with the nonce the machine
+/// asks one of `join_urls` for that, by TLS under the authority that `ca_hash` is of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServerData {
+    pub fabrik: u32,
+    pub role: String,
+    pub pool: PoolName,
+    pub node_name: NodeName,
+    pub cluster_name: ClusterName,
+    pub cluster_id: ClusterId,
+    pub public_key: Option<String>,
+    #[serde(default)]
+    pub cache_urls: Vec<String>,
+    #[serde(with = "in_clear")]
+    pub nonce: Secret,
+    /// SHA-256 in hex of the authority's file, as in k3s' tokens.
+    pub ca_hash: String,
+    pub join_urls: Vec<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub taints: Vec<String>,
+}
+
+/// By what a new server of the control plane is let in.
+#[derive(Debug, Clone)]
+pub struct Invitation {
+    pub nonce: Secret,
+    pub ca_hash: String,
+    pub join_urls: Vec<String>,
+}
+
+/// The user data of a server of the control plane, as Hetzner gets it.
+pub fn server(server: &NewServer, cluster: Cluster<'_>, invitation: Invitation) -> Secret {
+    let user_data = ServerData {
+        fabrik: VERSION,
+        role: SERVER.to_owned(),
+        pool: server.pool.clone(),
+        node_name: server.name.clone(),
+        cluster_name: cluster.name.clone(),
+        cluster_id: cluster.id.clone(),
+        public_key: cluster.public_key.map(str::to_owned),
+        cache_urls: cluster.cache_urls.to_vec(),
+        nonce: invitation.nonce,
+        ca_hash: invitation.ca_hash,
+        join_urls: invitation.join_urls,
+        labels: server.node_labels.clone(),
+        taints: server.node_taints.clone(),
+    };
+    // Names, lists and texts: nothing in it has no JSON.
+    Secret::new(serde_json::to_vec(&user_data).unwrap_or_default())
+}
+
 /// The user data of a worker, as Hetzner gets it.
 pub fn worker(server: &NewServer, cluster: Cluster<'_>, token: &Secret) -> Secret {
     let user_data = UserData {
@@ -77,12 +134,11 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_worker_is_told_all_servers_and_one_secret() {
-        let server = NewServer {
+    fn new(pool: &str) -> NewServer {
+        NewServer {
             intent: "k3x9qd".parse().unwrap(),
-            pool: "workers".parse().unwrap(),
-            name: "demo-workers-k3x9qd".parse().unwrap(),
+            pool: pool.parse().unwrap(),
+            name: format!("demo-{pool}-k3x9qd").parse().unwrap(),
             choices: Vec::new(),
             image: "debian-12".to_owned(),
             network: 1,
@@ -91,7 +147,37 @@ mod tests {
             placement_group: None,
             node_labels: BTreeMap::from([("tier".to_owned(), "web".to_owned())]),
             node_taints: vec!["dedicated=web:NoSchedule".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_server_is_told_where_to_ask_and_has_one_word_to_ask_with() {
+        let cluster = Cluster {
+            name: &"demo".parse().unwrap(),
+            id: &"abcdefgh01234567".parse().unwrap(),
+            servers: &["https://10.0.1.1:6443".to_owned()],
+            public_key: Some("fabrik-demo-1:AAAA"),
+            cache_urls: &[],
         };
+        let invitation = Invitation {
+            nonce: Secret::new(b"a-nonce".to_vec()),
+            ca_hash: "00".repeat(32),
+            join_urls: vec!["https://10.0.1.1:9643".to_owned()],
+        };
+        let text = super::server(&new("servers"), cluster, invitation);
+        let document: Value = serde_json::from_str(text.expose_str().unwrap()).unwrap();
+        let expected = json!({
+            "fabrik": 1, "role": "server", "pool": "servers", "node-name": "demo-servers-k3x9qd",
+            "cluster-name": "demo", "cluster-id": "abcdefgh01234567", "public-key": "fabrik-demo-1:AAAA", "cache-urls": [],
+            "nonce": "a-nonce", "ca-hash": "00".repeat(32), "join-urls": ["https://10.0.1.1:9643"],
+            "labels": {"tier": "web"}, "taints": ["dedicated=web:NoSchedule"],
+        });
+        assert_eq!(document, expected);
+    }
+
+    #[test]
+    fn a_worker_is_told_all_servers_and_one_secret() {
+        let server = new("workers");
         let urls = ["https://127.20.0.1:9345", "https://127.20.0.2:9345"].map(str::to_owned);
         let token = Secret::new(b"K10ca::id.secret".to_vec());
         let caches = ["https://127.20.0.1:9642".to_owned()];

@@ -59,6 +59,7 @@ fn options(root: &Path, identity: &Identity) -> Result<FoundOptions, HandoverErr
         k3s_dir: Some(root.join(K3S_DIR)),
         nix_dir: Some(root.join(PROGRAMS)),
         cache_listen: None,
+        join_listen: None,
         state_dir: Some(root.join(STATE_DIR)),
         poll: None,
         lease_duration: None,

@@ -58,7 +58,7 @@ impl NodeError {
 }
 
 /// An error with all that caused it, on one line.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(error), |e| e.source());
     let texts: Vec<_> = chain.map(ToString::to_string).collect();
     texts.join(": ")

@@ -5,6 +5,7 @@
 //! the network are written at each boot, before any of these starts: another build may write them in another way.
 
 mod files;
+mod first_boot;
 mod kept;
 mod metadata;
 
@@ -14,7 +15,6 @@ use std::time::Duration;
 
 use fabrik_core::id::NodeName;
 use reqwest::Url;
-use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -22,19 +22,16 @@ use tracing::{info, warn};
 pub use self::files::K3s;
 pub use self::kept::{ControlPlane, Identity, STATE_DIR, keep, keep_token, kept};
 
-use self::metadata::Metadata;
-use super::{NodeError, config};
-use crate::cluster::user_data::{self, UserData};
-use crate::handover::{self, FirstServer, first_server};
+use self::first_boot::first_boot;
+use super::NodeError;
+use crate::cluster::user_data;
+use crate::handover::{self, first_server};
 
-/// The network may come up late, and a server's private network later still.
-const METADATA_LIMIT: Duration = Duration::from_secs(300);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long one supervisor may take to be reached, and all of them together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const SERVERS_LIMIT: Duration = Duration::from_secs(30);
 const K3S_PORT: u16 = 6443;
-const CACHE_PORT: u16 = 9642;
 
 /// Whether a machine whose user data is not fabrik's is one that a person looks after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,9 +53,10 @@ pub enum IdentifyError {
     )]
     NotOurs { line: usize, column: usize },
     #[error(
-        "the server's user data is for `{role}` in layout {version}, and this build knows `{}` and `{}` in layout {}. Make an \
-         image of the fabrik that the servers run",
+        "the server's user data is for `{role}` in layout {version}, and this build knows `{}`, `{}` and `{}` in layout \
+         {}. Make an image of the fabrik that the servers run",
         user_data::AGENT,
+        user_data::SERVER,
         first_server::ROLE,
         user_data::VERSION
     )]
@@ -74,7 +72,7 @@ pub enum IdentifyError {
     },
     /// On the heap: it is big.
     #[error(transparent)]
-    Handover(Box<handover::HandoverError>),
+    Handover(#[from] Box<handover::HandoverError>),
     #[error(transparent)]
     Node(#[from] NodeError),
 }
@@ -134,143 +132,11 @@ pub fn tell_agent(root: &Path, identity: &Identity) -> Result<(), NodeError> {
     kept::write(&path, &text).map_err(NodeError::io(path))
 }
 
-/// The secrets first: where there is an identity, all of it is there. `None`: the user data are none of fabrik's.
-async fn first_boot(
-    url: &str,
-    root: &Path,
-    by_hand: ByHand,
-) -> Result<Option<Identity>, IdentifyError> {
-    let text = patiently(url, async || metadata::user_data(url).await).await?;
-    let Some(given) = parse(&text, by_hand)? else {
-        return Ok(None);
-    };
-    let metadata = patiently(url, async || metadata::read(url).await).await?;
-    let identity = match given {
-        Given::Agent(user_data) => {
-            keep_token(root, &user_data.token)?;
-            of_agent(user_data, metadata)
-        }
-        Given::FirstServer(user_data) => {
-            let met =
-                handover::host_key::meet(root, &user_data.host_key, &user_data.authorized_key);
-            met.await
-                .map_err(|error| IdentifyError::Handover(Box::new(error)))?;
-            of_first_server(user_data, metadata)
-        }
-    };
-    keep(root, &identity)?;
-    Ok(Some(identity))
-}
-
-fn of_agent(user_data: UserData, metadata: Metadata) -> Identity {
-    let agent = user_data.public_key.map(|public_key| config::Cluster {
-        name: user_data.cluster_name,
-        id: user_data.cluster_id,
-        public_key,
-    });
-    let labels = user_data.labels.into_iter();
-    Identity {
-        server: metadata.instance_id,
-        addresses: metadata.addresses,
-        agent,
-        cache_urls: user_data.cache_urls,
-        node: user_data.node_name,
-        servers: user_data.servers,
-        labels: labels
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect(),
-        taints: user_data.taints,
-        control_plane: None,
-    }
-}
-
-fn of_first_server(user_data: FirstServer, metadata: Metadata) -> Identity {
-    let own = format!("https://{}:{CACHE_PORT}", metadata.addresses.private);
-    Identity {
-        server: metadata.instance_id,
-        addresses: metadata.addresses,
-        // Its key is not made yet.
-        agent: None,
-        cache_urls: vec![own],
-        node: user_data.node_name,
-        servers: Vec::new(),
-        labels: Vec::new(),
-        taints: Vec::new(),
-        control_plane: Some(ControlPlane {
-            name: user_data.cluster_name,
-            id: user_data.cluster_id,
-            is_first: true,
-        }),
-    }
-}
-
 /// Whether somebody has written what k3s is started with.
 fn is_told_by_hand(root: &Path) -> bool {
     let written = fs::read_dir(root.join(files::K3S_DIR));
     let names = written.into_iter().flatten().flatten();
     names.map(|e| e.file_name()).any(|n| n != files::INTERFACE)
-}
-
-async fn patiently<T>(
-    url: &str,
-    mut read: impl AsyncFnMut() -> Result<T, String>,
-) -> Result<T, IdentifyError> {
-    let began = Instant::now();
-    let mut said = String::new();
-    loop {
-        let problem = match read().await {
-            Ok(found) => return Ok(found),
-            Err(problem) => problem,
-        };
-        if began.elapsed() >= METADATA_LIMIT {
-            let url = url.to_owned();
-            return Err(IdentifyError::Metadata { url, problem });
-        }
-        if problem != said {
-            warn!(problem, "the server's metadata is not there yet");
-            said = problem;
-        }
-        sleep(RETRY_PAUSE).await;
-    }
-}
-
-/// What a machine was created with, by its role.
-#[derive(Debug)]
-enum Given {
-    Agent(UserData),
-    FirstServer(FirstServer),
-}
-
-/// All that fabrik's user data have in common.
-#[derive(Deserialize)]
-struct Head {
-    fabrik: u32,
-    role: String,
-}
-
-/// `None`: they are not fabrik's, and that is allowed.
-fn parse(text: &str, by_hand: ByHand) -> Result<Option<Given>, IdentifyError> {
-    let not_ours = |error: serde_json::Error| IdentifyError::NotOurs {
-        line: error.line(),
-        column: error.column(),
-    };
-    let head: Head = match serde_json::from_str(text) {
-        Err(_) if by_hand == ByHand::Allowed => return Ok(None),
-        head => head.map_err(not_ours)?,
-    };
-    let given = match (head.fabrik, head.role.as_str()) {
-        (user_data::VERSION, user_data::AGENT) => serde_json::from_str(text).map(Given::Agent),
-        (handover::VERSION, first_server::ROLE) => {
-            serde_json::from_str(text).map(Given::FirstServer)
-        }
-        _ => {
-            return Err(IdentifyError::Unknown {
-                role: head.role,
-                version: head.fabrik,
-            });
-        }
-    };
-    given.map(Some).map_err(not_ours)
 }
 
 /// Where the metadata service does not answer, that is no reason not to boot.
@@ -327,33 +193,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_data_that_is_not_ours_is_not_quoted() {
-        let token = "K10abc::id.hunter2";
-        for text in [
-            format!("#!/bin/sh\necho {token}"),
-            format!(r#"{{"fabrik": 1, "role": "agent", "token": 7, "x": "{token}"}}"#),
-            format!(r#"{{"fabrik": "{token}"}}"#),
-        ] {
-            let error = parse(&text, ByHand::Refused).unwrap_err().to_string();
-            assert!(error.contains("(line 1, column"), "{error}");
-            assert!(!error.contains("hunter2"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_machine_that_a_person_made_is_left_alone_and_a_broken_one_of_ours_is_not() {
-        for text in ["", "#cloud-config\n", r#"{"fabrik": "mine"}"#] {
-            assert!(parse(text, ByHand::Allowed).unwrap().is_none(), "{text}");
-            parse(text, ByHand::Refused).unwrap_err();
-        }
-        for role in ["agent", "first-server"] {
-            let broken = format!(r#"{{"fabrik": 1, "role": "{role}"}}"#);
-            let error = parse(&broken, ByHand::Allowed).unwrap_err();
-            assert!(matches!(error, IdentifyError::NotOurs { .. }), "{error}");
-        }
-    }
-
-    #[test]
     fn what_k3s_writes_for_itself_is_no_person_s_word() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
@@ -364,24 +203,5 @@ mod tests {
         assert!(!is_told_by_hand(root));
         fs::write(dir.join("10-mine.yaml"), "").unwrap();
         assert!(is_told_by_hand(root));
-    }
-
-    #[test]
-    fn the_user_data_of_another_layout_or_role_names_both() {
-        let text = |version: u32, role: &str| {
-            format!(
-                r#"{{"fabrik": {version}, "role": "{role}", "pool": "workers", "node-name": "w-1",
-                "cluster-name": "demo", "cluster-id": "abcdefgh01234567", "public-key": null,
-                "servers": [], "token": "t", "from-a-newer-leader": true}}"#
-            )
-        };
-        let given = parse(&text(1, "agent"), ByHand::Refused).unwrap();
-        assert!(matches!(given, Some(Given::Agent(_))), "{given:?}");
-        for (version, role) in [(2, "agent"), (2, "first-server"), (1, "desktop")] {
-            let error = parse(&text(version, role), ByHand::Allowed);
-            let error = error.unwrap_err().to_string();
-            let said = format!("is for `{role}` in layout {version}");
-            assert!(error.contains(&said), "{error}");
-        }
     }
 }

@@ -4,7 +4,7 @@
 //! server answers. They go only when the leader says so, under the cluster's signature.
 
 mod files;
-mod key;
+pub(super) mod key;
 
 use std::time::Duration;
 

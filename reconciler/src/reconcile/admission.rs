@@ -7,6 +7,7 @@ use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::id::CommitId;
 use fabrik_core::ledger::{Change, Ledger};
 use fabrik_core::spec::Spec;
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::leader::{InForce, Leader};
 use super::status::Refusal;
 use crate::gate::{self, Access, Candidate, Faulty};
 use crate::hetzner;
+use crate::join::{Desk, Judge};
 
 /// Why the commit in force is not at hand, and what it says as far as it can be told.
 struct Unreadable {
@@ -231,6 +233,7 @@ fn enter_into_force(
         sources: candidate.node_secrets.sources,
         spec: candidate.spec,
     };
+    open_desk(leader, &hetzner);
     leader.in_force = Some(Arc::new(InForce {
         desired,
         objects: candidate.units,
@@ -238,4 +241,20 @@ fn enter_into_force(
         hetzner,
     }));
     Ok(())
+}
+
+/// From now on new servers are judged with this token.
+fn open_desk(leader: &Leader, hetzner: &hetzner::Client) {
+    let desk = Arc::new(Desk {
+        config: Arc::new(leader.replica.config.clone()),
+        ledger: Arc::clone(&leader.ledger),
+        authority: leader.authority.clone(),
+        hetzner: hetzner.clone(),
+        events: leader.events.clone(),
+    });
+    let judge: Judge = Arc::new(move |claim| {
+        let desk = Arc::clone(&desk);
+        async move { desk.judge(claim).await }.boxed()
+    });
+    leader.replica.join_desk.send_replace(Some(judge));
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use fabrik_core::effect::{Effect, NewServer, NodeRef};
 use fabrik_core::hold::{Hold, HoldReason};
-use fabrik_core::id::{PoolName, StorePath, Uid};
+use fabrik_core::id::{IntentId, PoolName, StorePath, Uid};
+use fabrik_core::join;
 use fabrik_core::system::{Action, Order};
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -16,8 +17,8 @@ use super::delivery;
 use super::leader::{InForce, Leader};
 use super::tell;
 use crate::cluster::events::Weight;
-use crate::cluster::nodes;
-use crate::cluster::user_data;
+use crate::cluster::user_data::{self, Invitation};
+use crate::cluster::{nodes, tokens};
 use crate::hetzner::{self, HetznerError};
 use crate::report::Outcome;
 use crate::signing::SigningKey;
@@ -25,6 +26,8 @@ use crate::signing::SigningKey;
 /// How many effects are under way at once.
 const CONCURRENCY: usize = 8;
 const NO_ETCD: &str = "the configuration has no [etcd]: run `fabrik found` on this server again";
+const NO_JOIN: &str = "the configuration has no [join], so a new server could ask nobody for its keys: run `fabrik found` \
+                       on this server again";
 /// For as long as the core may ask for one reset, and longer.
 const RESET_ONCE: Duration = Duration::from_secs(60);
 /// kubectl's interval between two tries to evict a pod.
@@ -210,17 +213,7 @@ impl<'a> Executor<'a> {
             .map_err(|e| e.to_string())
     }
 
-    /// The token first: a machine that boots finds it valid.
     async fn create_server(&self, effect: &Effect, server: &NewServer) -> Done {
-        let token = match self
-            .leader
-            .tokens
-            .ensure(&server.intent, Timestamp::now())
-            .await
-        {
-            Ok(token) => token,
-            Err(error) => return Done::refused(error),
-        };
         let config = &self.leader.replica.config;
         let key = config.nix.as_ref();
         let key = key.map(|nix| SigningKey::read(&nix.signing_key_file));
@@ -236,12 +229,47 @@ impl<'a> Executor<'a> {
             public_key: public_key.as_deref(),
             cache_urls: &config.cache_urls(),
         };
-        let user_data = user_data::worker(server, cluster, &token);
+        let user_data = if server.pool == PoolName::servers() {
+            let invitation = self.invite(&server.intent).await;
+            invitation.map(|invitation| user_data::server(server, cluster, invitation))
+        } else {
+            // The token first: a machine that boots finds it valid.
+            let tokens = &self.leader.tokens;
+            let token = tokens.ensure(&server.intent, Timestamp::now()).await;
+            let token = token.map_err(|error| error.to_string());
+            token.map(|token| user_data::worker(server, cluster, &token))
+        };
+        let user_data = match user_data {
+            Ok(user_data) => user_data,
+            Err(problem) => return Done::refused(problem),
+        };
         if let Err(lost) = self.leader.authority.check() {
             return Done::refused(lost);
         }
         self.at_hetzner(effect, user_data.expose_str().unwrap_or_default())
             .await
+    }
+
+    /// A nonce for the server of an intent, which the ledger knows before the server is there.
+    async fn invite(&self, intent: &IntentId) -> Result<Invitation, String> {
+        let config = &self.leader.replica.config;
+        let join_urls = config.join_desk_urls();
+        if join_urls.is_empty() {
+            return Err(NO_JOIN.to_owned());
+        }
+        let nonce = tokens::new_nonce().map_err(|error| error.to_string())?;
+        let ca_hash = tokens::ca_hash(&config.kubernetes.ca_file);
+        let ca_hash = ca_hash.map_err(|error| error.to_string())?;
+        let mut held = self.leader.ledger.lock().await;
+        let (ledger, now) = (held.read().await?, Timestamp::now());
+        let change = join::invite(&ledger, intent, join::hash(nonce.expose()), now);
+        let change = change.ok_or("it is not wanted any more")?;
+        held.write(&[change], now, &self.leader.authority).await?;
+        Ok(Invitation {
+            nonce,
+            ca_hash,
+            join_urls,
+        })
     }
 
     async fn at_hetzner(&self, effect: &Effect, user_data: &str) -> Done {

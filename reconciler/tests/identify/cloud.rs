@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 pub struct Cloud {
     pub emulator: Emulator,
-    network: Value,
+    pub network: Value,
 }
 
 impl Cloud {
@@ -32,7 +32,7 @@ impl Cloud {
         cloud
     }
 
-    async fn post(&self, path: &str, body: Value) -> Value {
+    pub async fn post(&self, path: &str, body: Value) -> Value {
         let url = format!("{}/{path}", self.emulator.endpoint());
         let request = reqwest::Client::new().post(url).bearer_auth("t");
         let answer = request.json(&body).send().await.unwrap();

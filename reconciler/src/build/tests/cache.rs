@@ -10,7 +10,8 @@ use reqwest::{Client, StatusCode};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::build::cache::{Tls, serve};
+use crate::build::cache::serve;
+use crate::tls::Tls;
 
 #[tokio::test]
 async fn a_node_fetches_a_system_that_is_signed_and_refuses_it_where_it_is_not() {
@@ -176,7 +177,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let file = |name: &str| bed.path("keys").join(name);
-        let tls = Tls::new(&config::Cache {
+        let tls = Tls::for_nodes(&config::Cache {
             listen: address,
             certificate_file: file("serving.crt"),
             key_file: file("serving.key"),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Cache, Etcd, Nix};
+use crate::config::{Cache, Etcd, Join, Nix};
 
 const K3S_DIR: &str = "/var/lib/rancher/k3s";
 const NIX_DIR: &str = "/run/current-system/sw/bin";
@@ -11,12 +11,16 @@ const ETCD: &str = "https://127.0.0.1:2379";
 /// Whom it answers is decided by certificates, not by the address.
 const CACHE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9642);
 
+/// Whom it answers is decided by what the machine shows.
+const JOIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9643);
+
 /// Where to look; `None` is where NixOS and k3s have it.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Places<'a> {
     pub k3s: Option<&'a Path>,
     pub nix: Option<&'a Path>,
     pub cache: Option<SocketAddr>,
+    pub join: Option<SocketAddr>,
 }
 
 /// The sections of the configuration that follow from what is there.
@@ -25,6 +29,7 @@ pub struct Sections {
     pub etcd: Option<Etcd>,
     pub nix: Option<Nix>,
     pub cache: Option<Cache>,
+    pub join: Option<Join>,
 }
 
 pub fn sections(places: Places<'_>, signing_key: &Path) -> Sections {
@@ -54,7 +59,24 @@ pub fn sections(places: Places<'_>, signing_key: &Path) -> Sections {
         key_file,
         client_ca_file,
     });
-    Sections { etcd, nix, cache }
+    let join = [
+        "tls/serving-kube-apiserver.crt",
+        "tls/serving-kube-apiserver.key",
+        "token",
+    ];
+    let join = all(join.map(|f| server.join(f)));
+    let join = join.map(|[certificate_file, key_file, k3s_token_file]| Join {
+        listen: places.join.unwrap_or(JOIN),
+        certificate_file,
+        key_file,
+        k3s_token_file,
+    });
+    Sections {
+        etcd,
+        nix,
+        cache,
+        join,
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +96,7 @@ mod tests {
             k3s: Some(&k3s),
             nix: Some(&nix),
             cache: None,
+            join: None,
         };
         let look = || sections(places, Path::new("/f/signing.key"));
         assert_eq!(look(), Sections::default());
@@ -92,6 +115,9 @@ mod tests {
             put(&format!("k3s/server/tls/{file}"));
         }
         assert_eq!(look().cache, None, "nothing is built here");
+        assert_eq!(look().join, None, "k3s has no token yet");
+        put("k3s/server/token");
+        assert_eq!(look().join.unwrap().listen, JOIN);
         put("bin/nix");
         let found = look();
         assert_eq!(found.nix.unwrap().program_dir, nix);

@@ -1,8 +1,8 @@
-//! Connections of nodes: TLS with certificates that k3s renews under our feet, and nobody else.
+//! What listens by TLS for nodes: with certificates that k3s renews under our feet, to nodes alone or to whoever comes.
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,33 +29,56 @@ const NODE_PREFIX: &str = "system:node:";
 
 /// The files that say who we are and whom we believe. They are read for each connection: k3s replaces them.
 #[derive(Debug, Clone)]
-pub struct Tls(config::Cache);
+pub struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+    /// Who signs the certificates of nodes; `None`: whoever comes is served.
+    client_ca: Option<PathBuf>,
+}
 
 impl Tls {
-    pub fn new(config: &config::Cache) -> Self {
-        Self(config.clone())
+    /// Nodes of this cluster are served, by the kubelet's certificate, and nobody else.
+    pub fn for_nodes(config: &config::Cache) -> Self {
+        Self {
+            certificate: config.certificate_file.clone(),
+            key: config.key_file.clone(),
+            client_ca: Some(config.client_ca_file.clone()),
+        }
+    }
+
+    /// Whoever comes is served, and has to be known by what is said.
+    pub fn for_anybody(config: &config::Join) -> Self {
+        Self {
+            certificate: config.certificate_file.clone(),
+            key: config.key_file.clone(),
+            client_ca: None,
+        }
     }
 
     /// # Errors
     /// A file can't be read, or they do not belong together.
     fn load(&self) -> Result<Arc<ServerConfig>, String> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.0.client_ca_file)? {
-            roots.add(certificate).map_err(at(&self.0.client_ca_file))?;
-        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
-                .build()
-                .map_err(at(&self.0.client_ca_file))?;
-        let key = PrivateKeyDer::from_pem_file(&self.0.key_file).map_err(at(&self.0.key_file))?;
-        let chain = certificates(&self.0.certificate_file)?;
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(at(&self.0.certificate_file))?
-            .with_client_cert_verifier(verifier)
+            .map_err(at(&self.certificate))?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(file) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(file)? {
+                    roots.add(certificate).map_err(at(file))?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(at(file))?)
+            }
+        };
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(at(&self.key))?;
+        let chain = certificates(&self.certificate)?;
+        let mut config = builder
             .with_single_cert(chain, key)
-            .map_err(at(&self.0.certificate_file))?;
+            .map_err(at(&self.certificate))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
@@ -72,7 +95,7 @@ fn at<E: std::fmt::Display>(file: &Path) -> impl Fn(E) -> String {
     move |error| format!("{}: {error}", file.display())
 }
 
-/// Accepts connections whose other end has proved to be a node.
+/// Accepts connections, where only nodes are served those whose other end has proved to be one.
 pub struct Listener {
     tcp: TcpListener,
     tls: Tls,
@@ -95,11 +118,12 @@ async fn welcome(
     tcp: TcpStream,
     from: SocketAddr,
 ) -> Option<(TlsStream<TcpStream>, SocketAddr)> {
+    let only_nodes = tls.client_ca.is_some();
     let loaded = tokio::task::spawn_blocking(move || tls.load()).await;
     let config = match loaded.map_err(|panic| panic.to_string()).flatten() {
         Ok(config) => config,
         Err(problem) => {
-            warn!(problem, "the cache can't serve nodes");
+            warn!(problem, "nodes can't be served");
             return None;
         }
     };
@@ -107,16 +131,19 @@ async fn welcome(
     let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            debug!(%from, %error, "no node: the handshake failed");
+            debug!(%from, %error, "the handshake failed");
             return None;
         }
         Err(_elapsed) => return None,
     };
+    if !only_nodes {
+        return Some((stream, from));
+    }
     let Some(node) = node_of(&stream) else {
-        warn!(%from, "the cache was asked with a certificate that is no node's");
+        warn!(%from, "somebody came with a certificate that is no node's");
         return None;
     };
-    debug!(%from, node, "a node asks the cache");
+    debug!(%from, node, "a node asks");
     Some((stream, from))
 }
 
@@ -137,7 +164,7 @@ impl axum::serve::Listener for Listener {
                         }
                         // Out of file descriptors, for one: that passes.
                         Err(error) => {
-                            warn!(%error, "the cache can't accept a connection");
+                            warn!(%error, "a connection can't be accepted");
                             tokio::time::sleep(Duration::from_secs(1)).await;
                         }
                     }
