@@ -12,15 +12,18 @@ mod join {
 }
 
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use age::x25519::Identity;
 use fabrik::cluster::tokens::Tokens;
+use fabrik::config::{Config, Join};
 use fabrik::join::ask::ask_one;
 use fabrik::join::{self as asking, AskError, Judge, Reply};
 use fabrik::node::identify::{self, ByHand};
+use fabrik_bed::{Bed, Options};
 use fabrik_core::join::Claim;
 use futures::FutureExt as _;
 use jiff::Timestamp;
@@ -281,6 +284,51 @@ async fn the_desk_writes_down_who_asked_before_it_answers_and_answers_nobody_els
         assert!(matches!(next.judge(late).await, Reply::Refused(_)));
     }
     plane.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_leads_judges_who_comes_to_its_door() {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+    let bed = Bed::start(Options {
+        fabrik: true,
+        ..Options::default()
+    });
+    let bed = bed.await.unwrap();
+    bed.default_repo(0).unwrap();
+    let file = bed.founding().unwrap().config;
+    let mut config = Config::load(&file).unwrap();
+    let listen = SocketAddr::from(([127, bed.number(), 0, 1], 9643));
+    let certificates = bed.control_plane(0).dir();
+    config.join = Some(Join {
+        listen,
+        certificate_file: certificates.join("apiserver.crt"),
+        key_file: certificates.join("apiserver.key"),
+        k3s_token_file: "/none".into(),
+    });
+    fs::write(&file, config.render().unwrap()).unwrap();
+    bed.fabrik(0).stop();
+    bed.fabrik(0).start().unwrap();
+
+    let own = Identity::generate();
+    let (url, hash) = (format!("https://{listen}"), bed.ca_hash());
+    let request = request(&own);
+    let asked = bed.wait_until("somebody judges", Duration::from_secs(60), async || {
+        // Before it has read the token of Hetzner, it does not judge.
+        match ask_one(&url, &hash, &request, &own).await {
+            Err(AskError::Refused { status: 403, words }) => Ok(Some(words)),
+            Err(AskError::Unreachable { .. } | AskError::Refused { status: 503, .. }) => Ok(None),
+            other => panic!("{other:?}"),
+        }
+    });
+    let words = asked.await.unwrap();
+    assert!(
+        words.contains("no server that is on its way has this nonce"),
+        "{words}"
+    );
+    assert!(!bed.fabrik(0).log().contains(NONCE));
+    bed.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
