@@ -33,6 +33,11 @@ let
   mark = "/etc/rancher/k3s/fabrik-had-data";
   leaveMark = "[ ! -d ${etcd}/member/wal ] || [ -e ${mark} ] || echo 'this server has had the data of a cluster: docs/restore.md' >${mark}";
   guard = pkgs.writeShellScript "fabrik-k3s-guard" ''
+    # `fabrik agent` has written this when the server was taken out of its cluster: started again, it would join anew.
+    if [ -e /var/lib/fabrik-agent/retired ]; then
+      echo "k3s waits: this server was taken out of its cluster for good (/var/lib/fabrik-agent/retired); it can be deleted" >&2
+      exit 1
+    fi
     # A server that has no data, no server to join and no order to found would found a cluster of its own.
     # The last file has the say.
     said() { ${pkgs.gnugrep}/bin/grep -Ehs "^[\"']?$1[\"']?:" ${dropIns}/*.y*ml | tail -n 1; }

@@ -1,9 +1,11 @@
-//! Publications: what the leader signs, and what a node must check before it believes one.
+//! Publications and retirements: what the leader signs, and what a node must check before it believes one.
 //!
-//! Whether a node obeys a publication that is genuine (its sequence, its pool) is decided elsewhere.
+//! Whether a node obeys one that is genuine (its sequence, its pool, its boot) is decided elsewhere.
 
 use fabrik_core::id::ClusterId;
-use fabrik_core::system::{Publication, SignedPublication};
+use fabrik_core::system::{Publication, Retirement, SignedPublication};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::signing::{PublicKey, SigningKey};
 
@@ -29,12 +31,13 @@ pub enum Why {
     OtherCluster { found: ClusterId, ours: ClusterId },
 }
 
-/// Signs a publication. What travels is the very text that was signed.
+/// Signs a statement. What travels is the very text that was signed. One of a kind has none of the other kind's fields, so
+/// neither passes for the other.
 ///
 /// # Errors
 /// It can't be written as JSON.
-pub fn sign(key: &SigningKey, publication: &Publication) -> Result<SignedPublication, String> {
-    let statement = serde_json::to_string(publication).map_err(|e| e.to_string())?;
+pub fn sign(key: &SigningKey, statement: &impl Serialize) -> Result<SignedPublication, String> {
+    let statement = serde_json::to_string(statement).map_err(|e| e.to_string())?;
     let signature = key.sign(statement.as_bytes());
     Ok(SignedPublication {
         statement,
@@ -51,6 +54,38 @@ pub fn verify(
     ours: &ClusterId,
     signed: &SignedPublication,
 ) -> Result<Publication, Why> {
+    let publication: Publication = genuine(public_key, signed, Publication::SCHEMA)?;
+    of_cluster(&publication.cluster, ours).map(|()| publication)
+}
+
+/// What a retirement says, if the holder of the key says it.
+///
+/// # Errors
+/// As for a publication.
+pub fn verify_retirement(
+    public_key: &str,
+    ours: &ClusterId,
+    signed: &SignedPublication,
+) -> Result<Retirement, Why> {
+    let retirement: Retirement = genuine(public_key, signed, Retirement::SCHEMA)?;
+    of_cluster(&retirement.cluster, ours).map(|()| retirement)
+}
+
+fn of_cluster(found: &ClusterId, ours: &ClusterId) -> Result<(), Why> {
+    if found == ours {
+        return Ok(());
+    }
+    Err(Why::OtherCluster {
+        found: found.clone(),
+        ours: ours.clone(),
+    })
+}
+
+fn genuine<T: DeserializeOwned>(
+    public_key: &str,
+    signed: &SignedPublication,
+    known: u32,
+) -> Result<T, Why> {
     let key: PublicKey = public_key
         .parse()
         .map_err(|problem| Why::NoKey { problem })?;
@@ -66,20 +101,10 @@ pub fn verify(
     let schema = serde_json::from_str::<Layout>(&signed.statement)
         .map_err(malformed)?
         .schema;
-    if schema > Publication::SCHEMA {
-        return Err(Why::NewerLayout {
-            schema,
-            known: Publication::SCHEMA,
-        });
+    if schema > known {
+        return Err(Why::NewerLayout { schema, known });
     }
-    let publication: Publication = serde_json::from_str(&signed.statement).map_err(malformed)?;
-    if publication.cluster != *ours {
-        return Err(Why::OtherCluster {
-            found: publication.cluster,
-            ours: ours.clone(),
-        });
-    }
-    Ok(publication)
+    serde_json::from_str(&signed.statement).map_err(malformed)
 }
 
 #[derive(serde::Deserialize)]
@@ -120,6 +145,32 @@ mod tests {
         let (key, public) = founded(dir.path());
         let signed = sign(&key, &publication()).unwrap();
         assert_eq!(verify(&public, &ours(), &signed), Ok(publication()));
+    }
+
+    #[test]
+    fn neither_kind_of_statement_passes_for_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, public) = founded(dir.path());
+        let retirement = Retirement {
+            schema: Retirement::SCHEMA,
+            cluster: ours(),
+            node: "server-1".parse().unwrap(),
+            boot: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
+            stops: true,
+        };
+        let signed = sign(&key, &retirement).unwrap();
+        assert_eq!(verify_retirement(&public, &ours(), &signed), Ok(retirement));
+        assert!(matches!(
+            verify(&public, &ours(), &signed),
+            Err(Why::Malformed { .. })
+        ));
+        let signed = sign(&key, &publication()).unwrap();
+        assert!(matches!(
+            verify_retirement(&public, &ours(), &signed),
+            Err(Why::Malformed { .. })
+        ));
+        let other: ClusterId = "zbcdefgh01234567".parse().unwrap();
+        assert!(verify_retirement(&public, &other, &signed).is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod agent {
 }
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::sync::atomic::Ordering;
 
 use fabrik_core::system::{Action, Needs, Phase};
@@ -358,6 +359,53 @@ async fn nothing_is_fetched_that_is_not_signed_by_the_cluster() {
     let said = machine.until(fetching).await.message.unwrap();
     assert!(said.contains("nor built from"), "{said}");
     assert!(machine.served.load(Ordering::Relaxed) > 0);
+}
+
+/// k3s ends only when it is known that it starts no more, and only by the cluster's word about this boot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_retires_says_so_before_its_k3s_ends() {
+    let mut machine = Machine::new().await;
+    let mut k3s = std::process::Command::new("sleep")
+        .arg("600")
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let unit = machine.path("run/units/k3s.service");
+    fs::create_dir_all(unit.parent().unwrap()).unwrap();
+    fs::write(&unit, k3s.id().to_string()).unwrap();
+    machine.start_agent();
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = agent::nix::Leader::new(folder.path());
+    let running = machine.until(|s| s.report.is_some()).await;
+    let boot = running.report.unwrap().boot;
+    let number: u32 = boot.as_str().rsplit('-').next().unwrap().parse().unwrap();
+    let is_retired = |s: &fabrik::cluster::resources::FabrikNodeStatus| {
+        s.report.as_ref().is_some_and(|r| r.retired)
+    };
+    // By another key, and of another boot: it goes on fetching.
+    for (sequence, name) in [(1, "one"), (2, "other")] {
+        let new = machine.leader.build(name, "6.12", "");
+        machine.leader.offer(&new);
+        let spec = machine.spec(sequence, &new);
+        match sequence {
+            1 => machine.show_retirement(spec, &stranger, number, None),
+            _ => machine.show_retirement(spec, &machine.leader, number + 1, None),
+        }
+        let staged = |s: &fabrik::cluster::resources::FabrikNodeStatus| {
+            let staged = s.report.as_ref().and_then(|r| r.staged.as_ref());
+            staged.is_some_and(|staged| staged.system == new.output)
+        };
+        assert!(!machine.until(staged).await.report.unwrap().retired);
+    }
+
+    let new = machine.leader.build("one", "6.12", "");
+    let spec = machine.spec(2, &new);
+    machine.show_retirement(spec.clone(), &machine.leader, number, None);
+    let said = machine.until(is_retired).await;
+    assert!(unit.exists(), "nobody knows yet");
+    machine.show_retirement(spec, &machine.leader, number, Some(said));
+    wait_for(|| !unit.exists()).await;
+    assert!(!k3s.wait().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -157,6 +157,7 @@ pub fn report(journal: &Journal, facts: &Facts) -> Report {
         // What comes of secrets is beside the journal: its keeper adds it.
         recipient: None,
         secrets: None,
+        retired: false,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::id::{
 };
 use crate::ledger::Ledger;
 use crate::quorum;
-use crate::system::{Order, Report};
+use crate::system::{Order, Report, Retirement};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
@@ -68,6 +68,9 @@ pub struct NodeSystem {
     /// What it was told to fetch.
     pub aim: Option<StorePath>,
     pub order: Option<Order>,
+    /// That it is to leave for good, where it was told so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retirement: Option<Retirement>,
     pub report: Option<Report>,
     /// What its agent says that nothing is decided by: why it can't fetch, for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

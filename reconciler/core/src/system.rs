@@ -3,7 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AgeRecipient, BootId, ClusterId, CommitId, PoolName, SecretsDigest, StorePath};
+use crate::id::{
+    AgeRecipient, BootId, ClusterId, CommitId, NodeName, PoolName, SecretsDigest, StorePath,
+};
 use crate::spec::K3sVersion;
 
 /// The system of a pool at a commit: one closure for all its nodes.
@@ -63,6 +65,24 @@ pub struct SignedPublication {
     pub signature: String,
 }
 
+/// That a server is to leave: its k3s ends, and is started no more. It is signed as a publication is, and of one boot of
+/// one machine, so that it is no order for another that has the name later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retirement {
+    pub schema: u32,
+    pub cluster: ClusterId,
+    pub node: NodeName,
+    pub boot: BootId,
+    /// k3s is stopped. Else it ends by itself when its etcd member is removed: of two members neither may be stopped before.
+    pub stops: bool,
+}
+
+impl Retirement {
+    /// The version of its layout.
+    pub const SCHEMA: u32 = 1;
+}
+
 /// What it takes to go from the running system to another one, by what the two closures hold. Ordered by what it
 /// disturbs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,6 +123,9 @@ pub struct Report {
     /// The secrets that it has placed for its units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<SecretsDigest>,
+    /// It is to leave, and k3s is started no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
 }
 
 fn first_layout() -> u32 {
@@ -301,7 +324,7 @@ pub struct Update {
 #[serde(rename_all = "camelCase")]
 pub struct Denied {
     pub pool: PoolName,
-    pub node: crate::id::NodeName,
+    pub node: NodeName,
     pub at: Timestamp,
     pub why: String,
 }
@@ -312,7 +335,7 @@ pub struct Denied {
 #[serde(rename_all = "camelCase")]
 pub struct Lapses {
     pub pool: PoolName,
-    pub node: crate::id::NodeName,
+    pub node: NodeName,
     pub count: u32,
     /// When the last one was counted; not known of those that an older fabrik has written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -165,6 +165,7 @@ async fn forge_node_status(admin: &Client) -> Result<(), kube::Error> {
         aim: None,
         publication: None,
         order: None,
+        retirement: None,
         standing: None,
     };
     // Status of what does not exist is not looked at by any policy.

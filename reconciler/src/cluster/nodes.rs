@@ -18,7 +18,7 @@ pub use observe::{
     NodesSeen, PodsSeen, count_ready, heard, observe_daemon_sets, observe_nodes, observe_pods,
 };
 pub use secrets::{CIPHERTEXT_KEY, SIGNATURE_KEY, deliver, observe_deliveries, secrets_object};
-pub use systems::{SystemsSeen, aim, observe_systems, order, say_standing, withdraw};
+pub use systems::{SystemsSeen, aim, observe_systems, order, retire, say_standing, withdraw};
 pub use volumes::{Claim, VolumesSeen, may_observe_attached, observe_attached, observe_volumes};
 
 /// What the API server said to something that the leader asked of it.

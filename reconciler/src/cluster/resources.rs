@@ -295,6 +295,10 @@ pub struct FabrikNodeSpec {
     )]
     #[schemars(with = "Option<AnyObject>")]
     pub order: Option<Order>,
+    /// That it leaves for good, if it is a server, signed with the cluster's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<SignedPublicationSchema>")]
+    pub retirement: Option<SignedPublication>,
     /// Where it stands, as the leader sees it: for people.
     #[serde(
         default,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fabrik_core::agent::{self, Do, Facts, Journal, Outcome, Try, Wish};
 use fabrik_core::id::StorePath;
-use fabrik_core::system::{Phase, Publication, Report, SignedPublication};
+use fabrik_core::system::{Phase, Publication, Report, Retirement, SignedPublication};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -98,6 +98,9 @@ impl Agent {
     }
 
     async fn step(&mut self, journal: &mut Journal) -> Result<(), NodeError> {
+        if let Some(retirement) = self.retirement() {
+            return self.retire(journal, &retirement).await;
+        }
         let wish = self.wish();
         let staged = self.channels.progress.borrow_and_update().staged.clone();
         let mut facts = look::facts(&self.config, self.last.clone())?;
@@ -119,6 +122,37 @@ impl Agent {
             }
             Do::Wait(until) => self.wait(until).await,
         }
+        Ok(())
+    }
+
+    /// That this server leaves for good, if the cluster's key says so of this boot of this machine.
+    fn retirement(&self) -> Option<Retirement> {
+        let object = self.channels.seen.borrow().clone()?;
+        let signed = object.spec.retirement?;
+        let cluster = &self.config.cluster;
+        let said = publication::verify_retirement(&cluster.public_key, &cluster.id, &signed);
+        let said = said.inspect_err(|why| tracing::error!("the retirement {why}"));
+        let boot = look::facts(&self.config, None).ok()?.boot;
+        said.ok()
+            .filter(|r| r.node == self.config.node && r.boot == boot)
+    }
+
+    /// k3s starts no more; it is stopped only when that is known, for nothing can be said without it.
+    async fn retire(
+        &mut self,
+        journal: &Journal,
+        retirement: &Retirement,
+    ) -> Result<(), NodeError> {
+        self.state.retire()?;
+        let facts = look::facts(&self.config, self.last.clone())?;
+        self.report(journal, &facts);
+        let seen = self.channels.seen.borrow_and_update().clone();
+        let status = seen.and_then(|object| object.status);
+        let is_known = status.and_then(|s| s.report).is_some_and(|r| r.retired);
+        if is_known && retirement.stops {
+            self.units.stop_k3s().await?;
+        }
+        self.wait(None).await;
         Ok(())
     }
 
@@ -229,6 +263,7 @@ impl Agent {
             report: Some(Report {
                 recipient: secrets.recipient.clone(),
                 secrets: secrets.digest.clone(),
+                retired: self.state.is_retired(),
                 ..agent::report(journal, facts)
             }),
             state: Some(self.state_in_words(current, facts).to_owned()),

@@ -22,6 +22,9 @@ pub struct State {
 /// What the leader has encrypted to this node's key.
 const SECRETS: &str = "secrets.json";
 
+/// nixos/k3s.nix looks for it.
+const RETIRED: &str = "retired";
+
 #[derive(Serialize, Deserialize)]
 struct Kept {
     /// In base64.
@@ -95,6 +98,20 @@ impl State {
 
     pub fn write_trace(&self, trace: &Trace) -> Result<(), NodeError> {
         self.write("outcome.json", trace)
+    }
+
+    /// From now on the unit of k3s does not start (nixos/k3s.nix): this server leaves its cluster for good.
+    pub fn retire(&self) -> Result<(), NodeError> {
+        if self.is_retired() {
+            return Ok(());
+        }
+        let said = "this server was taken out of its cluster, and k3s starts here no more\n";
+        let path = self.dir.join(RETIRED);
+        write_durably(&self.dir, &path, said.as_bytes()).map_err(NodeError::io(path))
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.dir.join(RETIRED).exists()
     }
 
     /// The secrets of this node, as they came.
@@ -189,6 +206,16 @@ pub(crate) fn write_durably(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_retires_does_so_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(&dir.path().join("state"));
+        assert!(!state.is_retired());
+        state.retire().unwrap();
+        state.retire().unwrap();
+        assert!(State::new(&dir.path().join("state")).is_retired());
+    }
 
     #[test]
     fn a_journal_reads_back_and_one_that_does_not_is_named_with_the_way_out() {

@@ -18,6 +18,9 @@ const GLANCE: Duration = Duration::from_millis(500);
 /// How long after its unit ended a command may still be heard of.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// As nixpkgs calls it (services.k3s).
+const K3S_UNIT: &str = "k3s.service";
+
 /// Starts commands and awaits their end.
 pub struct Units {
     config: AgentConfig,
@@ -65,6 +68,22 @@ impl Units {
                 None
             }
         }
+    }
+
+    /// Ends k3s. What it has written down by then keeps it from starting again.
+    pub async fn stop_k3s(&self) -> Result<(), NodeError> {
+        let program = self.config.programs().find("systemctl");
+        let failed = |reason: String| NodeError::Program {
+            program: program.display().to_string(),
+            reason,
+        };
+        let stopped = self.systemctl(&["stop", K3S_UNIT]).await;
+        let stopped = stopped.map_err(|error| failed(error.to_string()))?;
+        if stopped.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&stopped.stderr);
+        Err(failed(format!("{}: {}", stopped.status, said.trim_end())))
     }
 
     async fn start(&self, work: &Work) -> Result<(), NodeError> {

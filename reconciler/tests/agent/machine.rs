@@ -16,7 +16,7 @@ use fabrik::node::{Agent, AgentConfig, front, stage};
 use fabrik::publication;
 use fabrik_core::id::StorePath;
 use fabrik_core::system::{
-    Action, Activity, Needs, Order, Phase, Publication, SignedPublication, System,
+    Action, Activity, Needs, Order, Phase, Publication, Retirement, SignedPublication, System,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -262,6 +262,33 @@ impl Machine {
             .send_replace(Some(FabrikNode::new("node-1", spec)));
     }
 
+    /// `spec`, and that it leaves for good, said by `leader` of the boot with that number, beside the status that is known.
+    pub fn show_retirement(
+        &self,
+        spec: FabrikNodeSpec,
+        leader: &Leader,
+        boot: u32,
+        known: Option<FabrikNodeStatus>,
+    ) {
+        let retirement = Retirement {
+            schema: Retirement::SCHEMA,
+            cluster: self.config.cluster.id.clone(),
+            node: self.config.node.clone(),
+            boot: format!("00000000-0000-4000-8000-{boot:012}")
+                .parse()
+                .unwrap(),
+            stops: true,
+        };
+        let signed = publication::sign(&leader.key, &retirement).unwrap();
+        let spec = FabrikNodeSpec {
+            retirement: Some(signed),
+            ..spec
+        };
+        let mut object = FabrikNode::new("node-1", spec);
+        object.status = known;
+        self.seen.send_replace(Some(object));
+    }
+
     pub fn publication(&self, sequence: u64, systems: &[&System]) -> SignedPublication {
         let publication = Publication {
             schema: Publication::SCHEMA,
@@ -284,6 +311,7 @@ impl Machine {
             aim: Some(system.output.to_string()),
             publication: Some(self.publication(sequence, &[system])),
             order: None,
+            retirement: None,
             standing: None,
         }
     }

@@ -25,6 +25,7 @@ pub async fn guard_the_status_of_nodes(world: &World, leader: &Client) {
             aim: None,
             publication: None,
             order: None,
+            retirement: None,
             standing: None,
         };
         let node = FabrikNode::new(name, spec);

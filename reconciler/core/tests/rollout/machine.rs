@@ -136,6 +136,7 @@ impl Machine {
             }),
             recipient: None,
             secrets: None,
+            retired: false,
         }
     }
 }

@@ -8,7 +8,7 @@ use fabrik_core::names::{
     ACCEPT_RECIPIENT_ANNOTATION, ORDERS_MANAGER, RELEASE_TICKET_ANNOTATION, SECRETS_ANNOTATION,
 };
 use fabrik_core::observed::NodeSystem;
-use fabrik_core::system::{Order, Report, SignedPublication};
+use fabrik_core::system::{Order, Report, Retirement, SignedPublication};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -50,6 +50,7 @@ pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> 
         let system = NodeSystem {
             aim: read(object, "/spec/aim", &mut seen.unreadable),
             order: read(object, "/spec/order", &mut seen.unreadable),
+            retirement: retirement(object, &mut seen.unreadable),
             report: report(object, &mut seen.unreadable),
             says: read(object, "/status/message", &mut seen.unreadable)
                 .map(|says: String| in_one_line(&says)),
@@ -76,6 +77,12 @@ pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> 
     Ok(seen)
 }
 
+/// What a server was told of its retirement. Whether it was signed is the server's to check.
+fn retirement(object: &DynamicObject, unreadable: &mut Vec<String>) -> Option<Retirement> {
+    let signed: SignedPublication = read(object, "/spec/retirement", unreadable)?;
+    serde_json::from_str(&signed.statement).ok()
+}
+
 /// Tells a node which system to fetch, with the statement that it may.
 pub async fn aim(
     client: &Client,
@@ -91,6 +98,16 @@ pub async fn aim(
 pub async fn order(client: &Client, node: &NodeRef, order: &Order) -> Result<(), NodeError> {
     let spec = json!({"order": order});
     again(async || tell(client, node, "order", &spec).await).await
+}
+
+/// Tells a server that it leaves for good.
+pub async fn retire(
+    client: &Client,
+    node: &NodeRef,
+    retirement: &SignedPublication,
+) -> Result<(), NodeError> {
+    let spec = json!({"retirement": retirement});
+    again(async || tell(client, node, "retire", &spec).await).await
 }
 
 /// Takes back what a node was told to do.

@@ -145,6 +145,7 @@ impl Objects {
             aim: None,
             publication: None,
             order: None,
+            retirement: None,
             standing: None,
         };
         let api: Api<FabrikNode> = Api::all(self.client.clone());

@@ -151,6 +151,8 @@ impl Place<'_> {
         let NodeSystem {
             aim,
             order,
+            // No server leaves.
+            retirement: _,
             report,
             // Words for people, and none are unready here.
             says: _,
@@ -204,6 +206,7 @@ impl Place<'_> {
             // No secrets are handed out here.
             recipient: _,
             secrets: _,
+            retired: _,
         } = report;
         (self.boot(boot), short(running), default.as_ref().map(short)).hash(into);
         let staged = staged.as_ref().map(|s| (short(&s.system), s.needs as u8));
