@@ -1,20 +1,22 @@
-//! The control plane's machines as members of the ledger. They were there before fabrik: they are taken in as they are,
+//! The control plane's machines as members of the ledger. Those that were there before fabrik are taken in as they are,
 //! and forgotten when they are gone. Nothing here creates, labels, drains or deletes one.
 
 use std::collections::BTreeMap;
 
 use crate::desired::Desired;
 use crate::hold::{Hold, HoldReason};
-use crate::id::{IntentId, ServerId};
+use crate::id::{IntentId, NodeName, ServerId};
 use crate::ledger::{Change, Ledger, Member};
 use crate::observed::{Node, Observed, Role};
+use crate::servers;
 use crate::step::Step;
 
 /// Takes in the servers whose machine and Node are there, and forgets those that have neither.
 pub fn step(desired: &Desired, observed: &Observed) -> Step {
     let mut step = Step::default();
-    for (id, member) in servers(&observed.ledger) {
-        if observed.ledger.tickets.contains_key(id) {
+    for (id, member) in members(&observed.ledger) {
+        // With `[servers]` one that is gone leaves under a ticket, its etcd member first.
+        if observed.ledger.tickets.contains_key(id) || desired.spec.servers.is_some() {
             continue;
         }
         let node = observed.nodes.get(&member.name);
@@ -51,11 +53,22 @@ fn machines(observed: &Observed) -> BTreeMap<ServerId, Vec<&Node>> {
     let nodes = observed.nodes.values();
     for node in nodes.filter(|n| n.control_plane && !n.deleting) {
         let machine = machine_of(node).filter(|id| is_server(*id, observed));
+        // One that was made for an intent becomes a member when it votes.
+        let machine = machine.filter(|id| !is_coming(*id, &node.name, observed));
         if let Some(machine) = machine {
             machines.entry(machine).or_default().push(node);
         }
     }
     machines
+}
+
+fn is_coming(machine: ServerId, node: &NodeName, observed: &Observed) -> bool {
+    let ledger = &observed.ledger;
+    let borne = observed.hetzner.servers.get(&machine);
+    let borne = borne.and_then(|m| m.intent.as_ref());
+    servers::coming(ledger).any(|(id, intent)| {
+        intent.server == Some(machine) || borne == Some(id) || intent.name == *node
+    })
 }
 
 fn machine_of(node: &Node) -> Option<ServerId> {
@@ -77,7 +90,7 @@ fn adopt(machine: ServerId, node: &Node, observed: &Observed, step: &mut Step) {
         }
         Some((id, _)) if ledger.tickets.contains_key(id) => return,
         Some((id, _)) => id.clone(),
-        None => free_id(machine, ledger, step),
+        None => own_id(machine, observed, step),
     };
     let mut others = ledger.members.iter().filter(|(other, _)| **other != id);
     // The member of that name is another machine, and goes first.
@@ -92,8 +105,10 @@ fn adopt(machine: ServerId, node: &Node, observed: &Observed, step: &mut Step) {
     });
 }
 
-/// An id that no intent and no member has, and none in this pass got.
-fn free_id(machine: ServerId, ledger: &Ledger, step: &Step) -> IntentId {
+/// The id that the machine bears, as one that `fabrik seed` made does; else one that no intent and no member has. None in
+/// this pass got it.
+fn own_id(machine: ServerId, observed: &Observed, step: &Step) -> IntentId {
+    let ledger = &observed.ledger;
     let given = |id: &IntentId| {
         let of = |change: &Change| matches!(change, Change::Adopt { id: other, .. } if other == id);
         step.changes.iter().any(of)
@@ -101,6 +116,11 @@ fn free_id(machine: ServerId, ledger: &Ledger, step: &Step) -> IntentId {
     let in_use = |id: &IntentId| {
         ledger.intents.contains_key(id) || ledger.members.contains_key(id) || given(id)
     };
+    let borne = observed.hetzner.servers.get(&machine);
+    let borne = borne.and_then(|m| m.intent.as_ref());
+    if let Some(id) = borne.filter(|id| !in_use(id)) {
+        return id.clone();
+    }
     let mut ids = (0..).map(|attempt| IntentId::of_server(&ledger.cluster, machine, attempt));
     ids.find(|id| !in_use(id))
         .unwrap_or_else(|| IntentId::of_server(&ledger.cluster, machine, 0))
@@ -124,7 +144,7 @@ fn without_machine(observed: &Observed) -> impl Iterator<Item = Hold> + '_ {
     })
 }
 
-fn servers(ledger: &Ledger) -> impl Iterator<Item = (&IntentId, &Member)> {
+fn members(ledger: &Ledger) -> impl Iterator<Item = (&IntentId, &Member)> {
     let members = ledger.members.iter();
     members.filter(|(_, m)| m.role == Role::Server)
 }

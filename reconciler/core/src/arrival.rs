@@ -11,6 +11,7 @@ use crate::infrastructure::Ground;
 use crate::ledger::{Change, Intent};
 use crate::names::POOL_LABEL;
 use crate::observed::{Node, Observed, Power, Role, Server};
+use crate::servers;
 use crate::spec::Pool;
 use crate::step::Step;
 
@@ -32,6 +33,9 @@ pub fn step(
     let Some(server) = intent.server else {
         return unbound(id, intent, pool, ground, observed, now);
     };
+    if servers::is_servers(&intent.pool) {
+        return servers::arrive(id, intent, server, pool, observed, now);
+    }
     if observed.hetzner.gone.contains(&server) {
         return end(id, observed);
     }
@@ -62,7 +66,7 @@ pub fn strays(observed: &Observed) -> Step {
         .hetzner
         .servers
         .values()
-        .filter(|s| s.role == Role::Agent)
+        .filter(|s| s.role == Role::Agent || is_of_an_intent(s, observed))
     {
         let accounted =
             |id: &IntentId| ledger.intents.contains_key(id) || ledger.members.contains_key(id);
@@ -83,6 +87,16 @@ pub fn strays(observed: &Observed) -> Step {
         }
     }
     step
+}
+
+/// A server of the control plane that was made for an intent. Those that were there before fabrik bear none, and one whose
+/// Node is there is a member soon.
+fn is_of_an_intent(server: &Server, observed: &Observed) -> bool {
+    let provider_id = server.id.provider_id();
+    let mut nodes = observed.nodes.values();
+    server.role == Role::Server
+        && server.intent.is_some()
+        && !nodes.any(|n| n.provider_id.as_ref() == Some(&provider_id))
 }
 
 /// The labels that a pool's Nodes bear.
@@ -107,11 +121,12 @@ fn unbound(
         .hetzner
         .servers
         .values()
-        .find(|s| s.intent.as_ref() == Some(id));
+        .find(|s| s.intent.as_ref() == Some(id) && s.pool.as_ref() == Some(&intent.pool));
     if let Some(server) = found {
         return Step::change(Change::Bind {
             id: id.clone(),
             server: server.id,
+            address: server.address.filter(|_| servers::is_servers(&intent.pool)),
         });
     }
     if let Some(since) = intent.cancelled {
@@ -262,7 +277,10 @@ fn late_server(server: &Server, observed: &Observed) -> Option<Change> {
     let id = server.intent.clone()?;
     let pool = server.pool.clone()?;
     let name = server.name.parse().ok()?;
-    let abandoned = observed.ledger.once_intended(&id) && !observed.nodes.contains_key(&name);
+    // A server that votes in etcd is deleted for no label.
+    let is_worker = server.role == Role::Agent;
+    let abandoned =
+        is_worker && observed.ledger.once_intended(&id) && !observed.nodes.contains_key(&name);
     abandoned.then_some(Change::Readopt {
         id,
         pool,

@@ -66,36 +66,35 @@ pub fn stage<'a>(id: &IntentId, ticket: &Ticket, observed: &'a Observed) -> Depa
     }
 }
 
-/// The next step of a node on its way out. `wanted_again` takes it back while its machine still runs; `forced` are the
-/// pods that the user lets go when the drain's deadline is over.
-pub fn step(
-    id: &IntentId,
-    ticket: &Ticket,
-    pool: &Pool,
-    forced: &[Pods],
-    wanted_again: bool,
-    observed: &Observed,
-    now: Timestamp,
-) -> Step {
-    let server = || ServerRef {
-        id: ticket.server,
-        name: ticket.node.clone(),
-        intent: id.clone(),
-    };
-    let stage = stage(id, ticket, observed);
+/// A node on its way out, and what is wanted of it.
+pub struct Leaver<'a> {
+    pub id: &'a IntentId,
+    pub ticket: &'a Ticket,
+    pub pool: &'a Pool,
+    /// Pods that the user lets go when the drain's deadline is over.
+    pub forced: &'a [Pods],
+    /// It may stay, as long as its machine still runs.
+    pub wanted_again: bool,
+    pub observed: &'a Observed,
+    pub now: Timestamp,
+}
 
-    let deadline = SignedDuration::try_from(pool.drain_deadline).unwrap_or(SignedDuration::MAX);
-    let late = now.duration_since(ticket.at) - deadline;
-    let left = match &stage {
-        Departure::Drain(left) => Some(left),
-        _ => None,
+/// The next step of a node on its way out.
+pub fn step(leaver: &Leaver<'_>) -> Step {
+    let Leaver {
+        id,
+        ticket,
+        pool,
+        observed,
+        now,
+        ..
+    } = *leaver;
+    let server = || leaver.server();
+    let stage = match stage(id, ticket, observed) {
+        Departure::Cordon => return leaver.empty(None),
+        Departure::Drain(left) => return leaver.empty(Some(&left)),
+        stage => stage,
     };
-    let forced = left.is_some() && drain::goes_on_by_force(left, forced, pool.drain_policy, late);
-    let overdue = late.is_positive() && !forced;
-    if matches!(stage, Departure::Cordon | Departure::Drain(_)) && (wanted_again || overdue) {
-        let rest_until = (!wanted_again).then(|| now + SignedDuration::from_secs(REST_SECS));
-        return take_back(id, rest_until);
-    }
     if let Err(hold) = guard::keeps_local_data(&ticket.node, observed, pool)
         && let Some(step) = keep_local_data(id, ticket, &stage, hold, observed)
     {
@@ -104,11 +103,7 @@ pub fn step(
 
     let mut step = Step::default();
     match stage {
-        Departure::Cordon => step.effects.push(cordon(id, ticket, observed)),
-        Departure::Drain(left) if late.is_positive() => {
-            step.extend(left.force(ticket, pool.drain_policy));
-        }
-        Departure::Drain(left) => step.extend(left.drain(ticket, pool.drain_policy)),
+        Departure::Cordon | Departure::Drain(_) => {}
         Departure::PowerOff => step.effects.push(Effect::PowerOff { server: server() }),
         Departure::Stopping => {
             let about = format!("node {}", ticket.node);
@@ -128,6 +123,37 @@ pub fn step(
         }
     }
     step
+}
+
+impl Leaver<'_> {
+    pub(crate) fn server(&self) -> ServerRef {
+        ServerRef {
+            id: self.ticket.server,
+            name: self.ticket.node.clone(),
+            intent: self.id.clone(),
+        }
+    }
+
+    /// The next step where it is to be cordoned, or something is `left` on it: or it is taken back.
+    pub(crate) fn empty(&self, left: Option<&Left<'_>>) -> Step {
+        let (ticket, policy) = (self.ticket, self.pool.drain_policy);
+        let deadline = SignedDuration::try_from(self.pool.drain_deadline);
+        let late = self.now.duration_since(ticket.at) - deadline.unwrap_or(SignedDuration::MAX);
+        let forced = left.is_some() && drain::goes_on_by_force(left, self.forced, policy, late);
+        let overdue = late.is_positive() && !forced;
+        if self.wanted_again || overdue {
+            let rest = self.now + SignedDuration::from_secs(REST_SECS);
+            return take_back(self.id, (!self.wanted_again).then_some(rest));
+        }
+        if guard::keeps_local_data(&ticket.node, self.observed, self.pool).is_err() {
+            return take_back(self.id, None);
+        }
+        match left {
+            None => Step::effect(cordon(self.id, ticket, self.observed)),
+            Some(left) if late.is_positive() => left.force(ticket, policy),
+            Some(left) => left.drain(ticket, policy),
+        }
+    }
 }
 
 /// Verbs that are still to come for the holder of `ticket`, in order: what a plan shows.
@@ -178,7 +204,7 @@ pub(crate) fn uncordon(id: &IntentId, ticket: &Ticket, observed: &Observed) -> O
     })
 }
 
-fn node_ref(ticket: &Ticket) -> NodeRef {
+pub(crate) fn node_ref(ticket: &Ticket) -> NodeRef {
     NodeRef {
         name: ticket.node.clone(),
         uid: ticket.uid.clone(),
@@ -197,9 +223,7 @@ fn keep_local_data(
     let node_is_there = observed.nodes.contains_key(&ticket.node);
     let server_is_there = observed.hetzner.servers.contains_key(&ticket.server);
     match stage {
-        Departure::Cordon | Departure::Drain(_) | Departure::PowerOff if node_is_there => {
-            Some(take_back(id, None))
-        }
+        Departure::PowerOff if node_is_there => Some(take_back(id, None)),
         Departure::PowerOff | Departure::DeleteNode | Departure::DeleteServer
             if server_is_there =>
         {
@@ -211,7 +235,7 @@ fn keep_local_data(
 
 /// Gives the ticket back with its cordon, which is taken back when the ticket is no more. In the other order the node could
 /// be wanted to go again while a request to uncordon is on its way, and would lose its pods uncordoned (S7).
-fn take_back(id: &IntentId, rest_until: Option<Timestamp>) -> Step {
+pub(crate) fn take_back(id: &IntentId, rest_until: Option<Timestamp>) -> Step {
     Step::change(Change::Release {
         id: id.clone(),
         rest_until,

@@ -1,6 +1,7 @@
 //! What can be done to the world, as data. Each effect names its object by an identity that can't be mistaken, can be
 //! done twice, and is carried out by one executor that decides nothing.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use crate::id::{
     AgeRecipient, IntentId, NodeName, PoolName, SecretName, SecretsDigest, ServerId, StorePath, Uid,
 };
 use crate::observed::FirewallRule;
-use crate::system::Order;
+use crate::system::{Order, Retirement};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
@@ -118,6 +119,18 @@ pub enum Effect {
         node: NodeRef,
         name: String,
     },
+    /// Has a server's k3s end, and start no more.
+    StopK3s {
+        node: NodeRef,
+        retirement: Retirement,
+    },
+    /// Takes a member out of etcd by another one, if it is this server's still: by its number, and by its name or its
+    /// address.
+    RemoveEtcdMember {
+        server: NodeName,
+        member: u64,
+        address: Option<IpAddr>,
+    },
     /// Presses the reset button: what hangs boots its default system.
     Reset {
         server: ServerRef,
@@ -206,6 +219,8 @@ impl Effect {
             Self::DeliverSecrets { .. } => "deliver-secrets",
             Self::MoveEtcdLeader { .. } => "move-etcd-leader",
             Self::SnapshotEtcd { .. } => "snapshot-etcd",
+            Self::StopK3s { .. } => "stop-k3s",
+            Self::RemoveEtcdMember { .. } => "remove-etcd-member",
             Self::Reset { .. } => "reset",
             Self::DeleteNode { .. } => "delete-node",
             Self::DeleteServer { .. } => "delete-server",
@@ -251,7 +266,9 @@ impl Effect {
             | Self::DeliverSecrets { node, .. }
             | Self::MoveEtcdLeader { from: node, .. }
             | Self::SnapshotEtcd { node, .. }
+            | Self::StopK3s { node, .. }
             | Self::DeleteNode { node } => node.name.to_string(),
+            Self::RemoveEtcdMember { server, .. } => server.to_string(),
             Self::Evict { namespace, pod, .. } | Self::ForcePod { namespace, pod, .. } => {
                 format!("{namespace}/{pod}")
             }

@@ -63,6 +63,8 @@ pub enum HoldReason {
     NameTaken,
     /// What we see at Hetzner or in the cluster is not what the ledger knows.
     Unexplained,
+    /// Fewer servers are asked for than there are, and nobody has said that they may go.
+    MayNotShrink,
     /// There is no image that the pool's servers could be made from.
     NoImage,
     /// Hetzner has none left of what the pool names.

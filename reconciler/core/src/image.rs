@@ -22,12 +22,15 @@ pub fn of(name: &PoolName, pool: &Pool, observed: &Observed) -> Result<String, H
         fitting.max_by_key(|i: &&Image| (i.created, i.id))
     };
     let image = newest(name.as_str()).or_else(|| newest(SERVERS_POOL));
+    let of_servers = format!(" or {IMAGE_LABEL}={SERVERS_POOL}");
+    let of_servers = (name.as_str() != SERVERS_POOL).then_some(of_servers);
     image.map(|image| image.id.to_string()).ok_or_else(|| Hold {
         about: format!("pool {name}"),
         reason: HoldReason::NoImage,
         message: format!(
             "waits for an image: no snapshot for {architecture} at Hetzner has this cluster's label and \
-             {IMAGE_LABEL}={name} or {IMAGE_LABEL}={SERVERS_POOL}. `fabrik seed --image FILE` makes one"
+             {IMAGE_LABEL}={name}{}. `fabrik seed --image FILE` makes one",
+            of_servers.unwrap_or_default()
         ),
     })
 }

@@ -3,6 +3,7 @@
 
 mod ticket;
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
@@ -103,6 +104,9 @@ pub struct Intent {
     /// The server that was made for it, once it was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerId>,
+    /// Of a server of the control plane: where its etcd member is, whatever becomes of its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// Since when it is no longer wanted: it is not created, and what was created for it is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancelled: Option<Timestamp>,
@@ -150,8 +154,12 @@ pub enum Change {
         pool: PoolName,
         name: NodeName,
     },
-    /// The server of an intent was seen.
-    Bind { id: IntentId, server: ServerId },
+    /// The server of an intent was seen, or its address was.
+    Bind {
+        id: IntentId,
+        server: ServerId,
+        address: Option<IpAddr>,
+    },
     /// An intent is no longer wanted. If it has a server, this counts as a deletion.
     Cancel { id: IntentId },
     /// A server of the control plane is about to be made, and its user data to hold a nonce with this hash.
@@ -229,6 +237,8 @@ pub enum Change {
         id: IntentId,
         rest_until: Option<Timestamp>,
     },
+    /// All that can be taken back of a server's way out is done: it leaves, whatever comes.
+    Retire { id: IntentId },
     /// Server and Node are gone.
     Depart { id: IntentId },
     /// Objects are about to be pruned.
@@ -353,14 +363,20 @@ impl Ledger {
                     name: name.clone(),
                     at: now,
                     server: None,
+                    address: None,
                     cancelled: None,
                 };
                 self.intents.insert(id.clone(), intent);
                 self.remember(EventKind::Creation, name.as_str(), "the pool is short", now);
             }
-            Change::Bind { id, server } => {
+            Change::Bind {
+                id,
+                server,
+                address,
+            } => {
                 if let Some(intent) = self.intents.get_mut(id) {
                     intent.server = Some(*server);
+                    intent.address = *address;
                 }
             }
             Change::Cancel { id } => self.cancel(id, "not joined, no longer wanted", now),
@@ -389,6 +405,7 @@ impl Ledger {
                     name: name.clone(),
                     at: now,
                     server: Some(*server),
+                    address: None,
                     cancelled: Some(now),
                 };
                 self.intents.insert(id.clone(), intent);
@@ -408,7 +425,11 @@ impl Ledger {
                     self.members.insert(
                         id.clone(),
                         Member {
-                            role: Role::Agent,
+                            role: if pool == PoolName::servers() {
+                                Role::Server
+                            } else {
+                                Role::Agent
+                            },
                             pool,
                             name,
                             server,
@@ -451,7 +472,7 @@ impl Ledger {
                 self.tickets.insert(id.clone(), ticket.clone());
                 self.resting.remove(id);
                 match &ticket.purpose {
-                    Purpose::Leave { reason } => {
+                    Purpose::Leave { reason, .. } => {
                         let (node, why) = (ticket.node.as_str(), reason.words());
                         self.remember(EventKind::Deletion, node, why, now);
                     }
@@ -533,6 +554,15 @@ impl Ledger {
                 self.tickets.remove(id);
                 if let Some(until) = rest_until {
                     self.resting.insert(id.clone(), *until);
+                }
+            }
+            Change::Retire { id } => {
+                if let Some(Ticket {
+                    purpose: Purpose::Leave { retiring, .. },
+                    ..
+                }) = self.tickets.get_mut(id)
+                {
+                    retiring.get_or_insert(now);
                 }
             }
             Change::Depart { id } => {

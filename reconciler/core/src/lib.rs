@@ -37,6 +37,7 @@ pub mod restore;
 pub mod rollout;
 pub mod secrets;
 pub mod seed;
+pub mod servers;
 pub mod spec;
 pub mod step;
 pub mod system;

@@ -2,6 +2,7 @@
 //!
 //! It holds no secret, so the leader may publish it for `fabrik plan`.
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
@@ -244,6 +245,9 @@ pub struct Server {
     pub pool: Option<PoolName>,
     pub intent: Option<IntentId>,
     pub power: Power,
+    /// In the private network, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     pub server_type: String,
     pub location: String,
     pub created: Timestamp,

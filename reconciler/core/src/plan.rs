@@ -17,7 +17,7 @@ use crate::pool::{self, Resize};
 use crate::rollout::{self, Forecast};
 use crate::spec::{Limits, Pool};
 use crate::step::step;
-use crate::{apply, arrival, departure, secrets};
+use crate::{apply, arrival, departure, secrets, servers};
 
 /// All that is left to do, in the order in which each thing's steps follow one another. Read by people and, as JSON, by
 /// programs (`fabrik plan --output json`).
@@ -77,11 +77,18 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         .collect();
 
     let mut ground = Ground::new(desired, observed);
-    let mut servers = Vec::new();
+    let mut of_pools = Vec::new();
     let mut next_intent = observed.ledger.next_intent;
     let mut given = BTreeSet::new();
-    for (name, pool) in pool::all(desired, observed) {
-        let resize = pool::resize(name, &pool, observed, now);
+    let control_plane = PoolName::servers();
+    let of_servers = servers::pool(&desired.spec, &observed.ledger);
+    let pools = of_servers.map(|pool| (&control_plane, pool)).into_iter();
+    for (name, pool) in pools.chain(pool::all(desired, observed)) {
+        let resize = if servers::is_servers(name) {
+            servers::resize(desired, &pool, observed, now)
+        } else {
+            pool::resize(name, &pool, observed, now)
+        };
         let planner = PoolPlan {
             name,
             pool: &pool,
@@ -92,26 +99,26 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
             resize.create,
             name,
             &desired.spec,
-            &observed.ledger,
+            observed,
             &mut given,
         );
         for server in new {
             next_intent = server.sequence + 1;
             let _placed = ground.for_server(name, &pool);
-            servers.extend(planner.arrival(server.name.as_str()));
+            of_pools.extend(planner.arrival(server.name.as_str()));
         }
-        servers.extend(planner.arrivals_under_way(&resize, &mut ground));
-        servers.extend(planner.labels());
-        servers.extend(planner.departures_under_way(&resize));
+        of_pools.extend(planner.arrivals_under_way(&resize, &mut ground));
+        of_pools.extend(planner.labels());
+        of_pools.extend(planner.departures_under_way(&resize));
         let going = resize.remove.iter();
-        servers.extend(going.flat_map(|(id, reason)| planner.departure(id, *reason, now)));
+        of_pools.extend(going.flat_map(|(id, reason)| planner.departure(id, *reason, now)));
     }
     effects.extend(
         ground
             .missing_groups()
             .map(|effect| Planned::of(&effect, None)),
     );
-    effects.extend(servers);
+    effects.extend(of_pools);
     let delivered = secrets::step(desired, observed).effects;
     effects.extend(delivered.iter().map(|effect| Planned::of(effect, None)));
 
@@ -172,18 +179,21 @@ struct PoolPlan<'a> {
 }
 
 impl PoolPlan<'_> {
-    /// A server from nothing to a labelled Node.
-    fn arrival(&self, server: &str) -> [Planned; 2] {
+    /// A server from nothing to a labelled Node; those of the control plane get no label.
+    fn arrival(&self, server: &str) -> Vec<Planned> {
         let first = |choices: &[String]| choices.first().cloned().unwrap_or_default();
         let detail = format!(
             "{} in {}",
             first(&self.pool.server_types),
             first(&self.pool.locations)
         );
-        [
-            self.planned("create-server", server, &detail),
-            self.planned("label-node", server, ""),
-        ]
+        let create = self.planned("create-server", server, &detail);
+        std::iter::once(create).chain(self.label(server)).collect()
+    }
+
+    fn label(&self, node: &str) -> Option<Planned> {
+        let labelled = !servers::is_servers(self.name);
+        labelled.then(|| self.planned("label-node", node, ""))
     }
 
     fn arrivals_under_way(&self, resize: &Resize, ground: &mut Ground) -> Vec<Planned> {
@@ -205,7 +215,7 @@ impl PoolPlan<'_> {
                     let _placed = ground.for_server(self.name, self.pool);
                     planned.extend(self.arrival(name));
                 }
-                (true, Some(_)) => planned.push(self.planned("label-node", name, "")),
+                (true, Some(_)) => planned.extend(self.label(name)),
                 (false, Some(server)) => {
                     if server.power == Power::Running {
                         planned.push(self.planned(
@@ -223,6 +233,9 @@ impl PoolPlan<'_> {
     }
 
     fn labels(&self) -> Vec<Planned> {
+        if servers::is_servers(self.name) {
+            return Vec::new();
+        }
         let wanted = arrival::node_labels(self.name, self.pool);
         let ledger = &self.observed.ledger;
         let staying = ledger
@@ -260,7 +273,10 @@ impl PoolPlan<'_> {
             node: member.name.clone(),
             uid: member.uid.clone(),
             server: member.server,
-            purpose: Purpose::Leave { reason },
+            purpose: Purpose::Leave {
+                reason,
+                retiring: None,
+            },
             at: now,
         };
         self.observed
@@ -272,8 +288,13 @@ impl PoolPlan<'_> {
     }
 
     fn way_out(&self, id: &IntentId, ticket: &Ticket) -> Vec<Planned> {
-        let verbs = departure::remaining(id, ticket, self.observed).into_iter();
+        let verbs = if servers::is_servers(self.name) {
+            servers::remaining(id, ticket, self.observed)
+        } else {
+            departure::remaining(id, ticket, self.observed)
+        };
         verbs
+            .into_iter()
             .map(|verb| {
                 self.planned(
                     verb,

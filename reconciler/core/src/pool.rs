@@ -10,8 +10,9 @@ use crate::desired::Desired;
 use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName};
-use crate::ledger::{Ledger, Member, Purpose, Reason};
+use crate::ledger::{Member, Purpose, Reason, Ticket};
 use crate::observed::{Observed, Role};
+use crate::servers;
 use crate::spec::{DrainPolicy, LocalData, PlacementStrategy, Pool, Spec};
 
 /// What it takes to bring a pool to its count. Brakes are not in it: they decide when, not what.
@@ -32,13 +33,10 @@ pub struct Resize {
 /// All pools that the spec names or that still have servers.
 pub fn all<'a>(desired: &'a Desired, observed: &'a Observed) -> BTreeMap<&'a PoolName, Pool> {
     let ledger = &observed.ledger;
-    // Servers are no pool that could be resized.
-    let agents = ledger.members.values().filter(|m| m.role == Role::Agent);
-    let left_over = ledger
-        .intents
-        .values()
-        .map(|i| &i.pool)
-        .chain(agents.map(|m| &m.pool));
+    // Servers are a pool of their own.
+    let members = ledger.members.values().map(|m| &m.pool);
+    let left_over = ledger.intents.values().map(|i| &i.pool).chain(members);
+    let left_over = left_over.filter(|name| !servers::is_servers(name));
     let mut pools: BTreeMap<&PoolName, Pool> =
         left_over.map(|name| (name, removed_pool())).collect();
     pools.extend(
@@ -93,7 +91,12 @@ pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp)
     let size = coming.len() + staying.len() + updating;
     if size < wanted {
         let short = wanted - size;
-        resize.take_back = reversible(name, observed).into_iter().take(short).collect();
+        let can_stay = |id: &IntentId, ticket: &Ticket| {
+            let stage = departure::stage(id, ticket, observed);
+            matches!(stage, Departure::Cordon | Departure::Drain(_))
+        };
+        let back = reversible(name, observed, can_stay);
+        resize.take_back = back.into_iter().take(short).collect();
         resize.create = u32::try_from(short - resize.take_back.len()).unwrap_or(u32::MAX);
     } else {
         let surplus = size - wanted;
@@ -101,6 +104,10 @@ pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp)
             .into_iter()
             .take(surplus)
             .collect();
+        staying.sort_by_key(|(id, member)| {
+            let available = guard::is_available(id, member, observed);
+            (available, Reverse(member.server))
+        });
         let victims = choose_victims(&staying, surplus - resize.cancel.len(), pool, observed, now);
         resize
             .remove
@@ -122,17 +129,22 @@ pub struct NextServer {
     pub name: NodeName,
 }
 
-/// The next `count` servers of a pool, from intent number `first` on. A number whose id is in use, or was given out
-/// before (`given`), is passed over.
+/// The next `count` servers of a pool, from intent number `first` on. A number whose id is in use (that of the first server
+/// is, which `fabrik seed` made), or was given out before (`given`), is passed over.
 pub fn next_servers(
     first: u64,
     count: u32,
     pool: &PoolName,
     spec: &Spec,
-    ledger: &Ledger,
+    observed: &Observed,
     given: &mut BTreeSet<IntentId>,
 ) -> Vec<NextServer> {
-    let in_use = |id: &IntentId| ledger.intents.contains_key(id) || ledger.members.contains_key(id);
+    let machines = observed.hetzner.servers.values();
+    let borne: BTreeSet<&IntentId> = machines.filter_map(|m| m.intent.as_ref()).collect();
+    let ledger = &observed.ledger;
+    let in_use = |id: &IntentId| {
+        ledger.intents.contains_key(id) || ledger.members.contains_key(id) || borne.contains(id)
+    };
     (first..)
         .map(|sequence| (sequence, IntentId::derive(&ledger.cluster, sequence)))
         .filter(|(_, id)| !in_use(id) && given.insert(id.clone()))
@@ -176,24 +188,23 @@ fn loss(member: &Member, observed: &Observed) -> Option<Reason> {
 }
 
 /// Members of a pool that were to go, whose machine still runs: the youngest ticket first.
-fn reversible(pool: &PoolName, observed: &Observed) -> Vec<IntentId> {
+pub(crate) fn reversible(
+    pool: &PoolName,
+    observed: &Observed,
+    can_stay: impl Fn(&IntentId, &Ticket) -> bool,
+) -> Vec<IntentId> {
     let mut tickets: Vec<_> = observed
         .ledger
         .tickets
         .iter()
         .filter(|(_, t)| t.pool == *pool && t.leave() == Some(Reason::ScaleDown))
-        .filter(|(id, t)| {
-            matches!(
-                departure::stage(id, t, observed),
-                Departure::Cordon | Departure::Drain(_)
-            )
-        })
+        .filter(|(id, t)| can_stay(id, t))
         .collect();
     tickets.sort_by_key(|(id, t)| (Reverse(t.at), (*id).clone()));
     tickets.into_iter().map(|(id, _)| id.clone()).collect()
 }
 
-fn youngest_first(intents: &[&IntentId], observed: &Observed) -> Vec<IntentId> {
+pub(crate) fn youngest_first(intents: &[&IntentId], observed: &Observed) -> Vec<IntentId> {
     let bound_and_age = |id: &IntentId| {
         observed
             .ledger
@@ -206,32 +217,22 @@ fn youngest_first(intents: &[&IntentId], observed: &Observed) -> Vec<IntentId> {
     ids
 }
 
-struct Victims {
-    chosen: Vec<IntentId>,
-    holds: Vec<Hold>,
+#[derive(Default)]
+pub(crate) struct Victims {
+    pub chosen: Vec<IntentId>,
+    pub holds: Vec<Hold>,
 }
 
-/// As a `ReplicaSet` would: the sick first, then the youngest. A healthy one that may not leave yet is passed over; a
-/// sick one keeps its place and is waited for.
-fn choose_victims(
-    staying: &[(&IntentId, &Member)],
+/// Of `candidates`, the first ones first. As a `ReplicaSet` would: the sick are the first, then the youngest. A healthy one
+/// that may not leave yet is passed over; a sick one keeps its place and is waited for.
+pub(crate) fn choose_victims(
+    candidates: &[(&IntentId, &Member)],
     count: usize,
     pool: &Pool,
     observed: &Observed,
     now: Timestamp,
 ) -> Victims {
-    let mut candidates = staying.to_vec();
-    candidates.sort_by_key(|(id, member)| {
-        (
-            guard::is_available(id, member, observed),
-            Reverse(member.server),
-        )
-    });
-
-    let mut victims = Victims {
-        chosen: Vec::new(),
-        holds: Vec::new(),
-    };
+    let mut victims = Victims::default();
     let mut passed_over = Vec::new();
     let mut places = count;
     for (id, member) in candidates {
@@ -239,7 +240,7 @@ fn choose_victims(
             break;
         }
         match may_leave(id, member, pool, observed, now) {
-            Ok(()) => victims.chosen.push(id.clone()),
+            Ok(()) => victims.chosen.push((*id).clone()),
             // A healthy one in the place of a sick one would leave the pool with the sick.
             Err(hold) if !guard::is_available(id, member, observed) => victims.holds.push(hold),
             Err(hold) => {
@@ -286,7 +287,7 @@ fn may_leave(
 /// A pool that left the spec: nobody is wanted, and the brakes are at their tightest. It names nothing to create a
 /// server from, and none is created: with a count of 0 each intent is cancelled by the same step that would create it,
 /// and effects wait until a step has no changes.
-fn removed_pool() -> Pool {
+pub(crate) fn removed_pool() -> Pool {
     Pool {
         count: 0,
         server_types: Vec::new(),

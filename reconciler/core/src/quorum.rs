@@ -3,6 +3,7 @@
 //! A member counts as healthy only when etcd says so, it is no learner, it is caught up, a Node stands for it, and that
 //! Node is neither cordoned nor taken down by us: the cordon is the earliest reliable sign that a server is about to go.
 
+use core::net::IpAddr;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,14 @@ const MAX_LAG_ENTRIES: u64 = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Member {
+    /// etcd's number of it. An older observation has none.
+    #[serde(default)]
+    pub id: u64,
     /// etcd's own name of it.
     pub name: String,
+    /// Where its peers find it, if that is an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// The Node that its peer address belongs to.
     pub node: Option<NodeName>,
     pub learner: bool,
@@ -54,39 +61,13 @@ pub fn may_go_down(
             message,
         })
     };
-    let Some(members) = members else {
-        return held("waits: the etcd members do not agree on who is a member".to_owned());
+    let members = match whole(members) {
+        Ok(members) => members,
+        Err(message) => return held(format!("waits: {message}")),
     };
-    for member in members {
-        if member.learner {
-            return held(format!(
-                "waits: etcd member {} is still a learner",
-                member.name
-            ));
-        }
-        if member.node.is_none() {
-            return held(format!(
-                "waits: etcd member {} belongs to no Node; remove it if its server is gone \
-                 (`etcdctl member remove`)",
-                member.name
-            ));
-        }
-        if let Some(alarm) = member.alarms.first() {
-            return held(format!(
-                "waits: etcd member {} has raised {alarm}",
-                member.name
-            ));
-        }
-    }
     let voters = members.len();
     let quorum = voters / 2 + 1;
-    let stays = |m: &&Member| {
-        is_caught_up(m)
-            && m.node
-                .as_ref()
-                .is_some_and(|n| n != node && !unavailable.contains(n))
-    };
-    let left = members.iter().filter(stays).count();
+    let left = healthy_without(node, members, unavailable);
     if left >= quorum
         || (voters <= 2 && downtime_allowed && nobody_else_is_down(node, members, unavailable))
     {
@@ -102,6 +83,139 @@ pub fn may_go_down(
     held(format!(
         "waits: without it {left} of {voters} etcd members would be healthy, and the quorum is {quorum}"
     ))
+}
+
+/// The members, all of whom vote, belong to a Node and have raised no alarm.
+///
+/// # Errors
+/// What is in the way.
+pub fn whole(members: &Members) -> Result<&[Member], String> {
+    let Some(members) = members else {
+        return Err("the etcd members do not agree on who is a member".to_owned());
+    };
+    for member in members {
+        let name = &member.name;
+        if member.learner {
+            return Err(format!("etcd member {name} is still a learner"));
+        }
+        if member.node.is_none() {
+            return Err(format!(
+                "etcd member {name} belongs to no Node; remove it if its server is gone (`etcdctl member remove`)"
+            ));
+        }
+        if let Some(alarm) = member.alarms.first() {
+            return Err(format!("etcd member {name} has raised {alarm}"));
+        }
+    }
+    Ok(members)
+}
+
+/// Whether etcd is so well that one more member may join.
+///
+/// # Errors
+/// What is in the way.
+pub fn may_grow(members: &Members) -> Result<(), String> {
+    let sick = whole(members)?.iter().find(|m| !is_caught_up(m));
+    sick.map_or(Ok(()), |m| {
+        Err(format!("etcd member {} is not healthy", m.name))
+    })
+}
+
+/// Whether the server may leave for good. Of two members neither can be stopped before it is removed: both have to agree
+/// on that, and it is well as long as both are.
+///
+/// # Errors
+/// Why not, with names and figures.
+pub fn may_leave(
+    node: &NodeName,
+    members: &Members,
+    unavailable: &BTreeSet<NodeName>,
+) -> Result<(), String> {
+    let members = whole(members)?;
+    let voters = members.len();
+    let left = healthy_without(node, members, unavailable);
+    let votes = members.iter().any(|m| m.is_of(node) && is_caught_up(m));
+    match voters {
+        0 | 1 => Err("it is the last etcd member".to_owned()),
+        2 if left == 1 && votes => Ok(()),
+        2 => Err("of two etcd members both have to be healthy when one leaves".to_owned()),
+        _ => {
+            let quorum = voters / 2 + 1;
+            if left >= quorum {
+                return Ok(());
+            }
+            Err(format!(
+                "without it {left} of {voters} etcd members would be healthy, and the quorum is {quorum}"
+            ))
+        }
+    }
+}
+
+/// Whether the others can agree on removing a member, and can go on without it.
+///
+/// # Errors
+/// Why not, with figures.
+pub fn may_be_removed(member: &Member, members: &[Member]) -> Result<(), String> {
+    let voters = members.iter().filter(|m| !m.learner);
+    let count = voters.clone().count();
+    let healthy = voters.clone().filter(|m| m.healthy).count();
+    let quorum = count / 2 + 1;
+    if healthy < quorum {
+        return Err(format!(
+            "{healthy} of {count} etcd members are healthy, and {quorum} have to agree on removing one"
+        ));
+    }
+    if member.learner {
+        return Ok(());
+    }
+    let others = voters.filter(|m| m.id != member.id && m.healthy).count();
+    let then = (count - 1) / 2 + 1;
+    if count > 1 && others >= then {
+        return Ok(());
+    }
+    Err(format!(
+        "without it {others} of {} etcd members would be healthy, and the quorum is {then}",
+        count - 1
+    ))
+}
+
+/// The member that is this server's, also where its Node is gone.
+pub fn of<'a>(node: &NodeName, members: &'a [Member]) -> Option<&'a Member> {
+    members.iter().find(|m| m.is_of(node))
+}
+
+impl Member {
+    /// By the Node that it belongs to; where it belongs to none, by what it is called: k3s adds a dash and eight digits
+    /// to the Node's name.
+    pub fn is_of(&self, node: &NodeName) -> bool {
+        match &self.node {
+            Some(own) => own == node,
+            None => is_called_after(&self.name, node),
+        }
+    }
+}
+
+/// Whether etcd's name of a member is that of the member of this Node.
+pub fn is_called_after(member: &str, node: &NodeName) -> bool {
+    [Some(member), without_digits(member)].contains(&Some(node.as_str()))
+}
+
+/// What a member's name is without the dash and the eight digits that k3s adds.
+pub fn without_digits(member: &str) -> Option<&str> {
+    let (name, random) = member.rsplit_once('-')?;
+    let is_random = random.len() == 8 && random.chars().all(|c| c.is_ascii_hexdigit());
+    is_random.then_some(name)
+}
+
+/// Members that are well, and stay so when `node` goes.
+fn healthy_without(node: &NodeName, members: &[Member], unavailable: &BTreeSet<NodeName>) -> usize {
+    let stays = |m: &&Member| {
+        is_caught_up(m)
+            && m.node
+                .as_ref()
+                .is_some_and(|n| n != node && !unavailable.contains(n))
+    };
+    members.iter().filter(stays).count()
 }
 
 /// Whether the server is a full member again.
@@ -165,6 +279,8 @@ mod tests {
 
     fn members(count: usize) -> Vec<Member> {
         let member = |number| Member {
+            id: number as u64,
+            address: None,
             name: format!("m-{number}"),
             node: Some(name(number)),
             learner: false,

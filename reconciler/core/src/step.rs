@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
+use crate::departure::{self, Leaver};
 use crate::desired::Desired;
 use crate::effect::Effect;
 use crate::guard;
@@ -12,10 +13,10 @@ use crate::hold::{Hold, HoldReason, goes_on};
 use crate::id::{IntentId, PoolName};
 use crate::infrastructure::Ground;
 use crate::ledger::{Change, EventKind, Member, Purpose, Reason, Ticket};
-use crate::observed::Observed;
+use crate::observed::{Observed, Role};
 use crate::pool::{self, Resize};
 use crate::spec::Pool;
-use crate::{adopt, arrival, departure, infrastructure, rollout, secrets};
+use crate::{adopt, arrival, infrastructure, rollout, secrets, servers};
 
 /// What to do now, and what waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +50,9 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
     pass.step.extend(arrival::strays(observed));
     pass.step.extend(strangers(observed));
     pass.step.extend(secrets::step(desired, observed));
+    if let Some(pool) = servers::pool(&desired.spec, &observed.ledger) {
+        pass.servers(&pool);
+    }
     for (name, pool) in pool::all(desired, observed) {
         pass.pool(name, &pool);
     }
@@ -87,26 +91,58 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     fn pool(&mut self, name: &PoolName, pool: &Pool) {
+        let resize = pool::resize(name, pool, self.observed, self.now);
+        self.go_on(name, pool, &resize, departure::step);
+        self.label(name, pool);
+        self.intend(name, resize.create);
+        self.cancel(&resize);
+        self.grant(name, pool, &resize);
+        self.step.holds.extend(resize.holds);
+    }
+
+    /// One server at a time, in or out (S3).
+    fn servers(&mut self, pool: &Pool) {
+        let name = PoolName::servers();
+        let resize = servers::resize(self.desired, pool, self.observed, self.now);
+        self.go_on(&name, pool, &resize, servers::step);
+        if resize.create > 0 && resize.remove.is_empty() {
+            match servers::may_join(pool, self.observed) {
+                Ok(()) => self.intend(&name, 1),
+                Err(hold) => self.step.holds.push(hold),
+            }
+        }
+        self.cancel(&resize);
+        self.grant(&name, pool, &resize);
+        self.step.holds.extend(resize.holds);
+    }
+
+    /// What was begun with servers of a pool.
+    fn go_on(
+        &mut self,
+        name: &PoolName,
+        pool: &Pool,
+        resize: &Resize,
+        leave: fn(&Leaver<'_>) -> Step,
+    ) {
         let (observed, now) = (self.observed, self.now);
         let ledger = &observed.ledger;
-        let resize = pool::resize(name, pool, observed, now);
-
         for (id, intent) in ledger.intents.iter().filter(|(_, i)| i.pool == *name) {
             let next = arrival::step(id, intent, pool, &mut self.ground, observed, now);
             self.step.extend(next);
         }
         let leaving = |t: &Ticket| t.pool == *name && t.leave().is_some();
         for (id, ticket) in ledger.tickets.iter().filter(|(_, t)| leaving(t)) {
-            let wanted_again = resize.take_back.contains(id);
-            let forced = &self.desired.spec.update.force;
-            let next = departure::step(id, ticket, pool, forced, wanted_again, observed, now);
+            let next = leave(&Leaver {
+                id,
+                ticket,
+                pool,
+                forced: &self.desired.spec.update.force,
+                wanted_again: resize.take_back.contains(id),
+                observed,
+                now,
+            });
             self.step.extend(next);
         }
-        self.label(name, pool);
-        self.intend(name, &resize);
-        self.cancel(&resize);
-        self.grant(name, pool, &resize);
-        self.step.holds.extend(resize.holds);
     }
 
     fn label(&mut self, name: &PoolName, pool: &Pool) {
@@ -125,25 +161,25 @@ impl Pass<'_> {
     }
 
     /// Writes down which servers are wanted, as far as the hourly cap allows.
-    fn intend(&mut self, name: &PoolName, resize: &Resize) {
-        let ledger = &self.observed.ledger;
-        let spec = &self.desired.spec;
+    fn intend(&mut self, name: &PoolName, create: u32) {
+        let (observed, spec) = (self.observed, &self.desired.spec);
         let cap = spec.limits.creations_per_hour as usize;
         let done = self.done_this_hour(EventKind::Creation);
         let room = u32::try_from(cap.saturating_sub(done)).unwrap_or(u32::MAX);
-        let count = resize.create.min(room);
-        if count < resize.create {
-            let waiting = resize.create - count;
+        let count = create.min(room);
+        if count < create {
+            let waiting = create - count;
             self.step.holds.push(Hold {
                 about: format!("pool {name}"),
                 reason: HoldReason::Throttled,
                 message: format!(
                     "{waiting} more servers wait: [limits] creations-per-hour is {cap} and is used up{}",
-                    goes_on(ledger.room_at(EventKind::Creation, cap, self.now))
+                    goes_on(observed.ledger.room_at(EventKind::Creation, cap, self.now))
                 ),
             });
         }
-        let new = pool::next_servers(self.next_intent, count, name, spec, ledger, &mut self.given);
+        let first = self.next_intent;
+        let new = pool::next_servers(first, count, name, spec, observed, &mut self.given);
         for server in new {
             self.next_intent = server.sequence + 1;
             self.step.changes.push(Change::Intend {
@@ -200,6 +236,10 @@ impl Pass<'_> {
             let available = guard::is_available(id, member, observed);
             let about = format!("node {}", member.name);
             let allowed = guard::within_budget(member, unavailable, available, ticketed, pool)
+                .and_then(|()| match member.role {
+                    Role::Server => servers::may_leave(member, *reason, observed),
+                    _ => Ok(()),
+                })
                 .and_then(|()| self.may_delete(&about));
             if let Err(mut hold) = allowed {
                 // The sick come first: who is behind waits for the same reason.
@@ -226,7 +266,10 @@ impl Pass<'_> {
             node: member.name.clone(),
             uid: member.uid.clone(),
             server: member.server,
-            purpose: Purpose::Leave { reason },
+            purpose: Purpose::Leave {
+                reason,
+                retiring: None,
+            },
             at: self.now,
         }
     }

@@ -22,6 +22,7 @@ fn add_server(model: &mut Model, number: u64) -> NodeName {
         pool: None,
         intent: None,
         power: Power::Running,
+        address: None,
         server_type: "cx23".to_owned(),
         location: "fsn1".to_owned(),
         created: model.now,

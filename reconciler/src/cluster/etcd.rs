@@ -1,5 +1,5 @@
-//! etcd, by gRPC: who is a member and how it does, and the two things that are asked of it: another leader, and a
-//! snapshot.
+//! etcd, by gRPC: who is a member and how it does, and the three things that are asked of it: another leader, a snapshot,
+//! and one member less.
 //!
 //! k3s runs etcd with client certificates of an authority of its own. Nothing here decides: what could not be read is an
 //! error, and the caller knows of no etcd then.
@@ -9,10 +9,12 @@ mod members;
 mod snapshots;
 mod wire;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use fabrik_core::id::NodeName;
 use fabrik_core::observed;
 use futures::future::join_all;
 use reqwest::Client;
@@ -21,7 +23,8 @@ pub use self::alone::{Alone, Other};
 pub use self::members::Hosts;
 use self::members::Look;
 use self::wire::{
-    AlarmRequest, MemberList, MemberListRequest, MoveLeaderRequest, StatusRequest, call,
+    AlarmRequest, MemberList, MemberListRequest, MemberRemoveRequest, MoveLeaderRequest,
+    StatusRequest, call,
 };
 use crate::config;
 use crate::secrets::Secret;
@@ -50,6 +53,16 @@ pub enum EtcdError {
     NoMember(String),
     #[error("etcd: no member says that it leads")]
     NoLeader,
+    #[error(
+        "etcd: member {id:x} is called `{name}` and is not of server {server}; it was not removed"
+    )]
+    OtherMember {
+        id: u64,
+        name: String,
+        server: NodeName,
+    },
+    #[error("etcd: member {0:x} can only be removed by another one, and none has a client URL")]
+    NoOtherMember(u64),
     #[error("etcd: `k3s etcd-snapshot save` can't be run: {0}. fabrik looks for `k3s` on its PATH")]
     NoK3s(std::io::Error),
     #[error("etcd: `k3s etcd-snapshot save` failed: {0}")]
@@ -110,6 +123,39 @@ impl Etcd {
         let url = leader.client_urls.first().ok_or(EtcdError::NoLeader)?;
         let asked = MoveLeaderRequest { target: target.id };
         call(&client, url, &asked).await.map(drop)
+    }
+
+    /// Takes a member out, by another one: it may be this server's own. It has to be `server`'s still, by its name or by
+    /// its address; one that is gone already is.
+    pub async fn remove(
+        &self,
+        server: &NodeName,
+        id: u64,
+        address: Option<IpAddr>,
+    ) -> Result<(), EtcdError> {
+        let client = self.client()?;
+        let agreed = MemberListRequest { linearizable: true };
+        let list = call(&client, &self.config.endpoint, &agreed).await?;
+        let Some(member) = list.members.iter().find(|m| m.id == id) else {
+            return Ok(());
+        };
+        if !members::is_of(member, server, address) {
+            return Err(EtcdError::OtherMember {
+                id,
+                name: member.name.clone(),
+                server: server.clone(),
+            });
+        }
+        let asked = MemberRemoveRequest { id };
+        let others = list.members.iter().filter(|m| m.id != id && !m.is_learner);
+        let mut failure = EtcdError::NoOtherMember(id);
+        for url in others.filter_map(|m| m.client_urls.first()) {
+            match call(&client, url, &asked).await {
+                Ok(_) => return Ok(()),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
     }
 
     /// Takes a snapshot on this server, by k3s' own way, so that `k3s server --cluster-reset` finds it.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fabrik_core::id::{ClusterId, IntentId, NodeName, PoolName, ServerId};
 use fabrik_core::names::{
-    API_PORT, CLUSTER_LABEL, IMAGE_LABEL, INTENT_LABEL, POOL_LABEL, ROLE_LABEL,
+    API_PORT, CLUSTER_LABEL, IMAGE_LABEL, INTENT_LABEL, POOL_LABEL, ROLE_LABEL, SERVERS_POOL,
 };
 use fabrik_core::observed::{FirewallRule, Image, LoadBalancer, Power, Role, Server};
 use serde_json::{Value, json};
@@ -21,10 +21,12 @@ pub fn pool_labels(cluster: &ClusterId, pool: &PoolName) -> Labels {
     labels
 }
 
-/// Of a worker.
+/// Of a server that was made for an intent.
 pub fn server_labels(cluster: &ClusterId, pool: &PoolName, intent: &IntentId) -> Labels {
     let mut labels = pool_labels(cluster, pool);
-    labels.insert(ROLE_LABEL.to_owned(), "agent".to_owned());
+    let is_server = pool.as_str() == SERVERS_POOL;
+    let role = if is_server { "server" } else { "agent" };
+    labels.insert(ROLE_LABEL.to_owned(), role.to_owned());
     labels.insert(INTENT_LABEL.to_owned(), intent.to_string());
     labels
 }
@@ -74,9 +76,20 @@ pub fn mismatch(
     })
 }
 
-/// Why `server` is no machine of this cluster's control plane, if it is none. Intents stand for workers only, and these
-/// machines bear the name that a person gave them.
-pub fn mismatch_of_server(server: &wire::Server, cluster: &ClusterId) -> Option<String> {
+/// Why `server` is no machine of this cluster's control plane, or one that was made for another intent. Those that were
+/// there before fabrik bear no intent, and the name that a person gave them.
+pub fn mismatch_of_server(
+    server: &wire::Server,
+    cluster: &ClusterId,
+    intent: &IntentId,
+) -> Option<String> {
+    let borne = server.labels.get(INTENT_LABEL);
+    if let Some(other) = borne.filter(|borne| *borne != intent.as_str()) {
+        let (id, other) = (server.id, printable(other));
+        return Some(format!(
+            "label {INTENT_LABEL} of server {id} has `{other}` instead of `{intent}`"
+        ));
+    }
     let wanted = [(CLUSTER_LABEL, cluster.as_str()), (ROLE_LABEL, "server")];
     let differs = |(label, value): &&(&str, &str)| {
         server.labels.get(*label).map(String::as_str) != Some(*value)
@@ -104,6 +117,7 @@ pub fn server(wire: &wire::Server) -> Result<Server, String> {
         pool: label(POOL_LABEL).and_then(|v| v.parse().ok()),
         intent: label(INTENT_LABEL).and_then(|v| v.parse().ok()),
         power: power(&wire.status),
+        address: wire.private_net.iter().find_map(|net| net.ip.parse().ok()),
         server_type: wire.server_type.name.clone(),
         location: wire.location.name.clone(),
         created,
@@ -273,10 +287,18 @@ mod tests {
             })
         };
         let ours = cluster();
-        let mismatch = |s: wire::Server| mismatch_of_server(&s, &ours);
+        let mismatch = |s: wire::Server| mismatch_of_server(&s, &ours, &"k3x9qd".parse().unwrap());
         assert_eq!(mismatch(with("server", ours.as_str())), None);
         assert!(mismatch(with("agent", ours.as_str())).is_some());
         assert!(mismatch(with("server", "0000000000000000")).is_some());
+        let relabelled = |change: fn(&mut Labels)| {
+            let mut server = with("server", ours.as_str());
+            change(&mut server.labels);
+            mismatch(server)
+        };
+        assert_eq!(relabelled(|l| drop(l.remove(INTENT_LABEL))), None);
+        let other = relabelled(|l| drop(l.insert(INTENT_LABEL.to_owned(), "aaaaaa".to_owned())));
+        assert!(other.unwrap().contains("`aaaaaa` instead of `k3x9qd`"));
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub async fn execute(
         | Effect::Withdraw { .. }
         | Effect::MoveEtcdLeader { .. }
         | Effect::SnapshotEtcd { .. }
+        | Effect::StopK3s { .. }
+        | Effect::RemoveEtcdMember { .. }
         | Effect::DeliverSecrets { .. }
         | Effect::DeleteNode { .. } => return None,
     })

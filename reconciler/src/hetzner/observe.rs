@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fabrik_core::id::{ClusterId, ServerId};
+use fabrik_core::id::{ClusterId, PoolName, ServerId};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION, api_load_balancer};
 use fabrik_core::observed::{FirewallResource, Hetzner, PlacementGroup, Resource, SshKeyResource};
@@ -73,11 +73,12 @@ pub async fn observe(
             seen.ssh_keys.insert(name.clone(), key);
         }
     }
+    let servers = PoolName::servers();
     for group in &groups {
         if is_ours(group, cluster) {
             seen.placement_groups
                 .insert(group.name.clone(), placement_group(group));
-        } else if convert::is_group_name(&group.name, wanted, spec.pools.keys()) {
+        } else if convert::is_group_name(&group.name, wanted, spec.pools.keys().chain([&servers])) {
             taken.insert(group.name.clone(), holder(group));
         }
     }

@@ -8,7 +8,7 @@ use fabrik_core::effect::{Effect, NewServer, NodeRef};
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{IntentId, PoolName, StorePath, Uid};
 use fabrik_core::join;
-use fabrik_core::system::{Action, Order};
+use fabrik_core::system::{Action, Order, Retirement};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -20,8 +20,10 @@ use crate::cluster::events::Weight;
 use crate::cluster::user_data::{self, Invitation};
 use crate::cluster::{nodes, tokens};
 use crate::hetzner::{self, HetznerError};
+use crate::publication;
 use crate::report::Outcome;
-use crate::signing::SigningKey;
+use crate::secrets::Secret;
+use crate::signing::{KeyError, SigningKey};
 
 /// How many effects are under way at once.
 const CONCURRENCY: usize = 8;
@@ -159,6 +161,18 @@ impl<'a> Executor<'a> {
                 Some(etcd) => etcd.move_leader(to).await.map_err(|e| e.to_string()),
                 None => Err(NO_ETCD.to_owned()),
             },
+            Effect::RemoveEtcdMember {
+                server,
+                member,
+                address,
+            } => match &self.leader.etcd {
+                Some(etcd) => {
+                    let removed = etcd.remove(server, *member, *address);
+                    removed.await.map_err(|e| e.to_string())
+                }
+                None => Err(NO_ETCD.to_owned()),
+            },
+            Effect::StopK3s { node, retirement } => self.retire(node, retirement).await,
             Effect::SnapshotEtcd { name, .. } => match &self.leader.etcd {
                 Some(etcd) => etcd.snapshot(name).await.map_err(|e| e.to_string()),
                 None => Err(NO_ETCD.to_owned()),
@@ -213,15 +227,42 @@ impl<'a> Executor<'a> {
             .map_err(|e| e.to_string())
     }
 
+    /// Signed as what nodes run is: whoever may write a `FabrikNode` can't stop a server by that alone.
+    async fn retire(&self, node: &NodeRef, retirement: &Retirement) -> Result<(), String> {
+        let key = self.signing_key().map_err(|e| e.to_string())?;
+        let key = key.ok_or("the configuration has no key to sign with, so no agent would obey")?;
+        let signed = publication::sign(&key, retirement)?;
+        let client = &self.leader.replica.clients.leader_once;
+        nodes::retire(client, node, &signed)
+            .await
+            .map_err(|e| e.to_string())
+    }
+
+    /// `None` where no systems are built.
+    fn signing_key(&self) -> Result<Option<SigningKey>, KeyError> {
+        let nix = self.leader.replica.config.nix.as_ref();
+        nix.map(|nix| SigningKey::read(&nix.signing_key_file))
+            .transpose()
+    }
+
     async fn create_server(&self, effect: &Effect, server: &NewServer) -> Done {
-        let config = &self.leader.replica.config;
-        let key = config.nix.as_ref();
-        let key = key.map(|nix| SigningKey::read(&nix.signing_key_file));
-        let public_key = match key.transpose() {
-            Ok(key) => key.map(|key| key.public_half()),
-            // A node that knows no key could never be told what to run.
-            Err(error) => return Done::refused(error),
+        let user_data = match self.user_data(server).await {
+            Ok(user_data) => user_data,
+            Err(done) => return done,
         };
+        if let Err(lost) = self.leader.authority.check() {
+            return Done::refused(lost);
+        }
+        self.at_hetzner(effect, user_data.expose_str().unwrap_or_default())
+            .await
+    }
+
+    /// What a machine reads when it boots.
+    async fn user_data(&self, server: &NewServer) -> Result<Secret, Done> {
+        let config = &self.leader.replica.config;
+        // A node that knows no key could never be told what to run.
+        let key = self.signing_key().map_err(Done::refused)?;
+        let public_key = key.map(|key| key.public_half());
         let cluster = user_data::Cluster {
             name: &config.cluster.name,
             id: &config.cluster.id,
@@ -229,25 +270,14 @@ impl<'a> Executor<'a> {
             public_key: public_key.as_deref(),
             cache_urls: &config.cache_urls(),
         };
-        let user_data = if server.pool == PoolName::servers() {
-            let invitation = self.invite(&server.intent).await;
-            invitation.map(|invitation| user_data::server(server, cluster, invitation))
-        } else {
-            // The token first: a machine that boots finds it valid.
-            let tokens = &self.leader.tokens;
-            let token = tokens.ensure(&server.intent, Timestamp::now()).await;
-            let token = token.map_err(|error| error.to_string());
-            token.map(|token| user_data::worker(server, cluster, &token))
-        };
-        let user_data = match user_data {
-            Ok(user_data) => user_data,
-            Err(problem) => return Done::refused(problem),
-        };
-        if let Err(lost) = self.leader.authority.check() {
-            return Done::refused(lost);
+        if server.pool == PoolName::servers() {
+            let invitation = self.invite(&server.intent).await.map_err(Done::refused)?;
+            return Ok(user_data::server(server, cluster, invitation));
         }
-        self.at_hetzner(effect, user_data.expose_str().unwrap_or_default())
-            .await
+        // The token first: a machine that boots finds it valid.
+        let token = self.leader.tokens.ensure(&server.intent, Timestamp::now());
+        let token = token.await.map_err(Done::refused)?;
+        Ok(user_data::worker(server, cluster, &token))
     }
 
     /// A nonce for the server of an intent, which the ledger knows before the server is there.

@@ -328,10 +328,13 @@ pub fn pools(desired: &Desired, observed: &Observed) -> BTreeMap<String, PoolSta
                 ),
         }
     };
-    let pools = pool::all(desired, observed);
+    let servers = PoolName::servers();
+    let asked_for = fabrik_core::servers::pool(&desired.spec, &observed.ledger);
+    let control_plane = asked_for.map(|pool| (servers.to_string(), status(&servers, pool.count)));
+    let pools = pool::all(desired, observed).into_iter();
     pools
-        .into_iter()
         .map(|(name, pool)| (name.to_string(), status(name, pool.count)))
+        .chain(control_plane)
         .collect()
 }
 

@@ -128,7 +128,9 @@ fn in_words(effect: &Effect) -> (Option<&NodeName>, String) {
         | Effect::Withdraw { node }
         | Effect::DeliverSecrets { node, .. }
         | Effect::MoveEtcdLeader { from: node, .. }
-        | Effect::SnapshotEtcd { node, .. } => (Some(&node.name), words),
+        | Effect::SnapshotEtcd { node, .. }
+        | Effect::StopK3s { node, .. } => (Some(&node.name), words),
+        Effect::RemoveEtcdMember { server, .. } => (Some(server), words),
         Effect::Reset { server } => (Some(&server.name), words),
         _ => (None, words),
     }

@@ -225,5 +225,12 @@ pub fn remember(ledger: &mut Ledger, intent: &str, server: u64) {
         Timestamp::UNIX_EPOCH,
     );
     let server = ServerId(server);
-    ledger.apply(&Change::Bind { id, server }, Timestamp::UNIX_EPOCH);
+    ledger.apply(
+        &Change::Bind {
+            id,
+            server,
+            address: None,
+        },
+        Timestamp::UNIX_EPOCH,
+    );
 }

@@ -4,6 +4,7 @@
 mod deeds;
 mod down;
 mod grant;
+mod servers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -120,6 +121,7 @@ pub fn changes(
             }
             _ => None,
         };
+        let found = found.or_else(|| servers::written(desired, view, change));
         if found.is_some() {
             return found;
         }

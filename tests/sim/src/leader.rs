@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use fabrik_core::effect::Effect;
 use fabrik_core::ledger::Change;
-use fabrik_core::observed::Observed;
+use fabrik_core::observed::{Observed, Role};
 use fabrik_core::step::Step;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::coverage;
+use crate::machine::Machine;
 use crate::mutant;
 use crate::world::World;
 
@@ -78,6 +79,12 @@ fn is_at_hetzner(effect: &Effect) -> bool {
 }
 
 impl World {
+    /// The server that a leader is on.
+    pub fn host(&self, number: usize) -> Option<&Machine> {
+        let mut servers = self.machines.iter().filter(|m| m.role == Role::Server);
+        servers.nth(number)
+    }
+
     /// One turn of a leader: renews its Lease or takes it, and makes a pass.
     pub fn lead(&mut self, number: usize) {
         let now = self.now;
@@ -85,11 +92,7 @@ impl World {
         if now < self.leaders[number].dead_until || !self.api_is_up() {
             return;
         }
-        let servers = self.machines.iter();
-        let host = servers
-            .filter(|m| m.role == fabrik_core::observed::Role::Server)
-            .nth(number);
-        if host.is_none_or(|h| !h.is_on()) {
+        if self.host(number).is_none_or(|h| !h.is_on() || h.k3s_ended) {
             return;
         }
         let age = now.duration_since(self.lease.renewed);
@@ -254,9 +257,10 @@ impl World {
 
     fn spec_version(&self, effect: &Effect) -> u64 {
         match effect {
-            Effect::Order { node, .. } | Effect::Withdraw { node } | Effect::Aim { node, .. } => {
-                self.truths.get(&node.name).map_or(0, |t| t.spec_version)
-            }
+            Effect::Order { node, .. }
+            | Effect::Withdraw { node }
+            | Effect::StopK3s { node, .. }
+            | Effect::Aim { node, .. } => self.truths.get(&node.name).map_or(0, |t| t.spec_version),
             _ => 0,
         }
     }

@@ -5,7 +5,7 @@ mod command;
 use fabrik_core::agent::{self, Command, Do, Facts, Journal, Outcome, Wish};
 use fabrik_core::id::{BootId, IntentId, NodeName, ServerId};
 use fabrik_core::observed::Role;
-use fabrik_core::system::{Report, Staged};
+use fabrik_core::system::{Report, Retirement, Staged};
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::command::Begun;
@@ -35,6 +35,10 @@ pub enum Mishap {
 }
 
 #[derive(Debug, Clone)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each may be true without the others"
+)]
 pub struct Machine {
     pub id: IntentId,
     pub name: NodeName,
@@ -64,6 +68,13 @@ pub struct Machine {
     pub kubelet_dead_until: Timestamp,
     pub cut_off_until: Timestamp,
     pub disk_full_until: Timestamp,
+    /// Its k3s starts no more: that is on its disk.
+    pub retired: bool,
+    /// Its k3s is to be stopped as soon as that is known.
+    pub stops: bool,
+    /// k3s does not run on it.
+    pub k3s_ended: bool,
+    pub stays_learner: bool,
     /// The newest k3s minor whose data it holds.
     pub data_minor: u32,
     /// It has something new to report.
@@ -115,6 +126,10 @@ impl Machine {
             kubelet_dead_until: long_ago,
             cut_off_until: long_ago,
             disk_full_until: long_ago,
+            retired: false,
+            stops: false,
+            k3s_ended: false,
+            stays_learner: false,
             data_minor: systems.minor(runs),
             dirty: true,
             places_to_die: 0,
@@ -127,7 +142,23 @@ impl Machine {
 
     /// Its kubelet, and its etcd member where it is a server.
     pub fn is_well(&self, systems: &Systems, now: Timestamp) -> bool {
-        self.is_on() && systems.fate(self.running) != Fate::Sick && now >= self.kubelet_dead_until
+        let sick = systems.fate(self.running) == Fate::Sick;
+        self.is_on() && !sick && now >= self.kubelet_dead_until && !self.k3s_ended
+    }
+
+    /// k3s goes with its etcd member.
+    pub fn k3s_ends(&mut self) {
+        self.k3s_ended = true;
+        self.dirty = true;
+    }
+
+    /// As its agent obeys it: of this boot, and k3s is stopped when it is known that it starts no more.
+    pub fn hears_retirement(&mut self, told: Option<&Retirement>) {
+        if let Some(told) = told.filter(|t| t.boot == self.boot && t.node == self.name) {
+            self.dirty |= !self.retired;
+            self.retired = true;
+            self.stops = told.stops;
+        }
     }
 
     pub fn hears_the_api(&self, now: Timestamp) -> bool {
@@ -220,6 +251,7 @@ impl Machine {
             self.boots += 1;
             self.boot = boot_id(self.boots);
             self.booted = into;
+            self.k3s_ended = self.retired;
             self.start(into, systems);
         }
         if !self.is_on() {
@@ -228,6 +260,9 @@ impl Machine {
         self.end_command(systems, now);
         if now < self.agent_dead_until {
             return did;
+        }
+        if self.retired && self.stops && !self.dirty {
+            self.k3s_ended = true;
         }
         self.fetch(systems, now);
         for _ in 0..8 {
@@ -314,7 +349,10 @@ impl Machine {
     }
 
     pub fn report(&self, systems: &Systems, now: Timestamp) -> Report {
-        agent::report(&self.journal, &self.facts(systems, now))
+        Report {
+            retired: self.retired,
+            ..agent::report(&self.journal, &self.facts(systems, now))
+        }
     }
 }
 

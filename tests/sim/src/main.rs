@@ -10,7 +10,7 @@ use fabrik_sim::coverage::Coverage;
 use fabrik_sim::exhaustive::{self, Left};
 use fabrik_sim::mutant::{self, MUTANTS};
 use fabrik_sim::people;
-use fabrik_sim::schedule::{Failure, Schedule};
+use fabrik_sim::schedule::{self, Failure, Schedule};
 use fabrik_sim::ways;
 use mimalloc::MiMalloc;
 
@@ -92,21 +92,21 @@ fn main() -> ExitCode {
 
 fn run(first: u64, count: u64, threads: usize) -> ExitCode {
     let began = Instant::now();
-    let next = AtomicU64::new(first);
+    let next = AtomicU64::new(0);
     let total = Mutex::new((Coverage::default(), 0_u64, Vec::<Failure>::new()));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 let (mut cover, mut steps) = (Coverage::default(), 0);
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
                         break;
                     }
-                    if seed.is_multiple_of(PROGRESS_SEEDS) {
-                        eprintln!("… seed {seed}");
+                    if number > 0 && number.is_multiple_of(PROGRESS_SEEDS) {
+                        eprintln!("… {number} schedules");
                     }
-                    let outcome = Schedule::of(seed).run(None, false);
+                    let outcome = Schedule::of(schedule::seed(first, number)).run(None, false);
                     cover.add(&outcome.cover);
                     steps += u64::from(outcome.steps);
                     if let Some(failure) = outcome.failure {

@@ -57,9 +57,16 @@ pub enum Act {
     PdbBlocks(usize, i64),
     DiskFull(usize, i64),
     ClockJumps(usize, i64),
+    /// Nobody asks for a number of servers any more where there is none.
+    ScaleServers(Option<u32>),
+    /// A server of the control plane is deleted at Hetzner, where the others can do without it.
+    LoseServer(usize),
+    JoinerHangs,
+    JoinerNeverStarts,
+    EtcdHeadless(i64),
 }
 
-pub const FAULTS: [&str; 42] = [
+pub const FAULTS: [&str; 47] = [
     "push",
     "push-bad",
     "push-minor",
@@ -98,6 +105,11 @@ pub const FAULTS: [&str; 42] = [
     "pdb-blocks",
     "disk-full",
     "clock-jumps",
+    "scale-servers",
+    "lose-server",
+    "joiner-hangs",
+    "joiner-never-starts",
+    "etcd-headless",
     "paused-in-a-pass",
     "died-in-a-pass",
     "request-late",
@@ -154,6 +166,23 @@ pub fn any(rng: &mut Rng) -> Act {
                 Act::ClockJumps(node, secs - 300)
             }
         }
+    }
+}
+
+/// More servers, or fewer.
+pub fn scale_servers(rng: &mut Rng) -> Act {
+    Act::ScaleServers(Some([1, 3, 5, 5][rng.below(4)]))
+}
+
+/// Something that may happen to the control plane.
+pub fn of_servers(rng: &mut Rng) -> Act {
+    match rng.below(9) {
+        0..=2 => scale_servers(rng),
+        3 => Act::ScaleServers(None),
+        4 | 5 => Act::LoseServer(rng.below(5)),
+        6 => Act::JoinerHangs,
+        7 => Act::JoinerNeverStarts,
+        _ => Act::EtcdHeadless(rng.range(20, 600)),
     }
 }
 
@@ -225,5 +254,10 @@ fn name_of(act: Act) -> &'static str {
         Act::PdbBlocks(..) => "pdb-blocks",
         Act::DiskFull(..) => "disk-full",
         Act::ClockJumps(..) => "clock-jumps",
+        Act::ScaleServers(_) => "scale-servers",
+        Act::LoseServer(_) => "lose-server",
+        Act::JoinerHangs => "joiner-hangs",
+        Act::JoinerNeverStarts => "joiner-never-starts",
+        Act::EtcdHeadless(_) => "etcd-headless",
     }
 }

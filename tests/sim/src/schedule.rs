@@ -8,6 +8,7 @@ use crate::coverage::Coverage;
 use crate::mutant::Mutant;
 use crate::people::{self, Act};
 use crate::rng::Rng;
+use crate::systems::Fate;
 use crate::world::{Size, World, servers_pool, workers_pool};
 
 /// Steps with faults, and the least without.
@@ -17,6 +18,18 @@ const QUIET_STEPS: u32 = 100;
 const MAX_QUIET_STEPS: u32 = 2500;
 /// For how long a node may need a person before one comes.
 const PATIENCE_STEPS: u32 = 10;
+/// From this seed on servers of the control plane come and go as well.
+const RESIZED_FROM: u64 = 500_000;
+
+/// The `number`-th seed of a run that begins with `first`: every other one is of a control plane that is resized.
+pub fn seed(first: u64, number: u64) -> u64 {
+    let kind = if number.is_multiple_of(2) {
+        0
+    } else {
+        RESIZED_FROM
+    };
+    kind + first + number / 2
+}
 
 #[derive(Debug, Clone)]
 pub struct Schedule {
@@ -57,8 +70,22 @@ impl Schedule {
         for _ in 0..3 + rng.below(8) {
             acts.push((at(&mut rng), people::any(&mut rng)));
         }
-        acts.sort_by_key(|(step, _)| *step);
         let max_unavailable = 1 + u32::try_from(rng.below(2)).expect("few");
+        if seed >= RESIZED_FROM {
+            // The only server can't be taken back from a minor by anybody.
+            for (_, act) in &mut acts {
+                if let Act::Push { servers, .. } = act
+                    && *servers == Fate::Sick
+                {
+                    *servers = Fate::Panics;
+                }
+            }
+            acts.push((at(&mut rng), people::scale_servers(&mut rng)));
+            for _ in 0..=rng.below(4) {
+                acts.push((at(&mut rng), people::of_servers(&mut rng)));
+            }
+        }
+        acts.sort_by_key(|(step, _)| *step);
         Self {
             seed,
             max_unavailable,
@@ -75,6 +102,9 @@ impl Schedule {
         };
         let mut world = World::new(&size, self.seed);
         world.mutant = mutant;
+        if self.seed >= RESIZED_FROM {
+            world.want_servers(Some(3));
+        }
         world.log = with_log.then(Vec::new);
         let mut acts = self.acts.iter().peekable();
         let mut steps = 0;
@@ -89,8 +119,8 @@ impl Schedule {
         world.act(Act::Push {
             kernel: true,
             minor: false,
-            servers: crate::systems::Fate::Well,
-            workers: crate::systems::Fate::Well,
+            servers: Fate::Well,
+            workers: Fate::Well,
         });
         let mut stuck = 0;
         while world.book.broken.is_none() {
@@ -187,6 +217,12 @@ impl World {
         let wanted = self.desired.spec.pools[&workers_pool()].count as usize;
         if agents != wanted || !ledger.intents.is_empty() {
             let what = format!("{agents} agents, and {wanted} are wanted: {held}");
+            return Some(("L5", what));
+        }
+        let servers = ledger.members.values().filter(|m| m.role == Role::Server);
+        let (servers, wanted) = (servers.count(), self.desired.spec.servers.as_ref());
+        if let Some(wanted) = wanted.filter(|w| w.count as usize != servers) {
+            let what = format!("{servers} servers, and {} are wanted: {held}", wanted.count);
             return Some(("L5", what));
         }
         for member in ledger.members.values() {

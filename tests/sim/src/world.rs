@@ -1,5 +1,6 @@
 //! The cluster: what its API server, Hetzner and etcd would tell, and the machines behind them.
 
+mod etcd;
 mod sync;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,13 +11,14 @@ use fabrik_core::desired::Desired;
 use fabrik_core::id::{IntentId, NodeName, PoolName, ServerId, Uid};
 use fabrik_core::ledger::{Ledger, Member};
 use fabrik_core::observed::{
-    Datastore, FirewallResource, Hetzner, Node, NodeSystem, Observed, Pod, Power, Resource, Role,
-    Server,
+    Datastore, FirewallResource, Hetzner, Image, Node, NodeSystem, Observed, Pod, Power, Resource,
+    Role, Server,
 };
 use fabrik_core::spec::{self, Spec};
 use fabrik_core::system::{Publication, Target};
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::etcd::{Voters, address_of};
 use crate::check::Book;
 use crate::coverage::Coverage;
 use crate::leader::{Flight, Leader, Lease};
@@ -66,15 +68,32 @@ pub struct World {
     pub api_down_until: Timestamp,
     pub etcd_unread_until: Timestamp,
     pub etcd_split_until: Timestamp,
+    pub etcd_headless_until: Timestamp,
     pub hetzner_down_until: Timestamp,
     pub conflicts_until: Timestamp,
     pub losses_until: Timestamp,
+    /// The members, by the Node of each.
+    pub etcd: Voters,
+    /// What becomes of the next server that is made.
+    pub next_joiner: Joiner,
+    /// The number of servers that was asked for last.
+    pub servers_wanted: Option<u32>,
     pub etcd_leader: Option<NodeName>,
     pub snapshots: BTreeSet<String>,
     pub cover: Coverage,
     pub book: Book,
     pub mutant: Option<Mutant>,
     pub log: Option<Vec<String>>,
+}
+
+/// How a server joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joiner {
+    Votes,
+    /// Its member never catches up.
+    StaysLearner,
+    /// Its machine boots, and k3s never runs on it.
+    NeverStarts,
 }
 
 pub struct Size {
@@ -147,9 +166,13 @@ impl World {
             api_down_until: past,
             etcd_unread_until: past,
             etcd_split_until: past,
+            etcd_headless_until: past,
             hetzner_down_until: past,
             conflicts_until: past,
             losses_until: past,
+            etcd: Arc::default(),
+            next_joiner: Joiner::Votes,
+            servers_wanted: None,
             etcd_leader: None,
             snapshots: BTreeSet::new(),
             cover: Coverage::default(),
@@ -190,6 +213,9 @@ impl World {
         let location = ["fsn1", "nbg1", "hel1"][number % 3];
         self.rent(&machine, &pool, location);
         let uid = self.join(&machine);
+        if role == Role::Server {
+            self.member(&machine, None);
+        }
         self.machines.push(machine);
         let member = Member {
             role,
@@ -209,6 +235,7 @@ impl World {
             pool: Some(pool.clone()),
             intent: Some(machine.id.clone()),
             power: Power::Running,
+            address: Some(address_of(machine.server)),
             server_type: "cx33".to_owned(),
             location: location.to_owned(),
             created: self.now,
@@ -217,7 +244,7 @@ impl World {
     }
 
     /// A server that the leader ordered; its Node comes when it has booted.
-    pub fn create(&mut self, id: &IntentId, name: &NodeName) {
+    pub fn create(&mut self, id: &IntentId, name: &NodeName, pool: &PoolName) {
         let taken = self.observed.hetzner.servers.values();
         if taken.into_iter().any(|s| s.name == name.as_str()) {
             return;
@@ -225,10 +252,25 @@ impl World {
         self.next_id += 1;
         let server = ServerId(self.next_id);
         let (id, name) = (id.clone(), name.clone());
-        let runs = 1;
-        let mut machine = Machine::new(id.clone(), name, server, Role::Agent, runs, &self.systems);
-        self.rent(&machine, &workers_pool(), "fsn1");
-        self.observed.tokens.insert(id);
+        let is_server = *pool == servers_pool();
+        let (role, runs) = if is_server {
+            // Its image is as new as the others' k3s.
+            let servers = self.machines.iter().filter(|m| m.role == Role::Server);
+            (Role::Server, servers.map(|m| m.default).next().unwrap_or(0))
+        } else {
+            (Role::Agent, 1)
+        };
+        let mut machine = Machine::new(id.clone(), name, server, role, runs, &self.systems);
+        self.rent(&machine, pool, "fsn1");
+        if is_server {
+            let joiner = std::mem::replace(&mut self.next_joiner, Joiner::Votes);
+            machine.stays_learner = joiner == Joiner::StaysLearner;
+            if joiner == Joiner::NeverStarts {
+                return;
+            }
+        } else {
+            self.observed.tokens.insert(id);
+        }
         let joins = self.now + SignedDuration::from_secs(JOIN_SECS);
         // Its kubelet is there before its agent.
         machine.agent_dead_until = joins + SignedDuration::from_secs(20);
@@ -317,13 +359,7 @@ impl World {
 
     /// No quorum of etcd, no API.
     pub fn api_is_up(&self) -> bool {
-        let servers = self.machines.iter().filter(|m| m.role == Role::Server);
-        let (mut all, mut well) = (0, 0);
-        for server in servers {
-            all += 1;
-            well += usize::from(server.is_well(&self.systems, self.now));
-        }
-        self.now >= self.api_down_until && 2 * well > all
+        self.now >= self.api_down_until && self.has_quorum()
     }
 
     /// One step of everything.
@@ -331,6 +367,7 @@ impl World {
         self.now += SignedDuration::from_secs(self.step_secs);
         self.observed.at = self.now;
         self.machines_go_on();
+        self.servers_join();
         self.sync();
         self.land_flights();
         for leader in 0..self.leaders.len() {
@@ -370,6 +407,12 @@ fn empty(now: Timestamp) -> Observed {
             name: "demo".to_owned(),
             rules: Vec::new(),
         }),
+        images: vec![Image {
+            id: 3,
+            pool: servers_pool(),
+            architecture: "x86".to_owned(),
+            created: now,
+        }],
         ..Hetzner::default()
     };
     Observed {

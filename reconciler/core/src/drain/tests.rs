@@ -37,6 +37,7 @@ fn ticket(pool: &str) -> Ticket {
         server: crate::id::ServerId(1),
         purpose: Purpose::Leave {
             reason: Reason::ScaleDown,
+            retiring: None,
         },
         at: Timestamp::UNIX_EPOCH,
     }

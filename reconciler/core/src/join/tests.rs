@@ -145,6 +145,7 @@ fn a_replayed_nonce_is_worth_nothing_once_its_server_has_joined() {
         &Change::Bind {
             id: id(),
             server: ServerId(42),
+            address: None,
         },
         at("12:01:00"),
     );
@@ -181,6 +182,7 @@ fn a_second_claimant_is_an_alarm_and_the_end_of_that_server() {
             &Change::Bind {
                 id: id(),
                 server: ServerId(42),
+                address: None,
             },
             at("12:01:30"),
         );
@@ -241,6 +243,7 @@ fn a_machine_that_is_not_the_one_at_hetzner_is_refused() {
     let bind = Change::Bind {
         id: id(),
         server: ServerId(41),
+        address: None,
     };
     bound.apply(&bind, at("12:00:10"));
     let refused = refusal(&claim(), &bound, &[machine()], "12:01:00");

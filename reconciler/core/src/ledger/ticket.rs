@@ -23,7 +23,12 @@ pub struct Ticket {
 #[serde(rename_all = "kebab-case", tag = "purpose")]
 pub enum Purpose {
     /// To leave the cluster.
-    Leave { reason: Reason },
+    Leave {
+        reason: Reason,
+        /// Since when there is no way back, of a server: its k3s is to end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retiring: Option<Timestamp>,
+    },
     /// To run another system.
     Update(Update),
 }
@@ -60,7 +65,15 @@ impl Ticket {
     /// Why the node is to leave, if it is.
     pub fn leave(&self) -> Option<Reason> {
         match &self.purpose {
-            Purpose::Leave { reason } => Some(*reason),
+            Purpose::Leave { reason, .. } => Some(*reason),
+            Purpose::Update(_) => None,
+        }
+    }
+
+    /// Since when a server leaves whatever comes, if it does.
+    pub fn retiring(&self) -> Option<Timestamp> {
+        match &self.purpose {
+            Purpose::Leave { retiring, .. } => *retiring,
             Purpose::Update(_) => None,
         }
     }

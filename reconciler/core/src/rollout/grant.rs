@@ -18,6 +18,7 @@ use crate::id::{IntentId, PoolName, StorePath};
 use crate::ledger::{Change, Member, Purpose, Ticket};
 use crate::observed::{Observed, Role};
 use crate::secrets;
+use crate::servers;
 use crate::step::Step;
 use crate::system::{Needs, Phase, Report, System, Target, Update};
 
@@ -67,6 +68,14 @@ pub fn budgets(
         }
         budget.unavailable += usize::from(!available);
         budget.ticketed += usize::from(ticketed);
+    }
+    // S3: a server that joins is a disturbance of etcd until it is a member.
+    let asked_for =
+        |c: &&Change| matches!(c, Change::Intend { pool, .. } if servers::is_servers(pool));
+    let joining = servers::coming(ledger).count() + changes.iter().filter(asked_for).count();
+    if let Some(budget) = budgets.get_mut(&PoolName::servers()) {
+        budget.unavailable += joining;
+        budget.ticketed += joining;
     }
     budgets
 }
@@ -198,8 +207,12 @@ fn outdated<'a>(
         if rollout.is_there(member) || ticketed {
             continue;
         }
-        // A Node that is missing, going or made anew is told of elsewhere, and is nobody to update.
+        // A machine that is gone, and a Node that is missing, going or made anew, is told of elsewhere, and is nobody to
+        // update.
         let joined = rollout.observed.nodes.get(&member.name);
+        if rollout.observed.hetzner.gone.contains(&member.server) {
+            continue;
+        }
         if joined.is_none_or(|n| n.uid != member.uid || n.deleting) {
             continue;
         }

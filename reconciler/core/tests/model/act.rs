@@ -42,10 +42,27 @@ impl Model {
             Effect::Aim { .. }
             | Effect::Order { .. }
             | Effect::Withdraw { .. }
-            | Effect::MoveEtcdLeader { .. }
             | Effect::SnapshotEtcd { .. }
             | Effect::Reset { .. } => unreachable!("no pool has a target"),
             Effect::DeliverSecrets { .. } => unreachable!("no pool has a secret"),
+            Effect::MoveEtcdLeader { to, .. } => {
+                self.etcd()
+                    .iter_mut()
+                    .for_each(|m| m.leader = m.name == *to);
+            }
+            Effect::StopK3s { node, retirement } => self.stop_k3s(&node.name, retirement.stops),
+            Effect::RemoveEtcdMember { server, member, .. } => {
+                let off = there
+                    .servers
+                    .values()
+                    .all(|s| s.name != server.as_str() || s.power == Power::Off);
+                let retired = self.is_retired(server);
+                assert!(
+                    retired || off,
+                    "{server} loses its member and may start again"
+                );
+                self.etcd().retain(|m| m.id != *member);
+            }
             Effect::CreateNetwork { name, .. } => {
                 there.network = Some(Resource {
                     id,
@@ -94,16 +111,20 @@ impl Model {
             Effect::CreateServer(new)
                 if self.away.values().any(|s| s.name == new.name.as_str()) => {}
             Effect::CreateServer(new) => {
-                self.observed.tokens.insert(new.intent.clone());
+                let is_server = new.pool.as_str() == "servers";
+                if !is_server {
+                    self.observed.tokens.insert(new.intent.clone());
+                }
                 let taken = there.servers.values().any(|s| s.name == new.name.as_str());
                 assert!(!taken, "{} created twice", new.name);
                 let server = Server {
                     id: ServerId(id),
                     name: new.name.to_string(),
-                    role: Role::Agent,
+                    role: if is_server { Role::Server } else { Role::Agent },
                     pool: Some(new.pool.clone()),
                     intent: Some(new.intent.clone()),
                     power: Power::Running,
+                    address: None,
                     server_type: "cx33".to_owned(),
                     location: "fsn1".to_owned(),
                     created: self.now,
@@ -191,6 +212,12 @@ impl Model {
                 assert!(
                     !alive,
                     "Node {} was deleted while its machine runs",
+                    node.name
+                );
+                let is_member = self.etcd().iter().any(|m| m.is_of(&node.name));
+                assert!(
+                    !is_member,
+                    "Node {} was deleted and is an etcd member",
                     node.name
                 );
                 self.observed.nodes.remove(&node.name);

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part of the model")]
 
 mod act;
+mod control_plane;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -143,6 +144,7 @@ impl Model {
                 pool: Some(intent.pool.clone()),
                 intent: Some(id.clone()),
                 power: Power::Running,
+                address: None,
                 server_type: "cx33".to_owned(),
                 location: "fsn1".to_owned(),
                 created: model.now,
@@ -157,6 +159,7 @@ impl Model {
                 &Change::Bind {
                     id: id.clone(),
                     server: server.id,
+                    address: None,
                 },
                 model.now,
             );
@@ -243,13 +246,16 @@ impl Model {
                 s.power == Power::Running
                     && s.intent
                         .as_ref()
-                        .is_some_and(|i| self.observed.tokens.contains(i))
+                        .is_some_and(|i| s.role == Role::Server || self.observed.tokens.contains(i))
             })
             .filter(|s| !self.observed.nodes.contains_key(&s.name.parse().unwrap()))
             .cloned()
             .collect();
         for server in &fresh {
             self.join(server);
+            if server.role == Role::Server {
+                self.votes(server);
+            }
         }
         self.tick();
         fresh.len()
@@ -260,14 +266,14 @@ impl Model {
         let node = Node {
             uid: format!("uid-{}", server.id).parse().unwrap(),
             provider_id: Some(server.id.provider_id()),
-            control_plane: false,
+            control_plane: server.role == Role::Server,
             ready: true,
             unschedulable: false,
             cordoned_under: None,
             deleting: false,
             heard: None,
             lease_unread: false,
-            kubelet_version: "v1.36.3".to_owned(),
+            kubelet_version: "v1.36.3+k3s1".to_owned(),
             labels: BTreeMap::new(),
             our_labels: BTreeSet::new(),
             name: name.clone(),

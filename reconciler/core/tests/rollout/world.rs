@@ -169,6 +169,7 @@ impl World {
                 pool: Some(member.pool.clone()),
                 intent: Some(id.clone()),
                 power: Power::Running,
+                address: None,
                 server_type: "cx33".to_owned(),
                 location: "fsn1".to_owned(),
                 created: self.now,
@@ -659,6 +660,8 @@ impl World {
             .filter(|m| m.role == Role::Server);
         let mut members: Vec<quorum::Member> = servers
             .map(|server| quorum::Member {
+                id: 0,
+                address: None,
                 name: server.name.to_string(),
                 node: Some(server.name.clone()),
                 learner: false,

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use fabrik_core::ledger::Ledger;
+use fabrik_core::quorum::without_digits;
 
-use super::members::{host_of, without_digits};
+use super::members::host_of;
 use super::wire::{self, MemberListRequest, RangeRequest, StatusRequest, call};
 use super::{Etcd, EtcdError};
 

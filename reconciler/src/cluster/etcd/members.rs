@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use fabrik_core::id::NodeName;
-use fabrik_core::quorum::{Member, Members};
+use fabrik_core::quorum::{self, Member, Members};
 
 use super::wire::{self, Alarm, MemberList, Status};
 
@@ -48,6 +48,8 @@ pub fn put_together(
         let answers = status.is_some_and(|s| s.leader != 0 && !s.is_troubled());
         let applied = status.map_or(0, |s| s.raft_applied_index);
         Member {
+            id: wire.id,
+            address: wire.peer_urls.iter().find_map(|url| host_of(url)),
             name: if wire.name.is_empty() {
                 wire.id.to_string()
             } else {
@@ -73,17 +75,17 @@ impl Hosts {
         if let Some(node) = by_address.next() {
             return Some(node.clone());
         }
-        let names = [Some(member.name.as_str()), without_digits(&member.name)];
-        let mut names = names.into_iter().flatten();
-        names.find_map(|name| self.names.iter().find(|n| n.as_str() == name).cloned())
+        let mut names = self.names.iter();
+        let named = names.find(|node| quorum::is_called_after(&member.name, node));
+        named.cloned()
     }
 }
 
-/// What a member's name is without the dash and the eight digits that k3s adds.
-pub fn without_digits(name: &str) -> Option<&str> {
-    let (name, random) = name.rsplit_once('-')?;
-    let is_random = random.len() == 8 && random.chars().all(|c| c.is_ascii_hexdigit());
-    is_random.then_some(name)
+/// Whether a member is that of a server: by its name, or by its address where it has not started and has none.
+pub fn is_of(member: &wire::Member, server: &NodeName, address: Option<IpAddr>) -> bool {
+    let mut addresses = member.peer_urls.iter().filter_map(|url| host_of(url));
+    quorum::is_called_after(&member.name, server)
+        || address.is_some_and(|address| addresses.any(|its| its == address))
 }
 
 pub fn host_of(url: &str) -> Option<IpAddr> {
@@ -204,6 +206,19 @@ mod tests {
         let members = put_together(&list(true), &looks, &[alarm], &hosts()).unwrap();
         assert_eq!(members[1].alarms, ["NOSPACE"]);
         assert!(!members[0].healthy && !members[1].healthy);
+    }
+
+    #[test]
+    fn a_member_is_a_server_s_by_name_or_by_address() {
+        let server: NodeName = "s-1".parse().unwrap();
+        let address = Some(IpAddr::from([10, 0, 0, 9]));
+        let is_of = |name: &str, address| {
+            is_of(&member(7, name, "https://10.0.0.9:2380"), &server, address)
+        };
+        assert!(is_of("s-1-0a1b2c3d", None));
+        assert!(is_of("", address), "one that has not started");
+        assert!(!is_of("", None));
+        assert!(!is_of("s-11-0a1b2c3d", Some(IpAddr::from([10, 0, 0, 1]))));
     }
 
     #[test]

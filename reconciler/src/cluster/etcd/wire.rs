@@ -129,6 +129,24 @@ pub struct Entry {
     pub value: Vec<u8>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub struct MemberRemoveRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+
+/// The members that are left.
+#[derive(Clone, PartialEq, Message)]
+pub struct MemberRemoveAnswer {
+    #[prost(message, repeated, tag = "2")]
+    pub members: Vec<Member>,
+}
+
+impl Call for MemberRemoveRequest {
+    const PATH: &'static str = "/etcdserverpb.Cluster/MemberRemove";
+    type Answer = MemberRemoveAnswer;
+}
+
 impl Call for MemberListRequest {
     const PATH: &'static str = "/etcdserverpb.Cluster/MemberList";
     type Answer = MemberList;

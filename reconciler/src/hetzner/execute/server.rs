@@ -95,12 +95,7 @@ pub async fn reset(
     cluster: &ClusterId,
 ) -> Result<Outcome, HetznerError> {
     let what = format!("reset server `{}` (id {})", server.name, server.id);
-    let same = |found: &wire::Server| {
-        let of_control_plane = convert::mismatch_of_server(found, cluster).is_none();
-        let mismatch = || convert::mismatch(found, cluster, &server.name, &server.intent);
-        if of_control_plane { None } else { mismatch() }
-    };
-    if found(client, server, &what, same).await?.is_none() {
+    if meant(client, server, cluster, &what).await?.is_none() {
         return Ok(Outcome::AlreadyGone);
     }
     let path = format!("servers/{}/actions/reset", server.id);
@@ -135,30 +130,23 @@ async fn meant(
     cluster: &ClusterId,
     what: &str,
 ) -> Result<Option<wire::Server>, HetznerError> {
-    let mismatch =
-        |found: &wire::Server| convert::mismatch(found, cluster, &server.name, &server.intent);
-    found(client, server, what, mismatch).await
-}
-
-/// The server of that id, unless `mismatch` has something against it.
-async fn found(
-    client: &Client,
-    server: &ServerRef,
-    what: &str,
-    mismatch: impl Fn(&wire::Server) -> Option<String>,
-) -> Result<Option<wire::Server>, HetznerError> {
     let found = client
         .get::<wire::Server>(server.id.0, Purpose::Act)
         .await?;
     let Some(found) = found else { return Ok(None) };
     let right_id = (found.id != server.id.0).then(|| format!("Hetzner answered with {}", found.id));
-    match right_id.or_else(|| mismatch(&found)) {
+    match right_id.or_else(|| mismatch(&found, server, cluster)) {
         None => Ok(Some(found)),
         Some(problem) => Err(HetznerError::NotOurs {
             what: what.to_owned(),
             problem,
         }),
     }
+}
+
+fn mismatch(found: &wire::Server, server: &ServerRef, cluster: &ClusterId) -> Option<String> {
+    convert::mismatch_of_server(found, cluster, &server.intent)?;
+    convert::mismatch(found, cluster, &server.name, &server.intent)
 }
 
 /// Whether an error speaks of this type or location only, so that the next choice may do.

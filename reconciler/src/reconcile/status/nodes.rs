@@ -6,6 +6,7 @@ use fabrik_core::id::PoolName;
 use fabrik_core::names::SERVERS_POOL;
 use fabrik_core::observed::Observed;
 use fabrik_core::rollout::{self, Forecast, NodeState, State};
+use fabrik_core::servers;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cluster::resources::{FabrikClusterStatus, RolloutStatus, SystemStatus};
@@ -48,6 +49,31 @@ pub fn nodes(
         }
     };
     systems.extend(states.into_iter().map(status));
+    let servers = servers::standings(observed).into_iter();
+    for standing in servers {
+        let name = standing.node.to_string();
+        let state = if standing.leaves {
+            "leaving"
+        } else {
+            "joining"
+        };
+        let known = before.systems.iter().find(|s| s.name == name);
+        let since = known.filter(|s| s.state == state).map_or(now, |s| s.since);
+        let told = systems.iter_mut().find(|s| s.name == name);
+        if let Some(told) = told {
+            told.message = Some(standing.words);
+            continue;
+        }
+        systems.push(SystemStatus {
+            name,
+            pool: SERVERS_POOL.to_owned(),
+            state: state.to_owned(),
+            since,
+            message: Some(standing.words),
+            system: None,
+            wants: None,
+        });
+    }
     let agent = |s: &SystemStatus| s.pool != SERVERS_POOL;
     systems.sort_by(|a, b| (agent(a), &a.pool, &a.name).cmp(&(agent(b), &b.pool, &b.name)));
     systems

@@ -133,7 +133,10 @@ impl World {
                         format!("Node {} is deleted and its machine runs", node.name),
                     );
                 }
+                let name = node.name.clone();
+                self.check_not_a_member(&name, "no Node any more");
             }
+            Effect::RemoveEtcdMember { server, .. } => self.check_removal(server),
             _ => {}
         }
     }
@@ -144,7 +147,7 @@ impl World {
         };
         let name = machine.name.clone();
         if machine.role == Role::Server {
-            self.blame("S5", format!("server {name} is {what}"));
+            self.check_server_goes(server, !with_pods);
             return;
         }
         let ledger = &self.observed.ledger;
@@ -174,6 +177,7 @@ impl World {
 
     /// What holds at each moment.
     pub fn check_step(&mut self) {
+        self.check_servers();
         let ledger = &self.observed.ledger;
         let servers: Vec<&Member> = members_of(&self.observed, Role::Server).collect();
         let ticketed = ledger.tickets.values();

@@ -12,6 +12,7 @@ use fabrik_core::system::{Action, Needs, Update};
 use fabrik_core::window::{Opening, opening};
 use jiff::{SignedDuration, Timestamp};
 
+use super::servers;
 use super::{Book, Broken, broken, ladder, minor};
 use crate::systems::{Fate, Systems};
 
@@ -29,9 +30,9 @@ pub fn sent(
     let told = step.effects.iter().find_map(|effect| {
         let (node, order) = match effect {
             Effect::Order { node, order } => (node, order),
-            Effect::Reset { server } => return reset(view, &server.name),
+            Effect::Reset { server } => return reset(desired, view, &server.name),
             Effect::ForcePod { node, uid, .. } => return forced(desired, view, node, uid, now),
-            _ => return None,
+            other => return servers::sent(view, other),
         };
         let mut tickets = view.ledger.tickets.values();
         let ticket = tickets.find(|t| t.node == node.name && order.action == Action::Try)?;
@@ -94,7 +95,7 @@ fn forced(
 }
 
 /// Only what hangs is reset, and no server that etcd needs.
-fn reset(view: &Observed, name: &NodeName) -> Broken {
+fn reset(desired: &Desired, view: &Observed, name: &NodeName) -> Broken {
     let node = view.nodes.get(name)?;
     let silent = |at: Timestamp| view.at.duration_since(at).as_secs() > 60;
     if node.ready || !node.heard.is_none_or(silent) {
@@ -102,7 +103,7 @@ fn reset(view: &Observed, name: &NodeName) -> Broken {
     }
     if node.control_plane {
         // A machine that hangs can't hand its leadership over.
-        return quorum(view, name, false);
+        return quorum(desired, view, name, false);
     }
     None
 }
@@ -146,7 +147,7 @@ fn goes_down(
     }
     let member = view.ledger.members.values().find(|m| m.name == *name)?;
     if member.role == Role::Server {
-        let found = quorum(view, name, true);
+        let found = quorum(desired, view, name, true);
         if found.is_some() {
             return found;
         }
@@ -224,7 +225,7 @@ pub fn unordered(view: &Observed, ticket: &Ticket, book: &mut Book) -> Broken {
     None
 }
 
-fn quorum(view: &Observed, name: &NodeName, hands_over: bool) -> Broken {
+fn quorum(desired: &Desired, view: &Observed, name: &NodeName, hands_over: bool) -> Broken {
     let members = match &view.datastore {
         Datastore::Etcd(etcd) => etcd.members.as_ref(),
         _ => None,
@@ -243,7 +244,10 @@ fn quorum(view: &Observed, name: &NodeName, hands_over: bool) -> Broken {
         m.healthy && !m.learner && m.alarms.is_empty() && m.node.as_ref().is_some_and(stays)
     });
     let left = left.count();
-    if left < members.len() / 2 + 1 {
+    // The user's word for one or two, where the other one is well.
+    let few = desired.spec.update.allow_control_plane_downtime && members.len() <= 2;
+    let enough = left > members.len() / 2 || few && left + 1 == members.len();
+    if !enough {
         return broken(
             "S3",
             format!("{name} goes down and leaves {left} of {}", members.len()),
@@ -252,7 +256,7 @@ fn quorum(view: &Observed, name: &NodeName, hands_over: bool) -> Broken {
     let leads = members
         .iter()
         .any(|m| m.leader && m.node.as_ref() == Some(name));
-    if leads && hands_over {
+    if leads && hands_over && members.len() > 1 {
         return broken("S3", format!("{name} goes down and leads etcd"));
     }
     None

@@ -70,6 +70,19 @@ impl World {
                     truth.spec_version += 1;
                 }
             }
+            Effect::StopK3s { node, retirement } => {
+                if let Some(truth) = self.truths.get_mut(&node.name)
+                    && let Some(there) = self.observed.systems.get_mut(&node.name)
+                    && truth.spec_version == spec_version
+                {
+                    there.retirement = Some(retirement.clone());
+                    truth.spec_version += 1;
+                }
+            }
+            Effect::RemoveEtcdMember { server, member, .. } => {
+                self.remove_member(server, *member);
+                self.sync();
+            }
             Effect::MoveEtcdLeader { to, .. } => {
                 self.etcd_leader = to.parse().ok();
                 self.sync();
@@ -121,7 +134,7 @@ impl World {
             }
             Effect::CreateServer(new) => {
                 if hetzner {
-                    self.create(&new.intent, &new.name);
+                    self.create(&new.intent, &new.name, &new.pool);
                 }
             }
             Effect::RevokeToken { intent } => {

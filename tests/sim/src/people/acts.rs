@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use fabrik_core::id::NodeName;
+use fabrik_core::id::{NodeName, ServerId};
 use fabrik_core::observed::Role;
-use fabrik_core::spec::Update;
+use fabrik_core::spec::{PlacementStrategy, Servers, Update};
 use fabrik_core::window::Window;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Act, name_of};
 use crate::machine::{Machine, Mishap};
 use crate::systems::{Fate, Sys};
-use crate::world::{World, servers_pool, workers_pool};
+use crate::world::{Joiner, World, servers_pool, workers_pool};
 
 impl World {
     #[allow(
@@ -134,6 +134,11 @@ impl World {
             Act::ClockJumps(node, secs) => {
                 self.on(node, |m, _| m.skew = SignedDuration::from_secs(secs));
             }
+            Act::ScaleServers(count) => self.want_servers(count),
+            Act::LoseServer(number) => self.lose_server(number),
+            Act::JoinerHangs => self.next_joiner = Joiner::StaysLearner,
+            Act::JoinerNeverStarts => self.next_joiner = Joiner::NeverStarts,
+            Act::EtcdHeadless(secs) => self.etcd_headless_until = after(secs),
         }
     }
 
@@ -169,9 +174,48 @@ impl World {
     pub(super) fn delete_server_by_hand(&mut self, name: &NodeName) {
         let machine = self.machine(name).filter(|m| m.role == Role::Agent);
         if let Some(server) = machine.map(|m| m.server) {
-            self.observed.hetzner.servers.remove(&server);
-            self.observed.hetzner.gone.insert(server);
-            self.machines.retain(|m| m.server != server);
+            self.delete_at_hetzner(server);
+        }
+    }
+
+    pub(super) fn delete_at_hetzner(&mut self, server: ServerId) {
+        self.observed.hetzner.servers.remove(&server);
+        self.observed.hetzner.gone.insert(server);
+        self.machines.retain(|m| m.server != server);
+        self.joining.retain(|(_, m)| m.server != server);
+    }
+
+    /// A commit with another number of servers.
+    pub fn want_servers(&mut self, count: Option<u32>) {
+        self.servers_wanted = count.or(self.servers_wanted);
+        let spec = &mut Arc::make_mut(&mut self.desired).spec;
+        // There may be one or two.
+        spec.update.allow_control_plane_downtime = true;
+        spec.servers = count.map(|count| Servers {
+            count,
+            server_types: vec!["cx33".to_owned()],
+            locations: vec!["fsn1".to_owned()],
+            placement: PlacementStrategy::Anywhere,
+            may_shrink: true,
+        });
+    }
+
+    /// With it the others would be lost as well, where they have no majority without it.
+    fn lose_server(&mut self, number: usize) {
+        let servers = self.machines.iter().filter(|m| m.role == Role::Server);
+        let servers: Vec<&Machine> = servers.collect();
+        let lost = servers[number % servers.len()];
+        let (voters, _) = self.voters();
+        // One that was told to stop its k3s may do so any moment.
+        let told = |m: &Machine| {
+            let system = self.observed.systems.get(&m.name);
+            system.is_some_and(|s| s.retirement.is_some())
+        };
+        let stays = |m: &&&Machine| m.name != lost.name && self.votes(m) && !told(m);
+        let left = servers.iter().filter(stays).count();
+        if 2 * left > voters {
+            let server = lost.server;
+            self.delete_at_hetzner(server);
         }
     }
 

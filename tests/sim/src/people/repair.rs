@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use fabrik_core::hold::{Hold, HoldReason};
-use fabrik_core::id::NodeName;
-use fabrik_core::observed::Power as Rented;
+use fabrik_core::id::{NodeName, ServerId};
+use fabrik_core::observed::{Power as Rented, Role, Server};
 use jiff::SignedDuration;
 
 use crate::machine::Power;
-use crate::world::World;
+use crate::world::{Joiner, World};
 
 impl World {
     /// All faults end, and people put right what they did.
@@ -18,6 +18,7 @@ impl World {
             &mut self.api_down_until,
             &mut self.etcd_unread_until,
             &mut self.etcd_split_until,
+            &mut self.etcd_headless_until,
             &mut self.hetzner_down_until,
             &mut self.conflicts_until,
             &mut self.losses_until,
@@ -47,6 +48,10 @@ impl World {
         for truth in self.truths.values_mut() {
             truth.pdb_until = now;
         }
+        self.next_joiner = Joiner::Votes;
+        if let Some(count) = self.servers_wanted {
+            self.want_servers(Some(count));
+        }
         self.observed.paused = None;
         let update = &mut Arc::make_mut(&mut self.desired).spec.update;
         update.held.clear();
@@ -70,6 +75,7 @@ impl World {
         for name in servers {
             self.delete_server_by_hand(&name);
         }
+        self.delete_those_that_never_join();
         let tickets: Vec<NodeName> = self
             .observed
             .ledger
@@ -85,10 +91,33 @@ impl World {
             let stands = matches!(machine.power, Power::Hung | Power::Off);
             // Nobody gives a ticket to a node that would boot another system than it runs.
             let half_way = machine.is_on() && machine.is_half_way(&self.systems);
-            if !ours && on && (stands || half_way) {
+            // Without an API server nobody else resets it.
+            let cut_off = !self.has_quorum() && stands;
+            if on && (cut_off || !ours && (stands || half_way)) {
                 let (systems, now) = (&self.systems, self.now);
                 self.machines[index].reset(systems, now);
             }
+        }
+    }
+
+    /// Servers that were ordered long ago and are no members: what is said of them asks a person to.
+    fn delete_those_that_never_join(&mut self) {
+        let long_ago = SignedDuration::from_secs(1300);
+        let rented = self.observed.hetzner.servers.values();
+        let asks = |s: &&Server| {
+            let about = format!("server {}", s.name);
+            let mut held = self.book.held.iter().filter(|h| h.about == about);
+            held.any(|h| matches!(h.reason, HoldReason::NotJoined | HoldReason::Settling))
+        };
+        let late = rented
+            .filter(asks)
+            .filter(|s| s.role == Role::Server && self.now.duration_since(s.created) > long_ago);
+        let ledger = &self.observed.ledger;
+        let is_member = |id: ServerId| ledger.members.values().any(|m| m.server == id);
+        let late: Vec<ServerId> = late.map(|s| s.id).filter(|id| !is_member(*id)).collect();
+        for server in late {
+            self.note(|| format!("--- a person deletes server {server}, which never joined"));
+            self.delete_at_hetzner(server);
         }
     }
 

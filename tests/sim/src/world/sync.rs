@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fabrik_core::id::NodeName;
-use fabrik_core::observed::{Datastore, Etcd, Pod, PodKind, Role};
-use fabrik_core::quorum;
+use fabrik_core::observed::{Pod, PodKind, Role};
 use jiff::SignedDuration;
 
 use super::World;
-use crate::machine::Machine;
 
 /// After this the node controller calls a Node that it does not hear of not Ready.
 const STALE_SECS: i64 = 40;
@@ -18,12 +16,16 @@ impl World {
     pub fn sync(&mut self) {
         let up = self.api_is_up();
         for machine in &mut self.machines {
-            let name = &machine.name;
+            let name = &machine.name.clone();
+            // An API server whose etcd member does not vote yet is not Ready.
+            let learns = self.etcd.get(name).is_none_or(|v| v.learns_since.is_some());
+            let well = machine.is_well(&self.systems, self.now)
+                && (machine.role == Role::Agent || !learns);
             let Some(system) = self.observed.systems.get_mut(name) else {
                 continue;
             };
             let truth = self.truths.get_mut(name).expect("each Node has its truth");
-            if up && machine.hears_the_api(self.now) {
+            if up && !machine.k3s_ended && machine.hears_the_api(self.now) {
                 if machine.wish.order != system.order
                     || machine.wish.aim != system.aim
                     || machine.wish.publication != truth.publication
@@ -32,6 +34,7 @@ impl World {
                     machine.wish.aim.clone_from(&system.aim);
                     machine.wish.publication.clone_from(&truth.publication);
                 }
+                machine.hears_retirement(system.retirement.as_ref());
                 if std::mem::take(&mut machine.dirty) {
                     system.report = Some(machine.report(&self.systems, self.now));
                 }
@@ -39,8 +42,7 @@ impl World {
             let Some(node) = self.observed.nodes.get_mut(name) else {
                 continue;
             };
-            let heard =
-                up && self.now >= machine.cut_off_until && machine.is_well(&self.systems, self.now);
+            let heard = up && self.now >= machine.cut_off_until && well;
             if heard {
                 truth.heard_at = self.now;
                 node.heard = Some(machine.clock(self.now));
@@ -65,10 +67,9 @@ impl World {
             self.nobody_hears_of_machines_that_are_gone();
         }
         self.pods(up);
-        self.etcd();
+        self.observe_etcd();
         let holder = self.lease.holder;
-        let servers = self.machines.iter().filter(|m| m.role == Role::Server);
-        self.observed.leader = holder.and_then(|h| Some(servers.into_iter().nth(h)?.name.clone()));
+        self.observed.leader = holder.and_then(|h| Some(self.host(h)?.name.clone()));
     }
 
     fn nobody_hears_of_machines_that_are_gone(&mut self) {
@@ -116,41 +117,5 @@ impl World {
                 self.observed.pods.remove(name);
             }
         }
-    }
-
-    fn etcd(&mut self) {
-        let now = self.now;
-        let servers = self.machines.iter().filter(|m| m.role == Role::Server);
-        let servers: Vec<&Machine> = servers.collect();
-        let well = |m: &&&Machine| m.is_well(&self.systems, now);
-        let leads = servers
-            .iter()
-            .filter(well)
-            .find(|m| Some(&m.name) == self.etcd_leader.as_ref());
-        let leader = leads.or_else(|| servers.iter().find(|m| well(m)));
-        let leader = leader.map(|m| m.name.clone());
-        let members = servers.iter().map(|machine| quorum::Member {
-            name: machine.name.to_string(),
-            node: Some(machine.name.clone()),
-            learner: false,
-            healthy: well(&machine),
-            leader: Some(&machine.name) == leader.as_ref(),
-            lag: 0,
-            alarms: if now < machine.disk_full_until {
-                vec!["NOSPACE".to_owned()]
-            } else {
-                Vec::new()
-            },
-        });
-        let members: Vec<quorum::Member> = members.collect();
-        self.observed.datastore = if now < self.etcd_unread_until {
-            Datastore::Unread
-        } else {
-            Datastore::Etcd(Etcd {
-                members: (now >= self.etcd_split_until).then_some(members),
-                snapshots: self.snapshots.clone(),
-            })
-        };
-        self.etcd_leader = leader;
     }
 }

@@ -9,6 +9,7 @@ use crate::ladder::{self, Rung};
 use crate::ledger::Member;
 use crate::observed::Role;
 use crate::rollout::Rollout;
+use crate::servers;
 use crate::spec::K3sVersion;
 use crate::system::Update;
 use crate::window::{Opening, opening};
@@ -59,6 +60,9 @@ pub fn may_go(
     canary_first(rollout, candidate)?;
     once_more_first(rollout, candidate)?;
     climbs(rollout, candidate)?;
+    if member.role == Role::Server {
+        nobody_joins(rollout, member)?;
+    }
     within_budget(member, candidate.available, budget)?;
     if member.role == Role::Server {
         leader_last(rollout, candidate)?;
@@ -258,6 +262,21 @@ fn within_budget(member: &Member, available: bool, budget: Budget) -> Result<(),
         message: format!(
             "waits: {} of pool {} are unavailable and max-unavailable is {}",
             budget.unavailable, member.pool, budget.max_unavailable
+        ),
+    })
+}
+
+/// S3: whoever is sick, too.
+fn nobody_joins(rollout: &Rollout<'_>, member: &Member) -> Result<(), Hold> {
+    let Some((_, intent)) = servers::coming(rollout.ledger()).next() else {
+        return Ok(());
+    };
+    Err(Hold {
+        about: format!("node {}", member.name),
+        reason: HoldReason::Turn,
+        message: format!(
+            "waits: one server at a time, and {} is on its way in",
+            intent.name
         ),
     })
 }

@@ -43,6 +43,10 @@ impl Place<'_> {
             cut_off_until: _,
             disk_full_until: _,
             places_to_die: _,
+            retired: _,
+            stops: _,
+            k3s_ended: _,
+            stays_learner: _,
         } = machine;
         let now = self.world.now;
         let power = match power {
