@@ -75,8 +75,6 @@ impl Leader {
     /// What is wanted, with the systems as far as they are built.
     pub(super) fn with_systems(&mut self, in_force: &InForce, observed: &Observed) -> Desired {
         let mut desired = in_force.desired.clone();
-        // A server needs more to join by than its user data may hold.
-        desired.spec.servers = None;
         let Some(building) = &mut self.building else {
             return desired;
         };
