@@ -1,5 +1,5 @@
-//! Hetzner Cloud: what exists ([`observe`]), the few things that we do to it ([`execute`]), and its end
-//! ([`destroy`]).
+//! Hetzner Cloud: what exists ([`observe`]), the few things that we do to it ([`execute`]), its beginning ([`seeding`]), and its
+//! end ([`destroy`]).
 //!
 //! Nothing here decides. Reads are tolerant: a field or a value that we do not know is passed over or kept as text.
 //! Writes are never repeated blindly: each create bears a label by which a lost reply is found again, and a server is
@@ -16,6 +16,7 @@ mod machines;
 mod metrics;
 mod observe;
 mod refusal;
+pub mod seeding;
 mod token;
 mod wire;
 

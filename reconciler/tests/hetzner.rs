@@ -4,6 +4,7 @@ mod hetzner {
     pub mod answers;
     mod destroy;
     pub mod effects;
+    mod seeding;
     pub mod world;
 }
 

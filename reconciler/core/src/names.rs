@@ -12,7 +12,7 @@ pub const POOL_LABEL: &str = "fabrik.dev/pool";
 pub const SERVERS_POOL: &str = "servers";
 /// On a Hetzner server, and on the Secret of a join token: the creation intent it came from.
 pub const INTENT_LABEL: &str = "fabrik.dev/intent";
-/// On a snapshot, and on the temporary server that one is made with: the pool whose system is on that disk.
+/// On a snapshot: the pool whose system is on that disk.
 pub const IMAGE_LABEL: &str = "fabrik.dev/image";
 /// On a snapshot: the beginning of the SHA-256 of the bytes that were written to the disk.
 pub const DIGEST_LABEL: &str = "fabrik.dev/digest";

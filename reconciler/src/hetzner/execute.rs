@@ -4,7 +4,7 @@
 //! the next observation finds what it did by its labels.
 
 mod load_balancer;
-mod server;
+pub(super) mod server;
 
 use fabrik_core::effect::Effect;
 use fabrik_core::id::{ClusterId, PoolName};
@@ -215,7 +215,7 @@ struct Created {
     id: u64,
 }
 
-async fn write(
+pub(super) async fn write(
     client: &Client,
     method: Method,
     path: String,

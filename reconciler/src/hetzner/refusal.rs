@@ -52,7 +52,11 @@ impl Refusal<'_> {
                 message,
                 id,
             },
-            ("resource_limit_exceeded", _) => HetznerError::QuotaExceeded { what, message, id },
+            ("resource_limit_exceeded", _) => HetznerError::QuotaExceeded {
+                what,
+                message: with_limits(message, &refusal.details, token),
+                id,
+            },
             ("locked" | "conflict", _) => HetznerError::Locked { what, message, id },
             ("protected", _) => HetznerError::Protected { what, message, id },
             ("maintenance" | "bad_gateway" | "unavailable" | "timeout", _) | (_, 502..=504) => {
@@ -103,6 +107,18 @@ fn fields(details: &Value, token: &Token) -> Vec<FieldError> {
         .collect()
 }
 
+/// What Hetzner says, and which limits it names.
+fn with_limits(message: String, details: &Value, token: &Token) -> String {
+    let limits = details["limits"].as_array().into_iter().flatten();
+    let names = limits.filter_map(|limit| limit["name"].as_str());
+    let names: Vec<String> = names.map(|name| presentable(name, token)).collect();
+    if names.is_empty() {
+        message
+    } else {
+        format!("{message}: {}", names.join(", "))
+    }
+}
+
 /// When at least one more request will be answered.
 fn one_request_back(headers: &HeaderMap) -> Timestamp {
     let now = Timestamp::now();
@@ -147,6 +163,17 @@ mod tests {
                 format!(r#"{{"error": {{"code": "{code}", "message": "m", "details": null}}}}"#);
             assert_eq!(meaning(status, &body).reason(), wanted, "{status} {code}");
         }
+    }
+
+    #[test]
+    fn a_limit_is_told_by_its_name() {
+        let body = r#"{"error": {"code": "resource_limit_exceeded", "message": "no more",
+            "details": {"limits": [{"name": "server_limit"}, {}]}}}"#;
+        let said = meaning(403, body).to_string();
+        assert!(
+            said.contains("limit is reached (no more: server_limit)"),
+            "{said}"
+        );
     }
 
     #[test]

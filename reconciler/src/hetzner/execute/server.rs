@@ -12,14 +12,29 @@ use crate::hetzner::convert;
 use crate::hetzner::error::{FieldError, HetznerError, RequestId};
 use crate::hetzner::wire;
 
-/// Tries each choice while Hetzner says that there is none to be had. Any other answer ends it, a lost one above all:
-/// the server may be there. Where no choice is one that Hetzner knows, waiting does not help, and the error says so.
+/// See [`by_choice`]; a server of that name that is there already has to be the one that was meant.
 pub async fn create(
     client: &Client,
     new: &NewServer,
     context: Context<'_>,
 ) -> Result<Outcome, HetznerError> {
-    let what = format!("create server `{}`", new.name);
+    let body = |choice: &Choice| body(new, choice, context);
+    let meant = |found: &wire::Server| {
+        convert::mismatch(found, context.cluster, &new.name, &new.intent).is_none()
+    };
+    by_choice(client, new.name.as_str(), &new.choices, body, meant).await
+}
+
+/// Tries each choice while Hetzner says that there is none to be had. Any other answer ends it, a lost one above all:
+/// the server may be there. Where no choice is one that Hetzner knows, waiting does not help, and the error says so.
+pub async fn by_choice(
+    client: &Client,
+    name: &str,
+    choices: &[Choice],
+    body: impl Fn(&Choice) -> Value,
+    is_meant: impl Fn(&wire::Server) -> bool,
+) -> Result<Outcome, HetznerError> {
+    let what = format!("create server `{name}`");
     let mut tried = Vec::new();
     let mut refusal = HetznerError::OutOfStock {
         what: what.clone(),
@@ -27,8 +42,8 @@ pub async fn create(
         message: "no choice was given".to_owned(),
         id: RequestId::default(),
     };
-    for choice in &new.choices {
-        let body = body(new, choice, context);
+    for choice in choices {
+        let body = body(choice);
         match write(
             client,
             Method::POST,
@@ -40,10 +55,7 @@ pub async fn create(
         {
             Ok(answer) => return created(&answer, "server"),
             Err(error) if error.is_not_unique() => {
-                let meant = |found: &wire::Server| {
-                    convert::mismatch(found, context.cluster, &new.name, &new.intent).is_none()
-                };
-                return settle_collision(client, new.name.as_str(), what, error, meant).await;
+                return settle_collision(client, name, what, error, is_meant).await;
             }
             Err(error) => {
                 if !is_not_to_be_had(&error) {
@@ -53,7 +65,7 @@ pub async fn create(
                     server_type,
                     location,
                 } = choice;
-                tracing::info!(server = %new.name, %server_type, %location, %error, "not to be had");
+                tracing::info!(server = %name, %server_type, %location, %error, "not to be had");
                 let may_come = matches!(error, HetznerError::OutOfStock { .. });
                 if tried.is_empty() || may_come {
                     refusal = error;
