@@ -67,7 +67,8 @@ pub struct Observed {
     pub snapshots: Vec<Snapshot>,
     /// The temporary server that a snapshot is made with.
     pub image_server: Option<ImageServer>,
-    pub ground: Ground,
+    /// Not looked at where no server is to be made, or the spec wants none.
+    pub ground: Option<Ground>,
     pub first: Option<First>,
     pub laptop: Laptop,
 }
@@ -250,6 +251,10 @@ pub enum Stop {
     )]
     FirstServerGone,
     #[error(
+        "cluster.toml has no [servers], so there is no control plane to make. Add the table (docs/spec.md)"
+    )]
+    NoServers,
+    #[error(
         "the cluster has no image for its servers: none was named, and no snapshot at Hetzner is one"
     )]
     NoImage,
@@ -321,12 +326,13 @@ fn create(wanted: &Wanted, seen: &Observed) -> Result<Step, Stop> {
         return Err(Stop::FirstServerGone);
     }
     match &seen.ground {
-        Ground::Taken { name, holder } => Err(Stop::NameTaken {
+        None => Err(Stop::NoServers),
+        Some(Ground::Taken { name, holder }) => Err(Stop::NameTaken {
             name: name.clone(),
             holder: holder.clone(),
         }),
-        Ground::Missing(effect) => Ok(Step::Make(effect.clone())),
-        Ground::Ready(placement) => {
+        Some(Ground::Missing(effect)) => Ok(Step::Make(effect.clone())),
+        Some(Ground::Ready(placement)) => {
             let snapshot = image::of_servers(wanted, seen).ok_or(Stop::NoImage)?;
             Ok(Step::CreateFirstServer {
                 snapshot,

@@ -163,12 +163,14 @@ fn a_name_of_somebody_elses_stops_it_and_so_does_a_founded_server_that_is_gone()
     let available = snapshot(1, "a", SnapshotState::Available);
     world.seen.snapshots.push(available);
     let (name, holder) = ("demo".to_owned(), "network `demo` (id 5)".to_owned());
-    world.seen.ground = Ground::Taken {
+    world.seen.ground = Some(Ground::Taken {
         name: name.clone(),
         holder: holder.clone(),
-    };
+    });
     let of = |world: &World| next(&world.wanted, &world.seen);
     assert_eq!(of(&world), Next::Stop(Stop::NameTaken { name, holder }));
+    world.seen.ground = None;
+    assert_eq!(of(&world), Next::Stop(Stop::NoServers));
 
     world.seen.laptop.server = Some(ServerId(9));
     for (stage, expected) in [

@@ -51,7 +51,7 @@ impl World {
                 key: None,
                 snapshots: Vec::new(),
                 image_server: None,
-                ground: missing("demo"),
+                ground: Some(missing("demo")),
                 first: None,
                 laptop: Laptop {
                     server: None,
@@ -202,10 +202,11 @@ impl World {
             Step::DeleteImageServer { .. } => self.seen.image_server = None,
             Step::Make(_) => {
                 self.missing -= 1;
-                self.seen.ground = match self.missing {
+                let ground = match self.missing {
                     0 => ready(),
                     _ => missing("demo-servers-1"),
                 };
+                self.seen.ground = Some(ground);
             }
             Step::CreateFirstServer { snapshot, .. } => {
                 let made_of = self.seen.snapshots.iter().find(|s| s.id == snapshot);
