@@ -214,7 +214,8 @@ fn denied(policy: &str, answer: Result<(), kube::Error>) -> Result<(), String> {
     }
 }
 
-fn random_id() -> Result<ClusterId, ClusterError> {
+/// The id of a new cluster.
+pub fn random_id() -> Result<ClusterId, ClusterError> {
     // 32 of 36 letters and digits: each byte's low 5 bits choose evenly.
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let no_randomness = || ClusterError::Malformed {

@@ -50,7 +50,7 @@ pub fn ensure(dir: &Path, cluster: &ClusterName) -> Result<FoundingKeys, Secrets
     ensure_public(&dir.join(DEPLOY_KEY_PUBLIC_FILE), &deploy_key)?;
     let signing_key = ensure_signing(&dir.join(SIGNING_KEY_FILE), cluster)?;
     ensure_public(&dir.join(SIGNING_KEY_PUBLIC_FILE), &signing_key)?;
-    ensure_webhook(&dir.join(WEBHOOK_SECRET_FILE))?;
+    ensure_word(&dir.join(WEBHOOK_SECRET_FILE))?;
     Ok(FoundingKeys {
         age_recipient,
         deploy_key,
@@ -93,7 +93,8 @@ pub fn ensure_age(path: &Path) -> Result<String, SecretsError> {
         .ok_or_else(|| foreign(path, "holds no age identity"))
 }
 
-fn recipients_of(key: &Secret) -> Vec<String> {
+/// Whom the age keys in a text are for, the first one first.
+pub fn recipients_of(key: &Secret) -> Vec<String> {
     let lines = key.expose_str().unwrap_or_default().lines();
     let identities = lines.filter_map(|line| line.trim().parse::<age::x25519::Identity>().ok());
     identities
@@ -123,7 +124,11 @@ pub fn ssh_public_half(key: &Secret) -> Option<String> {
     key.public_key().to_openssh().ok()
 }
 
-fn ensure_signing(path: &Path, cluster: &ClusterName) -> Result<String, SecretsError> {
+/// The public half of the signing key in a file; it is made if there is no such file.
+///
+/// # Errors
+/// The file can't be written, or holds no such key.
+pub fn ensure_signing(path: &Path, cluster: &ClusterName) -> Result<String, SecretsError> {
     let no_key = || {
         foreign(
             path,
@@ -152,7 +157,11 @@ fn ensure_signing(path: &Path, cluster: &ClusterName) -> Result<String, SecretsE
     Ok(format!("{name}:{}", BASE64.encode(public)))
 }
 
-fn ensure_webhook(path: &Path) -> Result<(), SecretsError> {
+/// Makes a random word of 64 hex digits in a file, if there is no such file.
+///
+/// # Errors
+/// The file can't be written, or is empty.
+pub fn ensure_word(path: &Path) -> Result<(), SecretsError> {
     let secret = ensure_file(path, || {
         let bytes = random()?;
         let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().fold(
