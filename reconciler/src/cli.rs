@@ -15,7 +15,7 @@ mod checkout;
 mod destroy;
 mod edit;
 mod found;
-mod git;
+pub mod git;
 mod identify;
 mod init;
 mod kubeconfig;
@@ -30,6 +30,7 @@ mod restore;
 mod run;
 mod scale;
 mod secrets;
+mod seed;
 mod ssh;
 mod status;
 mod upgrade;
@@ -39,6 +40,7 @@ mod wait;
 use crate::cluster::found::FoundOptions;
 use crate::gate::SPEC_FILE;
 use crate::repo::{RepoError, Tree};
+use crate::seed::SeedOptions;
 
 /// A Kubernetes cluster on Hetzner Cloud that follows one git repository.
 ///
@@ -57,6 +59,8 @@ pub struct Cli {
 pub enum Verb {
     /// Makes the repository of a cluster, from a template; done again, it keeps what is there.
     Init(Box<init::Options>),
+    /// Brings a cluster up at Hetzner from its repository; cut off anywhere, the same command goes on.
+    Seed(Box<SeedOptions>),
     /// Makes a cluster into one that fabrik runs; may be repeated.
     Found(Box<FoundOptions>),
     /// Runs one replica, on a control-plane node.
@@ -133,6 +137,7 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Init(options) => init::run(*options).await,
+        Verb::Seed(options) => Box::pin(seed::run(*options)).await,
         Verb::Found(options) => Box::pin(found::run(*options)).await,
         Verb::Run(options) => run::run(options).await,
         Verb::Agent(options) => Box::pin(agent::run(options)).await,

@@ -132,6 +132,30 @@ pub fn branch(dir: &Path) -> Result<Option<String>, GitError> {
     Ok((!name.is_empty()).then_some(name))
 }
 
+/// Where a branch is pushed to: the URL of its own remote, else of `origin`.
+pub fn pushed_to(dir: &Path, branch: &str) -> Result<Option<String>, GitError> {
+    let key = format!("branch.{branch}.remote");
+    let remote = output(dir, &["config", "--get", &key], &[])?;
+    let remote = String::from_utf8_lossy(&remote.stdout).trim().to_owned();
+    let remote = if remote.is_empty() { "origin" } else { &remote };
+    let url = output(dir, &["remote", "get-url", "--push", remote], &[])?;
+    let text = String::from_utf8_lossy(&url.stdout).trim().to_owned();
+    Ok((url.status.success() && !text.is_empty()).then_some(text))
+}
+
+/// Whether all that git does not ignore is committed.
+pub fn is_clean(dir: &Path) -> Result<bool, GitError> {
+    Ok(run(dir, &["status", "--porcelain"], &[])?.stdout.is_empty())
+}
+
+/// The commit that a branch has at `url`, asked for as the person; `None` where it has no such branch.
+pub fn head_at(dir: &Path, url: &str, branch: &str) -> Result<Option<String>, GitError> {
+    let reference = format!("refs/heads/{branch}");
+    let told = run(dir, &["ls-remote", "--", url, &reference], &[])?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    Ok(told.split_whitespace().next().map(str::to_owned))
+}
+
 /// What git is told to push what is checked out to where it belongs; a new branch to `origin`.
 pub fn push_words(new_branch: Option<&str>) -> Vec<&str> {
     let mut words = vec!["push"];

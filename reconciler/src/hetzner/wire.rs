@@ -67,6 +67,8 @@ pub struct Network {
     #[serde(default, deserialize_with = "or_default")]
     pub name: String,
     #[serde(default, deserialize_with = "or_default")]
+    pub ip_range: String,
+    #[serde(default, deserialize_with = "or_default")]
     pub labels: Labels,
 }
 

@@ -35,6 +35,20 @@ pub async fn holders(
     Ok(found)
 }
 
+/// The range of this cluster's network, if it is there.
+pub async fn network_range(
+    client: &Client,
+    name: &ClusterName,
+    cluster: &ClusterId,
+) -> Result<Option<String>, HetznerError> {
+    let filter = ("name", name.to_string());
+    let found = client
+        .list::<wire::Network>(Some(filter), Purpose::Observe)
+        .await?;
+    let ours = found.into_iter().find(|n| is_ours(n, cluster));
+    Ok(ours.map(|network| network.ip_range))
+}
+
 /// The temporary server is called so, after the cluster's name.
 pub const IMAGE_SUFFIX: &str = "image";
 /// And so the temporary key.

@@ -1,0 +1,114 @@
+//! Whether Hetzner would let the cluster be made. A token shows that it may write by making the seed's temporary key, which is
+//! taken back where anything is wrong.
+
+use fabrik_core::seed::Stage;
+use fabrik_core::seed::cost::{Offer, groups};
+
+use super::{About, Found, Line, Subject};
+use crate::hetzner::HetznerError;
+use crate::hetzner::seeding::{self, KEY_SUFFIX};
+
+pub async fn look(subject: &Subject<'_>) -> Found {
+    let (says, made_key) = match token(subject).await {
+        Ok(made) => (Ok("reads and writes".to_owned()), made),
+        Err(why) => (Err(why), None),
+    };
+    let mut lines = vec![
+        Line::new(About::Token, says),
+        Line::new(About::Names, names(subject).await),
+        Line::new(About::Network, network(subject).await),
+    ];
+    let offer = seeding::offer(subject.client).await;
+    let stock = match &offer {
+        Ok(offer) => stock(subject, offer),
+        Err(error) => Err(error.to_string()),
+    };
+    lines.push(Line::new(About::Stock, stock));
+    Found {
+        lines,
+        offer: offer.ok(),
+        made_key,
+    }
+}
+
+/// The name of the temporary key.
+pub fn key_name(subject: &Subject<'_>) -> String {
+    format!("{}-{KEY_SUFFIX}", subject.spec.name)
+}
+
+/// The key, where it was made now.
+async fn token(subject: &Subject<'_>) -> Result<Option<u64>, String> {
+    let cluster = &subject.state.record.cluster_id;
+    let public = &subject.keys.temporary_public;
+    let made = seeding::register_key(subject.client, cluster, &key_name(subject), public).await;
+    match made {
+        Ok((id, is_new)) => Ok(is_new.then_some(id)),
+        Err(HetznerError::Unauthorized { message, .. }) => Err(format!(
+            "Hetzner does not let it write ({message}). Make one that may read and write (the project's Security → API tokens), \
+             put it into {} (`sops edit`), and push",
+            subject.spec.hetzner.token.file
+        )),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn names(subject: &Subject<'_>) -> Result<String, String> {
+    let name = &subject.spec.name;
+    let pools: Vec<String> = subject.spec.pools.keys().map(ToString::to_string).collect();
+    let cluster = &subject.state.record.cluster_id;
+    let holders = seeding::holders(subject.client, name, cluster, &pools).await;
+    let holders = holders.map_err(|error| error.to_string())?;
+    if holders.is_empty() {
+        return Ok(format!("nothing else is called {name} in this project"));
+    }
+    Err(format!(
+        "others have names that {name} needs: {}. Remove or rename them, or give this cluster another name or project",
+        holders.join("; ")
+    ))
+}
+
+/// Networks at Hetzner know nothing of one another, so another's range is no matter; our own can't be changed.
+async fn network(subject: &Subject<'_>) -> Result<String, String> {
+    let cluster = &subject.state.record.cluster_id;
+    let wanted = &subject.spec.network.range;
+    let range = seeding::network_range(subject.client, &subject.spec.name, cluster).await;
+    match range.map_err(|error| error.to_string())? {
+        None => Ok(format!("{wanted} will be made")),
+        Some(range) if range == *wanted => Ok(format!("{wanted} is there")),
+        Some(range) => Err(format!(
+            "the cluster's network is there with {range}, and [network] range is {wanted}: write {range}, or remove the network"
+        )),
+    }
+}
+
+fn stock(subject: &Subject<'_>, offer: &Offer) -> Result<String, String> {
+    let groups = groups(subject.spec);
+    let faults: Vec<String> = groups
+        .iter()
+        .filter_map(|group| Some(format!("{}: {}", group.name, group.fault(offer)?)))
+        .collect();
+    let has_first = subject.state.record.stage > Stage::Unmet;
+    if !faults.is_empty() && has_first {
+        return Ok(format!(
+            "{}; the cluster asks again by itself",
+            faults.join("; ")
+        ));
+    }
+    if !faults.is_empty() {
+        return Err(format!(
+            "{}. Name other server-types or locations, or wait",
+            faults.join("; ")
+        ));
+    }
+    let have = groups.iter().filter_map(|group| {
+        let (choice, _) = group.first_in_stock(offer)?;
+        Some(format!(
+            "{} ({} in {})",
+            group.name, choice.server_type, choice.location
+        ))
+    });
+    Ok(format!(
+        "there is for {}",
+        have.collect::<Vec<_>>().join(", ")
+    ))
+}

@@ -1,0 +1,258 @@
+//! A whole seed: looks at what could stop it, asks for agreement, and then goes step by step.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fabrik_core::diagnostic::Diagnostic;
+use fabrik_core::id::{CommitId, ServerId};
+use fabrik_core::seed::{Extent, Next, Stage, Wanted, next};
+use fabrik_core::spec::Spec;
+use tokio::time::sleep;
+
+use super::SeedError;
+use super::carry_out::{Ended, Seed};
+use super::checks::{self, Found, Subject};
+use super::options::SeedOptions;
+use super::progress::tell;
+use super::repository::{self, Place};
+use super::state::{Keys, State};
+use super::{confirm, image, observe};
+use crate::gate::{Access, Candidate, read_commit};
+use crate::hetzner::seeding;
+use crate::hetzner::{Client, Token};
+use crate::repo::Tree;
+use crate::secrets::{Secret, Sops, users_age_key_file};
+
+/// So often in a row is tried again what fails for a passing reason.
+const TRIES: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Ending {
+    Done,
+    /// The commit is one that the cluster would refuse.
+    Refused(Vec<Diagnostic>),
+    /// Something is wrong; it was shown.
+    Wrong,
+    /// A person has to let the deploy key read the repository, and then repeat the command.
+    WaitsForKey,
+}
+
+/// Brings the cluster of a repository up, or goes on with it.
+///
+/// # Errors
+/// It could not go on; the same command does.
+pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
+    let (commit, tree) = Tree::of_checkout_revision(&options.dir, "HEAD")?;
+    let key_file = options.age_key_file.clone().or_else(users_age_key_file);
+    let sops = key_file.map(|file| Sops::of_person(file, None));
+    let candidate = match read_commit(&tree, Access::of_person(sops.as_ref())).await? {
+        Ok(candidate) => candidate,
+        Err(faulty) => return Ok(Ending::Refused(faulty.diagnostics)),
+    };
+    let spec = &candidate.spec;
+    let extent = if options.image_only {
+        Extent::Images
+    } else {
+        Extent::Cluster
+    };
+    if extent == Extent::Cluster && spec.servers.is_none() {
+        return Err(fabrik_core::seed::Stop::NoServers.into());
+    }
+    let checkout = repository::checkout(&options.dir)?;
+    let mut place = match repository::place(&options, &checkout) {
+        Ok(place) => place,
+        Err(why) => {
+            tell(format_args!("wrong  repository  {why}"))?;
+            return Ok(Ending::Wrong);
+        }
+    };
+    let unknown_host = place.know_host(options.known_hosts.as_deref()).err();
+    let state = State::open(&spec.name, &place.url)?;
+    if extent == Extent::Cluster
+        && state.record.stage == Stage::Parted
+        && !state.laptop().has_secrets
+    {
+        tell(format_args!(
+            "{} was seeded before. {}",
+            spec.name,
+            what_next(&state, &options)
+        ))?;
+        return Ok(Ending::Done);
+    }
+    let keys = state.keys()?;
+    let client = Client::new(&options.hetzner_endpoint, token(&candidate))?;
+    let age_key = checks::age_key(&options.dir, sops.as_ref()).await;
+    let subject = Subject {
+        dir: &options.dir,
+        extent,
+        commit: &commit,
+        tree: &tree,
+        spec,
+        checkout: &checkout,
+        place: &place,
+        unknown_host: unknown_host.as_deref(),
+        state: &state,
+        keys: &keys,
+        sops: sops.as_ref(),
+        age_key: &age_key,
+        client: &client,
+    };
+    let found = checks::look(&subject).await?;
+    found.show()?;
+    if !found.is_well() {
+        return stop(&found, &client, &state).await;
+    }
+    let made = Made {
+        place,
+        client,
+        state,
+        keys,
+        age_key: age_key.ok(),
+        found,
+    };
+    let mut seed = begin(&options, spec, &commit, extent, made).await?;
+    go(&mut seed).await?;
+    if extent == Extent::Cluster {
+        tell(format_args!(
+            "\n{} is up. {}",
+            spec.name,
+            what_next(&seed.state, &options)
+        ))?;
+    }
+    Ok(Ending::Done)
+}
+
+/// What was made and found out before anything costs money.
+struct Made {
+    place: Place,
+    client: Client,
+    state: State,
+    keys: Keys,
+    age_key: Option<Secret>,
+    found: Found,
+}
+
+/// The harmless create is taken back, if it was made now.
+async fn stop(found: &Found, client: &Client, state: &State) -> Result<Ending, SeedError> {
+    if let Some(key) = found.made_key {
+        seeding::delete_key(client, &state.record.cluster_id, key).await?;
+    }
+    Ok(if found.waits_for_key() {
+        Ending::WaitsForKey
+    } else {
+        Ending::Wrong
+    })
+}
+
+async fn begin<'a>(
+    options: &'a SeedOptions,
+    spec: &'a Spec,
+    commit: &'a CommitId,
+    extent: Extent,
+    made: Made,
+) -> Result<Seed<'a>, SeedError> {
+    let mut state = made.state;
+    let has_server = extent == Extent::Cluster && state.record.stage > Stage::Unmet;
+    let disks = if has_server {
+        Vec::new()
+    } else {
+        image::disks(options, spec, commit, &mut state).await?
+    };
+    let offer = made.found.offer.unwrap_or_default();
+    if extent == Extent::Cluster && state.record.agreed.as_ref() != Some(commit) {
+        let bytes = disks.iter().map(|disk| disk.bytes).sum();
+        confirm::show(&offer.bill(spec, bytes))?;
+        confirm::ask(&spec.name, options.yes.as_deref())?;
+        state.record.agreed = Some(commit.clone());
+        state.save()?;
+    }
+    Ok(Seed {
+        options,
+        spec,
+        commit,
+        place: made.place,
+        client: made.client,
+        state,
+        keys: made.keys,
+        age_key: made.age_key,
+        wanted: Wanted {
+            cluster: spec.name.clone(),
+            images: disks.iter().map(|disk| disk.image.clone()).collect(),
+            extent,
+        },
+        disks,
+        offer,
+    })
+}
+
+/// Step by step, until nothing is left to do.
+async fn go(seed: &mut Seed<'_>) -> Result<(), SeedError> {
+    let mut silent = BTreeSet::new();
+    let (mut failed, mut pause) = (0, FIRST_PAUSE);
+    loop {
+        match step(seed, &mut silent).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => (failed, pause) = (0, FIRST_PAUSE),
+            Err(error) if error.is_transient() && failed < TRIES => {
+                tracing::warn!(%error, "tried again");
+                sleep(pause).await;
+                failed += 1;
+                pause *= 2;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether it was the last one.
+async fn step(seed: &mut Seed<'_>, silent: &mut BTreeSet<ServerId>) -> Result<bool, SeedError> {
+    let seen = observe::observe(seed, silent).await?;
+    let step = match next(&seed.wanted, &seen.observed) {
+        Next::Done => return Ok(true),
+        Next::Stop(stop) => return Err(stop.into()),
+        Next::Do(step) => step,
+    };
+    match seed.carry_out(step, &seen).await? {
+        Ended::Well => Ok(false),
+        Ended::Silent(server) if silent.is_empty() => {
+            silent.insert(server);
+            Ok(false)
+        }
+        Ended::Silent(_) => Err(SeedError::Unreachable {
+            about: "the rescue system of a second temporary server",
+            address: seen
+                .image_address
+                .map_or_else(String::new, |a| a.to_string()),
+            said: "no answer".to_owned(),
+            advice: "See whether this network lets SSH out".to_owned(),
+        }),
+    }
+}
+
+fn token(candidate: &Candidate) -> Token {
+    let none = Secret::new(Vec::new());
+    Token::from(candidate.token.as_ref().unwrap_or(&none))
+}
+
+fn what_next(state: &State, options: &SeedOptions) -> String {
+    let kubeconfig = kubeconfig(state, options);
+    format!(
+        "A `git push` changes it from now on; this laptop is not needed for that.\n\
+         Look at it: fabrik status --kubeconfig {}",
+        kubeconfig.display()
+    )
+}
+
+fn kubeconfig(state: &State, options: &SeedOptions) -> PathBuf {
+    let beside = || state.dir().join("kubeconfig");
+    options.kubeconfig.clone().unwrap_or_else(beside)
+}
+
+impl Seed<'_> {
+    pub fn kubeconfig(&self) -> PathBuf {
+        kubeconfig(&self.state, self.options)
+    }
+}

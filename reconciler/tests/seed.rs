@@ -1,0 +1,192 @@
+//! `fabrik seed` by the real binary, against the emulator, with a real sshd in the rescue system and on the first server. What
+//! stands in on the first server is named in `seed/first-server.sh`.
+
+#[path = "seed/machines.rs"]
+mod machines;
+#[path = "seed/page.rs"]
+mod page;
+#[path = "init/place.rs"]
+mod place;
+#[path = "seed/world.rs"]
+mod world;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::json;
+
+use world::{World, left};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_becomes_a_snapshot_and_only_the_last_two_are_kept() {
+    let world = World::start().await;
+    let disk = world.disk("disk.img", 3_000_000);
+    let images = &["--image-only", "--image", "disk.img"];
+    let seeded = world.seed(images).await;
+    assert!(seeded.is_ok(), "{seeded}");
+    assert!(seeded.out.contains("read it back, the same"), "{seeded}");
+    assert_eq!(world.written(), disk);
+    let state = world.state().await;
+    let images_there = state["images"].as_array().unwrap();
+    assert_eq!(images_there.len(), 1);
+    let labels = &images_there[0]["labels"];
+    assert_eq!(labels["fabrik.dev/image"], "servers");
+    assert_eq!(labels["fabrik.dev/digest"], world::sha256(&disk)[..32]);
+    assert_eq!(left(&state), "1 images");
+
+    // Done again it makes nothing; another disk is another snapshot, compressed or not.
+    assert!(world.seed(images).await.is_ok());
+    assert_eq!(world.events("snapshot").await, 1);
+    for n in [2_u8, 3] {
+        let disk = world.disk("disk.img", 1_000_000 + usize::from(n));
+        world.compress("disk.img");
+        let seeded = world
+            .seed(&["--image-only", "--image", "disk.img.zst"])
+            .await;
+        assert!(seeded.is_ok(), "{seeded}");
+        assert_eq!(world.written(), disk);
+    }
+    assert_eq!(left(&world.state().await), "2 images");
+    assert_eq!(world.events("snapshot").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_written_as_it_was_sent_becomes_no_snapshot() {
+    let world = World::start().await;
+    world.disk("disk.img", 1_000_000);
+    world.flag("corrupt", true);
+    let images = &["--image-only", "--image", "disk.img"];
+    let seeded = world.seed(images).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    assert!(
+        seeded.err.contains("does not hold what was sent"),
+        "{seeded}"
+    );
+    assert_eq!(world.events("snapshot").await, 0);
+    world.flag("corrupt", false);
+    assert!(world.seed(images).await.is_ok());
+    assert_eq!(left(&world.state().await), "1 images");
+    assert_eq!(world.events("created").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_stops_it_by_its_name_and_the_same_command_goes_on() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.settings(json!({"snapshot_limit": 0})).await;
+    let images = &["--image-only", "--image", "disk.img"];
+    let seeded = world.seed(images).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    assert!(seeded.err.contains("snapshot_limit"), "{seeded}");
+    world.settings(json!({"snapshot_limit": 5})).await;
+    assert!(world.seed(images).await.is_ok());
+    assert_eq!(left(&world.state().await), "1 images");
+    assert_eq!(world.events("created").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_wrong_is_told_at_once_and_nothing_is_made() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.authorize_git();
+    world
+        .post(
+            "networks",
+            json!({"name": "demo", "ip_range": "10.0.0.0/16"}),
+        )
+        .await;
+    world.edit("ssh-from = [\"127.0.0.0/8\"]", "ssh-from = []");
+    world.commit("Close the door");
+    world
+        .settings(json!({"tokens": [], "read_only_tokens": [place::TOKEN]}))
+        .await;
+    world
+        .settings(json!({"out_of_stock": {"cx33": ["fsn1", "nbg1", "hel1"]}}))
+        .await;
+    let seeded = world.seed(&["--image", "disk.img", "--yes", "demo"]).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    for wrong in [
+        "wrong  repository",
+        "wrong  firewall    [firewall] ssh-from is empty",
+        "wrong  token       Hetzner does not let it write",
+        "wrong  names       others have names that demo needs: network `demo`",
+        "wrong  stock       servers: Hetzner has no cx33 to give in fsn1, nbg1, hel1 now",
+        "ok     secrets     2 open, for you and for the cluster",
+        "ok     age key",
+    ] {
+        assert!(seeded.out.contains(wrong), "{wrong}:\n{seeded}");
+    }
+    assert_eq!(left(&world.state().await), "1 networks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_pushed_repository_to_a_first_server_that_has_all_it_needs() {
+    let world = World::start().await;
+    world.disk("disk.img", 2_000_000);
+    let whole = &["--image", "disk.img", "--yes", "demo"];
+
+    let waits = world.seed(whole).await;
+    assert_eq!(waits.code, Some(2), "{waits}");
+    assert!(
+        waits.out.contains("Let this key read the repository"),
+        "{waits}"
+    );
+    assert!(waits.out.contains("ssh-ed25519 AAAA"), "{waits}");
+    assert_eq!(world.told(&waits.out), page::block("first"));
+    assert_eq!(left(&world.state().await), "");
+    world.authorize_git();
+
+    let seeded = world.seed(whole).await;
+    assert!(seeded.is_ok(), "{seeded}");
+    for told in [
+        "3 × cx33 in fsn1, servers",
+        "in all, EUR",
+        "met the first server",
+        "handed the cluster over",
+        "1 of 3 servers",
+        "demo is up.",
+    ] {
+        assert!(seeded.out.contains(told), "{told}:\n{seeded}");
+    }
+    assert_eq!(world.told(&seeded.out), page::block("second"));
+    world.is_whole().await;
+
+    let again = world.seed(whole).await;
+    assert!(
+        again.is_ok() && again.out.contains("demo was seeded before"),
+        "{again}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_each_step_it_comes_to_the_same_end() {
+    let world = World::start().await;
+    world.disk("disk.img", 2_000_000);
+    world.authorize_git();
+    let whole = &["--image", "disk.img", "--yes", "demo"];
+    world.flag("slow", true);
+    let cut_off = world.seed_until(whole, "writing").await;
+    assert_eq!(cut_off.code, None, "{cut_off}");
+    world.flag("slow", false);
+    let mut killed_after = BTreeSet::new();
+    while !world.seed_and_kill(whole, &mut killed_after).await.is_ok() {}
+    assert!(killed_after.len() >= 15, "{killed_after:?}");
+    world.is_whole().await;
+    assert_eq!(world.events("snapshot").await, 1);
+    assert_eq!(world.events("created").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_with_another_host_key_is_told_nothing() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.authorize_git();
+    world.flag("foreign-host-key", true);
+    let whole = &["--image", "disk.img", "--yes", "demo", "--boot-limit", "3s"];
+    let seeded = world.seed(whole).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    assert!(seeded.err.contains("ANOTHER HOST KEY"), "{seeded}");
+    assert!(!world.machine_file("bundle.json").exists());
+    let asked = fs::read_to_string(world.machine_file("asked")).unwrap_or_default();
+    assert!(!asked.contains("identity"), "{asked}");
+}
