@@ -81,6 +81,7 @@ async fn carry_out(verb: Verb) -> Result<()> {
         Verb::Parts => {
             tokio::task::spawn_blocking(|| {
                 Parts::prepare(&[KUBERNETES_VERSION, FORMER_KUBERNETES_VERSION])?;
+                Parts::etcdutl()?;
                 Parts::nix()
             })
             .await??;
