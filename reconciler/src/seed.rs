@@ -26,3 +26,4 @@ mod write_image;
 pub use error::SeedError;
 pub use options::{ImageFile, SeedOptions};
 pub use run::{Ending, seed};
+pub use state::State;

@@ -177,6 +177,35 @@ async fn killed_after_each_step_it_comes_to_the_same_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_is_undone_half_way_and_whole() {
+    let world = World::start().await;
+    world.disk("disk.img", 2_000_000);
+    world.authorize_git();
+    let whole = &["--image", "disk.img", "--yes", "demo"];
+    world.flag("slow", true);
+    world.seed_until(whole, "writing").await;
+    world.flag("slow", false);
+    let made = left(&world.state().await);
+    assert!(made.contains("1 servers"), "{made}");
+    let other = world.seed(&["--undo", "--yes", "other"]).await;
+    assert!(!other.is_ok(), "{other}");
+    assert_eq!(left(&world.state().await), made);
+
+    let undo = async || {
+        let undone = world.seed(&["--undo", "--yes", "demo"]).await;
+        assert!(undone.is_ok(), "{undone}");
+        assert_eq!(left(&world.state().await), "", "{undone}");
+        assert!(!world.state_dir().exists());
+    };
+    undo().await;
+    // Another key than before, which a person adds again.
+    world.authorize_git();
+    let seeded = world.seed(whole).await;
+    assert!(seeded.is_ok(), "{seeded}");
+    undo().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_with_another_host_key_is_told_nothing() {
     let world = World::start().await;
     world.disk("disk.img", 100_000);

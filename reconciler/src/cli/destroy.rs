@@ -76,9 +76,36 @@ enum RefusedError {
 }
 
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
-    let Project { spec, client } = options.project.open().await?;
+    let project = options.project.open().await?;
+    let wish = Wish {
+        cluster_id: options.cluster_id,
+        kubeconfig: options.kubeconfig,
+        asked: Asked {
+            volumes: options.volumes,
+            snapshots: options.snapshots,
+            protected: options.protected,
+        },
+        yes: options.yes,
+    };
+    clear_away(project, wish).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What of which cluster is to go.
+pub struct Wish {
+    /// Else the cluster is asked, and then the network at Hetzner that has its name.
+    pub cluster_id: Option<ClusterId>,
+    pub kubeconfig: Option<PathBuf>,
+    pub asked: Asked,
+    /// The cluster's name, in the place of typing it.
+    pub yes: Option<String>,
+}
+
+/// Shows it, asks, and removes it.
+pub async fn clear_away(project: Project, wish: Wish) -> Result<(), Failure> {
+    let Project { spec, client } = project;
     let name = spec.name;
-    let cluster = match ask_cluster(options.kubeconfig.clone(), &name).await {
+    let cluster = match ask_cluster(wish.kubeconfig, &name).await {
         Ok(cluster) => Some(cluster),
         Err(why) => {
             eprintln!("note: the cluster is not asked, and not paused: {why}");
@@ -87,17 +114,12 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     };
     let there = survey(&client).await?;
     let resources: Vec<Resource> = there.iter().map(|t| t.resource.clone()).collect();
-    let id = match (cluster.as_ref(), options.cluster_id) {
+    let id = match (cluster.as_ref(), wish.cluster_id) {
         (None, None) => core::which(&resources, &name)?,
         (None, Some(given)) => given,
         (Some((_, found)), given) => must_be_the_same(&name, found, given)?,
     };
-    let asked = Asked {
-        volumes: options.volumes,
-        snapshots: options.snapshots,
-        protected: options.protected,
-    };
-    let plan = core::plan(&resources, &id, &name, asked);
+    let plan = core::plan(&resources, &id, &name, wish.asked);
     let prices = prices(&client).await;
     let page = Page {
         name: &name,
@@ -107,9 +129,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     };
     say(page.before(&plan))?;
     if plan.is_done() {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
-    confirm(&name, options.yes)?;
+    confirm(&name, wish.yes)?;
     match cluster {
         Some((access, _)) => {
             if pause::ensure(&access, REASON.to_owned()).await? {
@@ -121,7 +143,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let wanted = Wanted {
         cluster: id.clone(),
         name: name.clone(),
-        asked,
+        asked: wish.asked,
     };
     let ended = destroy(&client, &wanted, tell).await?;
     let ended = with_what_was_attached(ended, plan);
@@ -130,7 +152,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         ..page
     };
     say(page.after(&ended.removed, &ended.plan))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The cluster and its id, by its API server; or why not.

@@ -18,17 +18,17 @@ use crate::secrets::{Secret, Sops, field, users_age_key_file};
 pub struct ProjectOptions {
     /// The repository's root.
     #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
+    pub dir: PathBuf,
     /// A file with the project's API token, or with a line HCLOUD_TOKEN=…, `-` is standard input; else it is opened where
     /// cluster.toml says.
     #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    pub token_file: Option<PathBuf>,
     /// Your age key; else where `sops` looks for it.
     #[arg(long, value_name = "FILE")]
-    age_key_file: Option<PathBuf>,
+    pub age_key_file: Option<PathBuf>,
     /// Hetzner's API.
     #[arg(long, value_name = "URL", default_value = DEFAULT_HETZNER_ENDPOINT, hide = true)]
-    hetzner_endpoint: String,
+    pub hetzner_endpoint: String,
 }
 
 /// A repository's cluster at Hetzner.

@@ -2,14 +2,21 @@
 
 use std::process::ExitCode;
 
+use fabrik_core::destroy::Asked;
+
 use super::Failure;
+use super::destroy::{Wish, clear_away};
+use super::project::ProjectOptions;
 use super::validate::print_faults;
-use crate::seed::{self, Ending, SeedOptions};
+use crate::seed::{self, Ending, SeedOptions, State};
 
 /// Something has to be done elsewhere before the same command goes on.
 const REPEAT: u8 = 2;
 
 pub async fn run(options: SeedOptions) -> Result<ExitCode, Failure> {
+    if options.undo {
+        return undo(options).await;
+    }
     Ok(match seed::seed(options).await? {
         Ending::Done => ExitCode::SUCCESS,
         Ending::Refused(faults) => {
@@ -22,4 +29,36 @@ pub async fn run(options: SeedOptions) -> Result<ExitCode, Failure> {
         }
         Ending::WaitsForKey => ExitCode::from(REPEAT),
     })
+}
+
+/// Volumes and what is protected stay: a seed makes none of these.
+async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
+    let project = ProjectOptions {
+        dir: options.dir,
+        token_file: None,
+        age_key_file: options.age_key_file,
+        hetzner_endpoint: options.hetzner_endpoint,
+    };
+    let project = project.open().await?;
+    let state = State::existing(&project.spec.name)?;
+    let of_seed = || {
+        state
+            .as_ref()
+            .map(State::kubeconfig)
+            .filter(|path| path.exists())
+    };
+    let wish = Wish {
+        cluster_id: state.as_ref().map(|state| state.record.cluster_id.clone()),
+        kubeconfig: options.kubeconfig.or_else(of_seed),
+        asked: Asked {
+            snapshots: true,
+            ..Asked::default()
+        },
+        yes: options.yes,
+    };
+    clear_away(project, wish).await?;
+    if let Some(state) = state {
+        state.forget()?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,10 @@ pub struct SeedOptions {
     /// Makes the images of servers and pools, and nothing else: to renew them.
     #[arg(long)]
     pub image_only: bool,
+    /// Removes what a seed has made, once the cluster's name was typed: all of this cluster's at Hetzner but its volumes, and
+    /// what the laptop keeps of it.
+    #[arg(long, conflicts_with = "image_only")]
+    pub undo: bool,
     /// Where servers fetch the repository [default: where the checked-out branch is pushed to].
     #[arg(long, value_name = "URL")]
     pub repository: Option<String>,

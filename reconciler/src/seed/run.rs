@@ -247,7 +247,7 @@ fn what_next(state: &State, options: &SeedOptions) -> String {
 }
 
 fn kubeconfig(state: &State, options: &SeedOptions) -> PathBuf {
-    let beside = || state.dir().join("kubeconfig");
+    let beside = || state.kubeconfig();
     options.kubeconfig.clone().unwrap_or_else(beside)
 }
 

@@ -95,6 +95,36 @@ impl State {
         Self::open_in(&home()?.join(cluster.as_str()), cluster, repository)
     }
 
+    /// What there is of a cluster, whichever repository's it is; `None` where it was never seeded from here.
+    ///
+    /// # Errors
+    /// A seed has it, or it can't be read.
+    pub fn existing(cluster: &ClusterName) -> Result<Option<Self>, SeedError> {
+        let dir = home()?.join(cluster.as_str());
+        let path = dir.join(RECORD);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let lock = locked(&dir, cluster)?;
+        let text = fs::read(&path).map_err(SeedError::file(&path))?;
+        let record = parse(&path, &text)?;
+        Ok(Some(Self {
+            dir,
+            record,
+            _lock: lock,
+        }))
+    }
+
+    /// Removes all of it.
+    pub fn forget(self) -> Result<(), SeedError> {
+        fs::remove_dir_all(&self.dir).map_err(SeedError::file(&self.dir))
+    }
+
+    /// The cluster's, where nobody has named another file.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
     fn open_in(dir: &Path, cluster: &ClusterName, repository: &str) -> Result<Self, SeedError> {
         let mut private = fs::DirBuilder::new();
         private.recursive(true).mode(0o700);

@@ -148,7 +148,7 @@ impl World {
         fs::write(self.machine_file("authorized-git"), public.stdout).unwrap();
     }
 
-    fn state_dir(&self) -> PathBuf {
+    pub fn state_dir(&self) -> PathBuf {
         self.place.path("state/fabrik/demo")
     }
 
