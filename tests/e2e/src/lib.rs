@@ -150,8 +150,7 @@ impl World {
             .wait_until(&what, SOON, async || {
                 let workers = self.workers().await?;
                 let mut names: Vec<_> = workers.iter().map(name).collect();
-                let mut nodes: Vec<_> = self.ready_nodes()?;
-                nodes.retain(|node| !node.starts_with("server-"));
+                let mut nodes = self.ready_workers()?;
                 names.sort();
                 nodes.sort();
                 ensure!(
@@ -163,8 +162,9 @@ impl World {
             .await
     }
 
-    fn ready_nodes(&self) -> Result<Vec<String>> {
-        let nodes = list(&self.get(&["nodes"])?, "items");
+    fn ready_workers(&self) -> Result<Vec<String>> {
+        let workers = ["nodes", "-l", "!node-role.kubernetes.io/control-plane"];
+        let nodes = list(&self.get(&workers)?, "items");
         let ready = |node: &&Value| {
             let conditions = list(&node["status"], "conditions");
             let is_ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
@@ -195,7 +195,7 @@ impl World {
         self.status_says_within(SOON, what, says).await
     }
 
-    async fn status_says_within(
+    pub async fn status_says_within(
         &self,
         limit: Duration,
         what: &str,

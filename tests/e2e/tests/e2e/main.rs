@@ -13,6 +13,7 @@ mod plan;
 mod restore;
 mod rolling;
 mod secrets;
+mod seed;
 mod shrink;
 mod split;
 mod story;

@@ -1,0 +1,302 @@
+//! A cluster's life: from a repository and an empty Hetzner project, by one command, to its end. The laptop only seeds it and
+//! ends it; between the two a push is all that there is.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use fabrik_bed::emulator::TOKEN;
+use fabrik_bed::{Bed, Build, Options, Transport, system};
+use fabrik_e2e::{Ran, World, ledger, list, name};
+use serde_json::Value;
+
+const SSH_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea alice";
+const SERVERS: &str = "\n[servers]\ncount = 1\nserver-types = [\"cx33\"]\nlocations = [\"fsn1\"]\n";
+/// fabrik looks at the repository four times a minute.
+const FOLLOWED: Duration = Duration::from_secs(120);
+/// Of two servers, one after the other.
+const JOINED: Duration = Duration::from_secs(240);
+const ETCD: &str = "node-role.kubernetes.io/etcd";
+/// What the emulator has of each kind that costs money or has a name.
+const KINDS: [&str; 11] = [
+    "servers",
+    "images",
+    "networks",
+    "firewalls",
+    "ssh_keys",
+    "placement_groups",
+    "primary_ips",
+    "floating_ips",
+    "load_balancers",
+    "volumes",
+    "certificates",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_comes_out_of_nothing_and_ends() -> Result<()> {
+    let bed = Bed::start(Options {
+        servers: 0,
+        systems: true,
+        transport: Transport::Ssh,
+        action_duration: Duration::from_millis(50),
+        ..Options::default()
+    })
+    .await?;
+    let person = Person::new(&bed)?;
+    person.make_repository(&bed)?;
+    let world = seed(bed, &person)?;
+    stands_alone(&world, &person).await?;
+
+    // The laptop is not needed for what follows.
+    let commit = world.push_edited("[pools.workers]\ncount = 1", "[pools.workers]\ncount = 2")?;
+    world
+        .status_says_within(FOLLOWED, "two workers are wanted", |status| {
+            status["appliedCommit"] == commit.as_str()
+        })
+        .await?;
+    world.workers_ready(2).await?;
+
+    let commit = world.push_edited("[servers]\ncount = 1", "[servers]\ncount = 3")?;
+    three_servers(&world).await?;
+    world.carried_out(&commit).await?;
+    world.workers_ready(2).await?;
+
+    let ended = person.destroy(&world.bed, &[])?.ok()?;
+    assert_eq!(things(&world).await?, ["images"], "{ended}");
+    // Nothing else is left that says whose they are.
+    let rest = ["--snapshots", "--cluster-id", &world.cluster_id];
+    person.destroy(&world.bed, &rest)?.ok()?;
+    ensure!(things(&world).await?.is_empty());
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+/// Seeds, with a person who lets the deploy key in where they are told to.
+fn seed(mut bed: Bed, person: &Person) -> Result<World> {
+    bed.write_image(&bed.dir().join("disk.img"))?;
+    let waits = person.seed(&bed)?;
+    ensure!(waits.code == Some(2), "{waits:?}");
+    let mut lines = waits.stdout.lines().map(str::trim);
+    let key = lines.find(|line| line.starts_with("ssh-ed25519 "));
+    bed.git_servers().authorize(key.context("no deploy key")?)?;
+    let ran = person.seed(&bed)?;
+    let record = fs::read_to_string(person.state().join("seed.json"))?;
+    let record: Value = serde_json::from_str(&record)?;
+    let told = || format!("{}\n{}", ran.stdout, ran.stderr);
+    ensure!(ran.code == Some(0), "{}", told());
+    let cluster_id = record["cluster-id"].as_str().with_context(told)?.to_owned();
+    let server = record["server"].as_u64().with_context(told)?;
+    let first = bed.machines().into_iter().find(|m| m.id() == server);
+    bed.adopt(first.context("no first server")?.name())?;
+    Ok(World { bed, cluster_id })
+}
+
+/// The cluster runs, and neither Hetzner nor the laptop have what only the seed needed.
+async fn stands_alone(world: &World, person: &Person) -> Result<()> {
+    let workers = world.workers_ready(1).await?;
+    let head = world.bed.git().head()?;
+    let kubeconfig = person.state().join("kubeconfig");
+    let kubeconfig = kubeconfig.to_str().context("a path in UTF-8")?;
+    let look = ["status", "--kubeconfig", kubeconfig];
+    let page = Ran::of(person.command(&world.bed, &look)?)?.ok()?;
+    let short = head.get(..8).context("a commit")?;
+    ensure!(page.contains(short), "no {short} in {page}");
+
+    let state = world.hetzner().await?;
+    let keys: Vec<String> = list(&state, "ssh_keys").iter().map(name).collect();
+    assert_eq!(keys, ["demo-alice"]);
+    let servers = list(&state, "servers");
+    let counts = (of_role(&servers, "server"), of_role(&servers, "agent"));
+    assert_eq!((servers.len(), counts), (2, (1, 1)));
+    let images = list(&state, "images");
+    ensure!(
+        images.len() == 1 && workers[0]["image"]["id"] == images[0]["id"],
+        "{images:?}"
+    );
+
+    let mut kept = Vec::new();
+    for entry in fs::read_dir(person.state())? {
+        let entry = entry?;
+        let text = fs::read_to_string(entry.path())?;
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let secret =
+            text.contains(TOKEN) || text.contains("PRIVATE KEY") || text.contains("AGE-SECRET");
+        ensure!(file == "kubeconfig" || !secret, "{file} has a secret");
+        kept.push(file);
+    }
+    kept.sort();
+    assert_eq!(kept, ["kubeconfig", "lock", "seed.json"]);
+    Ok(())
+}
+
+/// Waits for three servers, which are members when they vote, and never sees two on their way.
+async fn three_servers(world: &World) -> Result<()> {
+    let mut at_once = 0;
+    world
+        .bed
+        .wait_until("three servers are members", JOINED, async || {
+            let servers = list(&world.hetzner().await?, "servers");
+            let made = of_role(&servers, "server");
+            // Read later, so that they can't be fewer than they were when a server was ordered.
+            let ledger = ledger(&world.bed)?;
+            let members = ledger["members"].as_object().into_iter().flatten();
+            let members = members.filter(|(_, m)| m["role"] == "server").count();
+            at_once = at_once.max(made.saturating_sub(members));
+            let nodes = ["get", "nodes", "-l", ETCD, "--no-headers"];
+            let nodes = world.bed.kubectl(&nodes)?;
+            let ready = nodes.matches(" Ready ").count();
+            ensure!(
+                (made, members, ready) == (3, 3, 3),
+                "{made} servers, {members} members, {nodes}"
+            );
+            Ok(Some(()))
+        })
+        .await?;
+    ensure!(at_once <= 1, "{at_once} servers on their way at once");
+    // Founding a replica of its own comes after k3s.
+    world
+        .bed
+        .wait_until("fabrik runs on each of them", JOINED, async || {
+            let servers = list(&world.hetzner().await?, "servers");
+            for server in servers.iter().filter(|s| role_of(s) == "server") {
+                let machine = world.bed.machine(&name(server))?;
+                let root = machine.root().context("a root")?;
+                let state = fs::read_to_string(root.path("run/services/state.fabrik"))?;
+                ensure!(state == "active\n", "{}: {state}", name(server));
+            }
+            Ok(Some(()))
+        })
+        .await
+}
+
+fn of_role(servers: &[Value], role: &str) -> usize {
+    servers.iter().filter(|s| role_of(s) == role).count()
+}
+
+fn role_of(server: &Value) -> &str {
+    server["labels"]["fabrik.dev/role"]
+        .as_str()
+        .unwrap_or_default()
+}
+
+/// The kinds of what the emulator has.
+async fn things(world: &World) -> Result<Vec<String>> {
+    let state = world.hetzner().await?;
+    let is_there = |kind: &&&str| !list(&state, kind).is_empty();
+    Ok(KINDS
+        .iter()
+        .filter(is_there)
+        .map(|kind| (*kind).to_owned())
+        .collect())
+}
+
+/// Whoever seeds: a home with an age key, and what `fabrik seed` keeps.
+struct Person {
+    home: PathBuf,
+}
+
+impl Person {
+    fn new(bed: &Bed) -> Result<Self> {
+        let home = bed.dir().join("laptop");
+        fs::create_dir_all(&home)?;
+        fs::write(home.join("token"), TOKEN)?;
+        Ok(Self { home })
+    }
+
+    /// By `fabrik init`; only its flake is the bed's.
+    fn make_repository(&self, bed: &Bed) -> Result<()> {
+        let git = bed.git();
+        let token = self.home.join("token");
+        let init = [
+            "init",
+            ".",
+            "--no-lock",
+            "--workers=1",
+            "--server-types=cx33",
+            "--locations=fsn1",
+            "--forge=gitlab",
+            "--fabrik-flake=github:example/fabrik",
+            "--name",
+            &bed.options().cluster,
+            "--ssh-key",
+            SSH_KEY,
+            "--token-file",
+            token.to_str().context("a path in UTF-8")?,
+        ];
+        Ran::of(self.command(bed, &init)?)?.ok()?;
+        system::write(git, &bed.options().kubernetes_version, Build::Tested)?;
+        let mut spec = git.read("cluster.toml")?;
+        spec.push_str(SERVERS);
+        let spec = spec
+            // Workers are made of the seed's snapshot too.
+            .replace("image = \"debian-12\"\n", "")
+            .replace(
+                "# ssh-from = [\"203.0.113.7/32\"]",
+                "ssh-from = [\"127.0.0.0/8\"]",
+            )
+            .replace(
+                "# api-from = [\"203.0.113.7/32\"]",
+                "api-from = [\"127.0.0.0/8\"]",
+            );
+        git.write("cluster.toml", spec)?;
+        git.commit_and_push("Begin").map(drop)
+    }
+
+    fn seed(&self, bed: &Bed) -> Result<Ran> {
+        let image = bed.dir().join("disk.img");
+        let endpoint = bed.hetzner().endpoint();
+        let url = bed.repository_url();
+        let text = |path: &std::path::Path| path.to_str().map(str::to_owned).context("UTF-8");
+        let known_hosts = text(bed.git_servers().known_hosts())?;
+        let seed = [
+            "seed",
+            "--image",
+            &text(&image)?,
+            "--repository",
+            &url,
+            "--known-hosts",
+            &known_hosts,
+            "--hetzner-endpoint",
+            &endpoint,
+            "--timeout",
+            "3m",
+            "--yes",
+            &bed.options().cluster,
+        ];
+        Ran::of(self.command(bed, &seed)?)
+    }
+
+    fn destroy(&self, bed: &Bed, more: &[&str]) -> Result<Ran> {
+        let endpoint = bed.hetzner().endpoint();
+        let kubeconfig = self.state().join("kubeconfig");
+        let destroy = [
+            "destroy",
+            "--yes",
+            &bed.options().cluster,
+            "--hetzner-endpoint",
+            &endpoint,
+            "--kubeconfig",
+            kubeconfig.to_str().context("a path in UTF-8")?,
+        ];
+        Ran::of(self.command(bed, &[&destroy, more].concat())?)
+    }
+
+    /// What `fabrik seed` keeps of the cluster.
+    fn state(&self) -> PathBuf {
+        self.home.join("state/fabrik/demo")
+    }
+
+    fn command(&self, bed: &Bed, arguments: &[&str]) -> Result<Command> {
+        let mut command = bed.fabrik_cmd(arguments)?;
+        command
+            .env("HOME", &self.home)
+            .env("XDG_STATE_HOME", self.home.join("state"))
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("SOPS_AGE_KEY_FILE")
+            .env_remove("KUBECONFIG");
+        Ok(command)
+    }
+}
