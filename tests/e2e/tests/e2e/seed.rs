@@ -231,8 +231,6 @@ impl Person {
         let mut spec = git.read("cluster.toml")?;
         spec.push_str(SERVERS);
         let spec = spec
-            // Workers are made of the seed's snapshot too.
-            .replace("image = \"debian-12\"\n", "")
             .replace(
                 "# ssh-from = [\"203.0.113.7/32\"]",
                 "ssh-from = [\"127.0.0.0/8\"]",

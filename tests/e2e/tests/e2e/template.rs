@@ -37,6 +37,12 @@ async fn the_template_converges_with_the_bed_s_stand_in_for_its_inputs() -> Resu
         flake = flake.replace(&nixpkgs, &url);
     }
     git.write("flake.nix", flake)?;
+    // Nobody has seeded this cluster, so there is no snapshot.
+    let pool = "[pools.workers]\n";
+    let spec = git.read("cluster.toml")?;
+    ensure!(spec.contains(pool), "{spec}");
+    let spec = spec.replace(pool, &format!("{pool}image = \"debian-12\"\n"));
+    git.write("cluster.toml", spec)?;
     let commit = git.commit_and_push("Begin with what fabrik init wrote")?;
     let unlocked =
         "flake.lock does not lock what flake.nix asks for as fabrik, k3s-nixpkgs, nixpkgs";
