@@ -157,6 +157,7 @@ mod tests {
             node: "server-1".parse().unwrap(),
             boot: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
             stops: true,
+            not_after: None,
         };
         let signed = sign(&key, &retirement).unwrap();
         assert_eq!(verify_retirement(&public, &ours(), &signed), Ok(retirement));

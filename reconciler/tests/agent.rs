@@ -382,14 +382,15 @@ async fn a_server_that_retires_says_so_before_its_k3s_ends() {
     let is_retired = |s: &fabrik::cluster::resources::FabrikNodeStatus| {
         s.report.as_ref().is_some_and(|r| r.retired)
     };
-    // By another key, and of another boot: it goes on fetching.
-    for (sequence, name) in [(1, "one"), (2, "other")] {
+    // By another key, of another boot, and too late: it goes on fetching.
+    for (sequence, name) in [(1, "one"), (2, "other"), (3, "third")] {
         let new = machine.leader.build(name, "6.12", "");
         machine.leader.offer(&new);
         let spec = machine.spec(sequence, &new);
         match sequence {
-            1 => machine.show_retirement(spec, &stranger, number, None),
-            _ => machine.show_retirement(spec, &machine.leader, number + 1, None),
+            1 => machine.show_retirement(spec, &stranger, number, 600, None),
+            2 => machine.show_retirement(spec, &machine.leader, number + 1, 600, None),
+            _ => machine.show_retirement(spec, &machine.leader, number, -1, None),
         }
         let staged = |s: &fabrik::cluster::resources::FabrikNodeStatus| {
             let staged = s.report.as_ref().and_then(|r| r.staged.as_ref());
@@ -399,11 +400,11 @@ async fn a_server_that_retires_says_so_before_its_k3s_ends() {
     }
 
     let new = machine.leader.build("one", "6.12", "");
-    let spec = machine.spec(2, &new);
-    machine.show_retirement(spec.clone(), &machine.leader, number, None);
+    let spec = machine.spec(3, &new);
+    machine.show_retirement(spec.clone(), &machine.leader, number, 600, None);
     let said = machine.until(is_retired).await;
     assert!(unit.exists(), "nobody knows yet");
-    machine.show_retirement(spec, &machine.leader, number, Some(said));
+    machine.show_retirement(spec, &machine.leader, number, 600, Some(said));
     wait_for(|| !unit.exists()).await;
     assert!(!k3s.wait().unwrap().success());
 }

@@ -76,11 +76,19 @@ pub struct Retirement {
     pub boot: BootId,
     /// k3s is stopped. Else it ends by itself when its etcd member is removed: of two members neither may be stopped before.
     pub stops: bool,
+    /// A server that hears it only after this, by its own clock, refuses it: by then the others may need it. One of before it
+    /// was said is good for as long as the boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
 }
 
 impl Retirement {
     /// The version of its layout.
     pub const SCHEMA: u32 = 1;
+
+    pub fn is_late(&self, now: Timestamp) -> bool {
+        self.not_after.is_some_and(|until| now > until)
+    }
 }
 
 /// What it takes to go from the running system to another one, by what the two closures hold. Ordered by what it

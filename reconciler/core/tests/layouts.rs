@@ -5,7 +5,7 @@
 
 use fabrik_core::agent::{Journal, JournalError};
 use fabrik_core::ledger::Ledger;
-use fabrik_core::system::{Phase, Publication, Report, ReportError};
+use fabrik_core::system::{Phase, Publication, Report, ReportError, Retirement};
 use serde_json::{Value, json};
 
 const OLD: &str = "/nix/store/00000000000000000000000000000000-old";
@@ -75,6 +75,13 @@ fn what_the_fabrik_before_wrote_is_read() {
     let report = Report::read(&report()).unwrap();
     assert_eq!(report.schema, 1);
     assert_eq!(report.activity.unwrap().ticket, 3);
+
+    let retirement = json!({
+        "schema": 1, "cluster": "abcdefgh01234567", "node": "s-1", "boot": BOOT, "stops": true,
+    });
+    let retirement: Retirement = serde_json::from_value(retirement).unwrap();
+    assert_eq!(retirement.not_after, None);
+    assert!(!retirement.is_late(AT.parse().unwrap()));
 }
 
 /// A field that is added changes no layout: who does not know it reads the rest.

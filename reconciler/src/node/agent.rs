@@ -133,8 +133,13 @@ impl Agent {
         let said = publication::verify_retirement(&cluster.public_key, &cluster.id, &signed);
         let said = said.inspect_err(|why| tracing::error!("the retirement {why}"));
         let boot = look::facts(&self.config, None).ok()?.boot;
-        said.ok()
-            .filter(|r| r.node == self.config.node && r.boot == boot)
+        let own = |r: &Retirement| r.node == self.config.node && r.boot == boot;
+        let told = said.ok().filter(own)?;
+        if told.is_late(Timestamp::now()) && !self.state.is_retired() {
+            tracing::warn!(not_after = ?told.not_after, "the retirement came too late, and is not obeyed");
+            return None;
+        }
+        Some(told)
     }
 
     /// k3s starts no more; it is stopped only when that is known, for nothing can be said without it.
@@ -149,7 +154,8 @@ impl Agent {
         let seen = self.channels.seen.borrow_and_update().clone();
         let status = seen.and_then(|object| object.status);
         let is_known = status.and_then(|s| s.report).is_some_and(|r| r.retired);
-        if is_known && retirement.stops {
+        let stops = retirement.stops && !retirement.is_late(Timestamp::now());
+        if is_known && stops {
             self.units.stop_k3s().await?;
         }
         self.wait(None).await;

@@ -18,6 +18,7 @@ use fabrik_core::id::StorePath;
 use fabrik_core::system::{
     Action, Activity, Needs, Order, Phase, Publication, Retirement, SignedPublication, System,
 };
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -262,12 +263,14 @@ impl Machine {
             .send_replace(Some(FabrikNode::new("node-1", spec)));
     }
 
-    /// `spec`, and that it leaves for good, said by `leader` of the boot with that number, beside the status that is known.
+    /// `spec`, and that it leaves for good, said by `leader` of the boot with that number and good for so many seconds, beside
+    /// the status that is known.
     pub fn show_retirement(
         &self,
         spec: FabrikNodeSpec,
         leader: &Leader,
         boot: u32,
+        seconds: i64,
         known: Option<FabrikNodeStatus>,
     ) {
         let retirement = Retirement {
@@ -278,6 +281,7 @@ impl Machine {
                 .parse()
                 .unwrap(),
             stops: true,
+            not_after: Some(Timestamp::now() + SignedDuration::from_secs(seconds)),
         };
         let signed = publication::sign(&leader.key, &retirement).unwrap();
         let spec = FabrikNodeSpec {

@@ -72,6 +72,8 @@ pub struct Machine {
     pub retired: bool,
     /// Its k3s is to be stopped as soon as that is known.
     pub stops: bool,
+    /// Until when, by its clock.
+    pub stops_until: Option<Timestamp>,
     /// k3s does not run on it.
     pub k3s_ended: bool,
     pub stays_learner: bool,
@@ -128,6 +130,7 @@ impl Machine {
             disk_full_until: long_ago,
             retired: false,
             stops: false,
+            stops_until: None,
             k3s_ended: false,
             stays_learner: false,
             data_minor: systems.minor(runs),
@@ -153,10 +156,13 @@ impl Machine {
     }
 
     /// As its agent obeys it: of this boot, and k3s is stopped when it is known that it starts no more.
-    pub fn hears_retirement(&mut self, told: Option<&Retirement>) {
-        if let Some(told) = told.filter(|t| t.boot == self.boot && t.node == self.name) {
+    pub fn hears_retirement(&mut self, told: Option<&Retirement>, now: Timestamp) {
+        let clock = self.clock(now);
+        let told = told.filter(|t| t.boot == self.boot && t.node == self.name);
+        if let Some(told) = told.filter(|t| !t.is_late(clock)) {
             self.dirty |= !self.retired;
             self.retired = true;
+            self.stops_until = told.stops.then_some(told.not_after).flatten();
             self.stops = told.stops;
         }
     }
@@ -261,7 +267,10 @@ impl Machine {
         if now < self.agent_dead_until {
             return did;
         }
-        if self.retired && self.stops && !self.dirty {
+        let may_stop = self
+            .stops_until
+            .is_none_or(|until| self.clock(now) <= until);
+        if self.retired && self.stops && may_stop && !self.dirty {
             self.k3s_ended = true;
         }
         self.fetch(systems, now);

@@ -4,11 +4,15 @@
 //! Where it stands is read off the world each time; that there is no way back is in its ticket. A removed member that
 //! starts again could found a cluster of its own (k3s #13623), so its k3s ends first, or its machine does.
 
+mod words;
+
 use std::collections::BTreeSet;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{coming, etcd_members, held, is_servers, known_members};
+pub use self::words::remaining;
+pub(super) use self::words::words;
+use super::{coming, held, is_servers, known_members};
 use crate::departure::{self, Leaver};
 use crate::drain::Left;
 use crate::effect::Effect;
@@ -24,6 +28,9 @@ use crate::system::Retirement;
 /// How long a server may take to end its k3s; then its machine is powered off instead. Its Node is called not Ready 40 s
 /// after its kubelet was heard of last.
 const STOP_DEADLINE_SECS: i64 = 180;
+/// How long a server may obey the word to end its k3s. To hear it, to say so and to stop takes a few seconds; another server
+/// that is lost meanwhile may take the quorum along.
+const HEARD_SECS: i64 = 30;
 /// For how long its kubelet has not been heard of where k3s has ended.
 const SILENT_SECS: i64 = 30;
 
@@ -40,6 +47,8 @@ pub enum Stage<'a> {
     Retire,
     /// Its k3s is to end; `told` once it was told so.
     Stop { told: bool, at_once: bool },
+    /// Another server that is gone is a member still, and without it this one could not be stopped: that one's goes first.
+    RemoveGone(&'a Member, &'a quorum::Member),
     /// Its k3s has ended, or its machine has, and etcd has it as a member.
     RemoveMember(&'a quorum::Member),
     /// No member has it in its list any more, or its agent does not answer; its machine runs.
@@ -187,7 +196,7 @@ fn ending<'a>(
     ticket: &Ticket,
     own: &'a quorum::Member,
     all: &'a [quorum::Member],
-    observed: &Observed,
+    observed: &'a Observed,
 ) -> Stage<'a> {
     let name = &ticket.node;
     let Some(since) = ticket.retiring() else {
@@ -204,13 +213,16 @@ fn ending<'a>(
     if has_ended || retired && !at_once {
         return removable(name, own, all);
     }
-    let told = system.is_some_and(|s| is_told(s, at_once));
+    let told = system.is_some_and(|s| is_told(s, at_once, observed.at));
     let etcd = observed.datastore.etcd().map(|e| &e.members);
     let spared = quorum::may_leave(name, etcd.unwrap_or(&None), &unavailable(name, observed));
     let late = observed.at.duration_since(since) > SignedDuration::from_secs(STOP_DEADLINE_SECS);
     if let Err(message) = spared
         && (late || !told)
     {
+        if let Some((gone, member)) = gone(own, all, observed) {
+            return Stage::RemoveGone(gone, member);
+        }
         let message = format!("waits: {message}");
         return Stage::Held(held(name, HoldReason::Quorum, message));
     }
@@ -227,10 +239,25 @@ fn ending<'a>(
     }
 }
 
-fn is_told(system: &NodeSystem, at_once: bool) -> bool {
+/// A member of etcd's whose server was deleted at Hetzner. Its own ticket has to wait for this one's.
+fn gone<'a>(
+    own: &quorum::Member,
+    all: &'a [quorum::Member],
+    observed: &'a Observed,
+) -> Option<(&'a Member, &'a quorum::Member)> {
+    let is_gone = |m: &&Member| observed.hetzner.gone.contains(&m.server);
+    let mut lost = super::members(&observed.ledger)
+        .map(|(_, member)| member)
+        .filter(is_gone)
+        .filter_map(|m| Some((m, quorum::of(&m.name, all)?)));
+    lost.find(|(_, m)| m.id != own.id && quorum::may_be_removed(m, all).is_ok())
+}
+
+/// What it is too late to obey was not told.
+fn is_told(system: &NodeSystem, at_once: bool, now: Timestamp) -> bool {
     let boot = system.report.as_ref().map(|r| &r.boot);
     let told = system.retirement.as_ref();
-    told.is_some_and(|told| Some(&told.boot) == boot && told.stops == at_once)
+    told.is_some_and(|told| Some(&told.boot) == boot && told.stops == at_once && !told.is_late(now))
 }
 
 fn removable<'a>(name: &NodeName, own: &'a quorum::Member, all: &'a [quorum::Member]) -> Stage<'a> {
@@ -270,6 +297,11 @@ pub fn step(leaver: &Leaver<'_>) -> Step {
             effects: stop(ticket, at_once, observed).into_iter().collect(),
             ..Step::default()
         },
+        Stage::RemoveGone(gone, member) => Step::effect(Effect::RemoveEtcdMember {
+            server: gone.name.clone(),
+            member: member.id,
+            address: member.address,
+        }),
         Stage::RemoveMember(member) => Step::effect(Effect::RemoveEtcdMember {
             server: name.clone(),
             member: member.id,
@@ -338,60 +370,8 @@ fn stop(ticket: &Ticket, at_once: bool, observed: &Observed) -> Option<Effect> {
             node: ticket.node.clone(),
             boot: report.boot.clone(),
             stops: at_once,
+            // One that goes on until it is removed takes nothing along, however late it hears.
+            not_after: at_once.then(|| observed.at + SignedDuration::from_secs(HEARD_SECS)),
         },
     })
-}
-
-/// Verbs that are still to come for the holder of `ticket`, in order: what a plan shows.
-pub fn remaining(id: &IntentId, ticket: &Ticket, observed: &Observed) -> Vec<&'static str> {
-    const ALL: [&str; 7] = [
-        "cordon",
-        "move-etcd-leader",
-        "stop-k3s",
-        "remove-etcd-member",
-        "power-off",
-        "delete-node",
-        "delete-server",
-    ];
-    let from = match stage(id, ticket, observed) {
-        Stage::Cordon => 0,
-        Stage::Drain(_) | Stage::HandOver { .. } => 1,
-        Stage::Retire | Stage::Stop { .. } => 2,
-        Stage::RemoveMember(_) => 3,
-        Stage::PowerOff => 4,
-        Stage::Stopping | Stage::DeleteNode => 5,
-        Stage::DeleteServer => 6,
-        Stage::Gone | Stage::Held(_) | Stage::Unseen => return Vec::new(),
-    };
-    let member = etcd_members(observed).and_then(|all| quorum::of(&ticket.node, all));
-    let runs = observed.hetzner.servers.get(&ticket.server);
-    let runs_still = runs.is_some_and(|s| s.power == Power::Running);
-    let comes = |verb: &&&str| match **verb {
-        "move-etcd-leader" => member.is_some_and(|m| m.leader),
-        "stop-k3s" => member.is_some() && runs_still,
-        "remove-etcd-member" => member.is_some(),
-        "power-off" => runs_still,
-        "delete-node" => observed.nodes.contains_key(&ticket.node),
-        "delete-server" => runs.is_some(),
-        _ => true,
-    };
-    ALL.iter().skip(from).filter(comes).copied().collect()
-}
-
-/// In words, where it stands.
-pub(super) fn words(id: &IntentId, ticket: &Ticket, observed: &Observed) -> String {
-    let stage = stage(id, ticket, observed);
-    let now = match &stage {
-        Stage::Cordon | Stage::Drain(_) => "is drained",
-        Stage::HandOver { .. } => "its etcd leadership is moved",
-        Stage::Retire | Stage::Stop { .. } => "its k3s is stopped",
-        Stage::RemoveMember(_) => "its etcd member is removed",
-        Stage::PowerOff | Stage::Stopping => "is powered off",
-        Stage::DeleteNode => "its Node is deleted",
-        Stage::DeleteServer | Stage::Gone => "its server is deleted",
-        Stage::Held(hold) => return hold.message.clone(),
-        Stage::Unseen => "its server is looked for",
-    };
-    let why = ticket.leave().map_or("", Reason::words);
-    format!("{now}; {why}")
 }

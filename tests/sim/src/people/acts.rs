@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fabrik_core::effect::Effect;
 use fabrik_core::id::{NodeName, ServerId};
 use fabrik_core::observed::Role;
 use fabrik_core::spec::{PlacementStrategy, Servers, Update};
@@ -9,6 +10,7 @@ use fabrik_core::window::Window;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Act, name_of};
+use crate::leader::Flight;
 use crate::machine::{Machine, Mishap};
 use crate::systems::{Fate, Sys};
 use crate::world::{Joiner, World, servers_pool, workers_pool};
@@ -206,10 +208,16 @@ impl World {
         let servers: Vec<&Machine> = servers.collect();
         let lost = servers[number % servers.len()];
         let (voters, _) = self.voters();
-        // One that was told to stop its k3s may do so any moment.
+        // One that was told to stop its k3s, or is about to hear it in time, may do so any moment.
         let told = |m: &Machine| {
             let system = self.observed.systems.get(&m.name);
-            system.is_some_and(|s| s.retirement.is_some())
+            let comes = |f: &Flight| match &f.effect {
+                Effect::StopK3s { node, retirement } => {
+                    node.name == m.name && !retirement.is_late(self.now)
+                }
+                _ => false,
+            };
+            system.is_some_and(|s| s.retirement.is_some()) || self.flights.iter().any(comes)
         };
         let stays = |m: &&&Machine| m.name != lost.name && self.votes(m) && !told(m);
         let left = servers.iter().filter(stays).count();

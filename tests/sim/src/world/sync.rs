@@ -34,7 +34,7 @@ impl World {
                     machine.wish.aim.clone_from(&system.aim);
                     machine.wish.publication.clone_from(&truth.publication);
                 }
-                machine.hears_retirement(system.retirement.as_ref());
+                machine.hears_retirement(system.retirement.as_ref(), self.now);
                 if std::mem::take(&mut machine.dirty) {
                     system.report = Some(machine.report(&self.systems, self.now));
                 }

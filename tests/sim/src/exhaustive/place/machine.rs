@@ -45,6 +45,7 @@ impl Place<'_> {
             places_to_die: _,
             retired: _,
             stops: _,
+            stops_until: _,
             k3s_ended: _,
             stays_learner: _,
         } = machine;

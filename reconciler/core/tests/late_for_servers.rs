@@ -1,0 +1,100 @@
+//! Requests that come late, or are never heard, while servers come and go.
+
+mod model;
+
+use fabrik_core::effect::Effect;
+use fabrik_core::hold::{Hold, HoldReason};
+use fabrik_core::id::{NodeName, ServerId};
+use fabrik_core::step::Step;
+use jiff::SignedDuration;
+
+use self::model::Model;
+
+fn held(step: &Step, reason: HoldReason) -> &Hold {
+    step.holds.iter().find(|h| h.reason == reason).unwrap()
+}
+
+/// One of `count` servers is to leave whatever comes; the word to end its k3s is about to be sent.
+fn one_retires(count: u32) -> (Model, Effect) {
+    let mut model = Model::with_servers(count);
+    model.want_servers(count - 1);
+    loop {
+        let step = model.step();
+        if let [stop @ Effect::StopK3s { .. }] = step.effects.as_slice() {
+            return (model, stop.clone());
+        }
+        step.effects.iter().for_each(|e| model.act(e));
+        model.tick();
+    }
+}
+
+#[test]
+fn the_word_to_end_k3s_is_good_for_half_a_minute_and_said_anew_where_it_came_late() {
+    let (mut model, Effect::StopK3s { node, retirement }) = one_retires(5) else {
+        unreachable!("it is told to stop")
+    };
+    let half_a_minute = SignedDuration::from_secs(30);
+    let until = model.observed.at + half_a_minute;
+    assert_eq!(retirement.not_after, Some(until));
+    assert!(!retirement.is_late(until) && retirement.is_late(until + SignedDuration::from_secs(1)));
+    let system = model.observed.systems.get_mut(&node.name).unwrap();
+    system.retirement = Some(retirement);
+    assert_eq!(model.step().effects, [], "it was told");
+    model.now += half_a_minute * 2;
+    let step = model.step();
+    let [Effect::StopK3s { retirement, .. }] = step.effects.as_slice() else {
+        panic!("{step:?}")
+    };
+    assert_eq!(
+        retirement.not_after,
+        Some(model.observed.at + half_a_minute)
+    );
+    // By then the others can't do without it.
+    model
+        .observed
+        .systems
+        .get_mut(&node.name)
+        .unwrap()
+        .retirement = None;
+    for member in model
+        .etcd()
+        .iter_mut()
+        .filter(|m| !m.is_of(&node.name))
+        .take(2)
+    {
+        member.healthy = false;
+    }
+    let step = model.step();
+    assert_eq!(step.effects, []);
+    held(&step, HoldReason::Quorum);
+}
+
+#[test]
+fn of_two_servers_one_may_hear_it_whenever_it_does() {
+    let (_, Effect::StopK3s { retirement, .. }) = one_retires(2) else {
+        unreachable!("it is told that it starts no more")
+    };
+    assert_eq!((retirement.stops, retirement.not_after), (false, None));
+}
+
+#[test]
+fn a_server_that_is_gone_leaves_etcd_before_one_that_could_not_be_stopped_without_it() {
+    let (mut model, _) = one_retires(4);
+    let ticket = model.observed.ledger.tickets.values().next().unwrap();
+    let gone = (1..=4).find(|id| ServerId(*id) != ticket.server).unwrap();
+    let lost: NodeName = format!("server-{gone}").parse().unwrap();
+    model.observed.hetzner.servers.remove(&ServerId(gone));
+    model.observed.nodes.get_mut(&lost).unwrap().ready = false;
+    let mut members = model.etcd().iter_mut();
+    members.find(|m| m.is_of(&lost)).unwrap().healthy = false;
+    model.tick();
+    model.done.clear();
+    model.settle();
+    let first = ("remove-etcd-member".to_owned(), lost.to_string());
+    assert_eq!(model.done[0], first);
+    assert_eq!(
+        model.observed.hetzner.servers.len(),
+        3,
+        "one was made in its place"
+    );
+}
