@@ -110,6 +110,9 @@ pub struct Intent {
     /// Since when it is no longer wanted: it is not created, and what was created for it is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancelled: Option<Timestamp>,
+    /// Of a server of the control plane that is no longer wanted: when its power-off was written down last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_off: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +165,8 @@ pub enum Change {
     },
     /// An intent is no longer wanted. If it has a server, this counts as a deletion.
     Cancel { id: IntentId },
+    /// The machine of a server that is no longer wanted is about to be powered off before it has joined.
+    CutOff { id: IntentId, at: Timestamp },
     /// A server of the control plane is about to be made, and its user data to hold a nonce with this hash.
     Invite {
         id: IntentId,
@@ -365,6 +370,7 @@ impl Ledger {
                     server: None,
                     address: None,
                     cancelled: None,
+                    cut_off: None,
                 };
                 self.intents.insert(id.clone(), intent);
                 self.remember(EventKind::Creation, name.as_str(), "the pool is short", now);
@@ -380,6 +386,11 @@ impl Ledger {
                 }
             }
             Change::Cancel { id } => self.cancel(id, "not joined, no longer wanted", now),
+            Change::CutOff { id, at } => {
+                if let Some(intent) = self.intents.get_mut(id) {
+                    intent.cut_off = Some(*at);
+                }
+            }
             Change::Alarm { id } => self.cancel(id, "two machines have shown its nonce", now),
             Change::Invite { id, hash, until } => {
                 let nonce = Nonce {
@@ -407,6 +418,7 @@ impl Ledger {
                     server: Some(*server),
                     address: None,
                     cancelled: Some(now),
+                    cut_off: None,
                 };
                 self.intents.insert(id.clone(), intent);
                 self.remember(EventKind::Deletion, name.as_str(), "a late server", now);

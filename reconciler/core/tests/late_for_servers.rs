@@ -98,3 +98,52 @@ fn a_server_that_is_gone_leaves_etcd_before_one_that_could_not_be_stopped_withou
         "one was made in its place"
     );
 }
+
+#[test]
+fn a_server_that_is_called_off_joins_only_when_no_power_off_of_it_is_on_its_way() {
+    let mut model = Model::with_servers(3);
+    model.want_servers(5);
+    while !model.done.iter().any(|(verb, _)| verb == "create-server") {
+        let step = model.step();
+        step.effects.iter().for_each(|e| model.act(e));
+        model.tick();
+    }
+    let mut servers = model.observed.hetzner.servers.values();
+    let joiner = servers.find(|s| s.intent.is_some()).unwrap().clone();
+    model.want_servers(3);
+    let step = model.step();
+    assert!(matches!(step.effects.as_slice(), [Effect::PowerOff { .. }]));
+    // It votes before that lands.
+    model.join(&joiner);
+    model.votes(&joiner);
+    model.done.clear();
+    let asked = model.now;
+    while model
+        .observed
+        .ledger
+        .intents
+        .values()
+        .any(|i| i.cancelled.is_some())
+    {
+        let step = model.step();
+        let waits = step.changes.is_empty() && step.effects.is_empty();
+        if model.now.duration_since(asked) <= SignedDuration::from_mins(1) {
+            assert!(waits, "{step:?}");
+            held(&step, HoldReason::Settling);
+        }
+        step.effects.iter().for_each(|e| model.act(e));
+        model.tick();
+    }
+    model.settle();
+    let verbs: Vec<&str> = model.done.iter().map(|(verb, _)| verb.as_str()).collect();
+    let way_out = [
+        "cordon",
+        "stop-k3s",
+        "remove-etcd-member",
+        "power-off",
+        "delete-node",
+        "delete-server",
+    ];
+    assert_eq!(verbs, way_out, "it is drained first");
+    assert_eq!(model.observed.hetzner.servers.len(), 3);
+}

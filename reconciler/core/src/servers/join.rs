@@ -19,6 +19,13 @@ use crate::step::Step;
 
 /// After this a server that has not joined is reported: what it joins by lives for minutes.
 const JOIN_DEADLINE_SECS: i64 = 1200;
+/// For how long a power-off that was written down is asked for, until it is written down anew.
+const CUT_OFF_SECS: i64 = 15;
+/// How much later one may still land: longer than any request of ours lives.
+const SETTLE_SECS: i64 = 45;
+
+const CUT_OFF: &str = "is not wanted any more, and has joined while its power-off could still be on its way: that is awaited \
+                       for a minute. If it does not come, it is let in, drained, and leaves";
 
 /// Whether one more server may be asked for. Those that there are have to be well, for a member that joins counts in the
 /// quorum before anybody knows whether it stays.
@@ -133,6 +140,10 @@ pub fn arrive(
     }
     let lacks = arrival.lacks();
     match (&lacks, own) {
+        // What lands late would take a member down that was not drained.
+        (Ok(()), Some(_)) if arrival.may_be_powered_off(now) => {
+            Step::hold(arrival.held(HoldReason::Settling, CUT_OFF))
+        }
         (Ok(()), Some(node)) => Step::change(Change::Join {
             id: id.clone(),
             uid: node.uid.clone(),
@@ -211,12 +222,26 @@ impl<'a> Arrival<'a> {
                 Step::holds(guard::stops_in_time(about, machine.id, since, now).err())
             }
             Power::Running => match self.may_be_cut_off(machine, now) {
+                Ok(()) if !self.is_cut_off(CUT_OFF_SECS, now) => Step::change(Change::CutOff {
+                    id: self.id.clone(),
+                    at: now,
+                }),
                 Ok(()) => Step::effect(Effect::PowerOff {
                     server: self.server_ref(),
                 }),
                 Err(message) => Step::hold(self.held(HoldReason::Settling, &message)),
             },
         }
+    }
+
+    /// A power-off of it may still be on its way.
+    fn may_be_powered_off(&self, now: Timestamp) -> bool {
+        self.is_cut_off(CUT_OFF_SECS + SETTLE_SECS, now)
+    }
+
+    fn is_cut_off(&self, for_secs: i64, now: Timestamp) -> bool {
+        let since = self.intent.cut_off.map(|at| now.duration_since(at));
+        since.is_some_and(|since| since <= SignedDuration::from_secs(for_secs))
     }
 
     /// A learner votes from one moment to the next, k3s sees to that: with one other voter it would take the quorum along.

@@ -261,7 +261,7 @@ impl Model {
         fresh.len()
     }
 
-    fn join(&mut self, server: &Server) {
+    pub fn join(&mut self, server: &Server) {
         let name: NodeName = server.name.parse().unwrap();
         let node = Node {
             uid: format!("uid-{}", server.id).parse().unwrap(),
