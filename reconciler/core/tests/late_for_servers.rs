@@ -71,10 +71,14 @@ fn the_word_to_end_k3s_is_good_for_half_a_minute_and_said_anew_where_it_came_lat
 
 #[test]
 fn of_two_servers_one_may_hear_it_whenever_it_does() {
-    let (_, Effect::StopK3s { retirement, .. }) = one_retires(2) else {
+    let (mut model, Effect::StopK3s { retirement, .. }) = one_retires(2) else {
         unreachable!("it is told that it starts no more")
     };
     assert_eq!((retirement.stops, retirement.not_after), (false, None));
+    // Its agent was away, and is back.
+    model.now += SignedDuration::from_mins(10);
+    let step = model.step();
+    assert!(matches!(step.effects.as_slice(), [Effect::StopK3s { .. }]));
 }
 
 #[test]

@@ -203,9 +203,8 @@ fn ending<'a>(
         return Stage::Retire;
     };
     let system = observed.systems.get(name);
-    let retired = system
-        .and_then(|s| s.report.as_ref())
-        .is_some_and(|r| r.retired);
+    let report = system.and_then(|s| s.report.as_ref());
+    let retired = report.is_some_and(|r| r.retired);
     let node = observed.nodes.get(name);
     let silent = node.is_none_or(|n| n.is_silent(observed.at, SILENT_SECS));
     let at_once = all.iter().filter(|m| !m.learner).count() > 2;
@@ -228,14 +227,15 @@ fn ending<'a>(
     }
     match (late, at_once) {
         (true, true) => Stage::PowerOff,
-        (true, false) => Stage::Held(held(
+        // Its agent may be back.
+        (true, false) if told || report.is_none() => Stage::Held(held(
             name,
             HoldReason::Quorum,
             "its agent does not answer, and of two etcd members neither can be stopped before it is removed. Look at \
              `fabrik-agent` there, or remove its member (`etcdctl member remove`): it goes on then"
                 .to_owned(),
         )),
-        (false, _) => Stage::Stop { told, at_once },
+        (false, _) | (true, false) => Stage::Stop { told, at_once },
     }
 }
 
