@@ -45,7 +45,7 @@ async fn the_third_server_goes_on_from_its_own_data() -> Result<()> {
         refuses(&shell, &["--lost", lost], "Hetzner says that server-1 runs")?;
     }
     nothing_is_proved_without_hetzner(&world, &shell).await?;
-    delete_lost(bed).await?;
+    delete_lost(&world).await?;
     let kept = writer.end();
 
     let plan = Ran::of(shell.restore(&["--plan"])?)?.ok()?;
@@ -108,7 +108,7 @@ async fn where_all_data_are_gone_a_snapshot_is_restored() -> Result<()> {
     for machine in [bed.server_machine(0), bed.server_machine(1)] {
         machine.kill().await?;
     }
-    delete_lost(bed).await?;
+    delete_lost(&world).await?;
     for component in Component::ALL.into_iter().rev() {
         bed.control_plane(LEFT).kill(component);
     }
@@ -307,12 +307,22 @@ async fn lost_quorum(bed: &Bed, shell: &RootShell) -> Result<()> {
     .await
 }
 
-async fn delete_lost(bed: &Bed) -> Result<()> {
-    for server in 0..LEFT {
-        let id = bed.server_machine(server).id();
-        bed.hetzner().delete_server(id).await?;
+/// Hetzner shows a server until its deletion has ended.
+async fn delete_lost(world: &World) -> Result<()> {
+    let bed = &world.bed;
+    let ids: Vec<u64> = (0..LEFT)
+        .map(|server| bed.server_machine(server).id())
+        .collect();
+    for id in &ids {
+        bed.hetzner().delete_server(*id).await?;
     }
-    Ok(())
+    bed.wait_until("they are gone at Hetzner", SOON, async || {
+        let state = world.hetzner().await?;
+        let there = state["servers"].as_array().context("no servers")?;
+        let are_gone = there.iter().all(|s| ids.iter().all(|id| s["id"] != *id));
+        Ok(are_gone.then_some(()))
+    })
+    .await
 }
 
 /// Runs it until its journal says that it came to `step`, and kills it there.
