@@ -130,7 +130,8 @@ pub struct NextServer {
 }
 
 /// The next `count` servers of a pool, from intent number `first` on. A number whose id is in use (that of the first server
-/// is, which `fabrik seed` made), or was given out before (`given`), is passed over.
+/// is, which `fabrik seed` made), or was given out before (`given`), is passed over. That of a worker of this pool which only
+/// the ledger does not know (it was restored from an older snapshot) comes again, so that the worker is found and not made twice.
 pub fn next_servers(
     first: u64,
     count: u32,
@@ -140,7 +141,8 @@ pub fn next_servers(
     given: &mut BTreeSet<IntentId>,
 ) -> Vec<NextServer> {
     let machines = observed.hetzner.servers.values();
-    let borne: BTreeSet<&IntentId> = machines.filter_map(|m| m.intent.as_ref()).collect();
+    let others = machines.filter(|m| m.role == Role::Server || m.pool.as_ref() != Some(pool));
+    let borne: BTreeSet<&IntentId> = others.filter_map(|m| m.intent.as_ref()).collect();
     let ledger = &observed.ledger;
     let in_use = |id: &IntentId| {
         ledger.intents.contains_key(id) || ledger.members.contains_key(id) || borne.contains(id)
