@@ -3,16 +3,21 @@
 use crate::desired::Desired;
 use crate::effect::{Effect, NewLoadBalancer};
 use crate::hold::{Hold, HoldReason};
-use crate::names::api_load_balancer;
+use crate::id::ClusterName;
 use crate::observed::{LoadBalancer, Observed};
 use crate::spec;
 use crate::step::Step;
+
+/// What it is called at Hetzner.
+pub fn name(cluster: &ClusterName) -> String {
+    format!("{cluster}-api")
+}
 
 /// Creates it, or removes it where it is no longer wanted. What of it can't be as wanted without people losing their way
 /// to the cluster is told.
 pub fn step(desired: &Desired, observed: &Observed) -> Step {
     let there = &observed.hetzner;
-    let name = api_load_balancer(&desired.spec.name);
+    let name = name(&desired.spec.name);
     match (&desired.spec.api.load_balancer, &there.load_balancer) {
         (None, None) => Step::default(),
         (None, Some(lb)) => Step::effect(Effect::DeleteLoadBalancer {

@@ -16,7 +16,7 @@ pub mod diagnostic;
 pub mod disruption;
 pub mod drain;
 pub mod effect;
-mod endpoint;
+pub mod endpoint;
 pub mod guard;
 pub mod hold;
 pub mod id;

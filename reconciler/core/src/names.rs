@@ -1,7 +1,5 @@
 //! Labels, annotations and field managers: every key that fabrik writes, in one place.
 
-use crate::id::ClusterName;
-
 /// On each Hetzner resource: the id of the cluster that owns it. What bears another id is never touched.
 pub const CLUSTER_LABEL: &str = "fabrik.dev/cluster";
 /// On a Hetzner server: `server` or `agent`, k3s' words.
@@ -57,11 +55,6 @@ pub const ORDERS_MANAGER: &str = "fabrik-orders";
 
 /// Where k3s' API servers listen.
 pub const API_PORT: u16 = 6443;
-
-/// What the load balancer before the API servers is called at Hetzner.
-pub fn api_load_balancer(cluster: &ClusterName) -> String {
-    format!("{cluster}-api")
-}
 
 /// The namespace of fabrik's Lease, service accounts and published observation.
 pub const NAMESPACE: &str = "fabrik-system";

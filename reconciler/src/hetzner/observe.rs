@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fabrik_core::endpoint;
 use fabrik_core::id::{ClusterId, PoolName, ServerId};
 use fabrik_core::ledger::Ledger;
-use fabrik_core::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION, api_load_balancer};
+use fabrik_core::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION};
 use fabrik_core::observed::{FirewallResource, Hetzner, PlacementGroup, Resource, SshKeyResource};
 use fabrik_core::spec::Spec;
 use futures::future::try_join_all;
@@ -60,7 +61,7 @@ pub async fn observe(
         name: f.name.clone(),
         rules: f.rules.iter().map(convert::rule).collect(),
     });
-    let api = api_load_balancer(&spec.name);
+    let api = endpoint::name(&spec.name);
     seen.load_balancer = named(&load_balancers, &api, cluster, &mut taken)
         .map(|found| convert::load_balancer(found, cluster));
     if spec.api.load_balancer.is_none() {
