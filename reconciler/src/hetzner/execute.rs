@@ -201,6 +201,27 @@ fn created(answer: &Answer, kind: &str) -> Result<Outcome, HetznerError> {
     Ok(Outcome::Created(created.id))
 }
 
+/// Deletes a resource, if it is this cluster's and the one that is meant by the time it is looked at.
+pub(super) async fn delete<T: Resource>(
+    client: &Client,
+    cluster: &ClusterId,
+    id: u64,
+    what: String,
+    is_meant: impl Fn(&T) -> bool,
+) -> Result<Outcome, HetznerError> {
+    match client.get::<T>(id, Purpose::Act).await? {
+        None => return Ok(Outcome::AlreadyGone),
+        Some(found) if is_ours(&found, cluster) && is_meant(&found) => {}
+        Some(found) => {
+            let problem = holder(&found);
+            return Err(HetznerError::NotOurs { what, problem });
+        }
+    }
+    let path = format!("{}/{id}", T::PATH);
+    let deleted = write(client, Method::DELETE, path, None, what).await;
+    gone_is_fine(deleted.map(drop))
+}
+
 fn gone_is_fine(result: Result<(), HetznerError>) -> Result<Outcome, HetznerError> {
     match result {
         Ok(()) => Ok(Outcome::Done),

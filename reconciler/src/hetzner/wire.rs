@@ -216,9 +216,10 @@ pub struct RefusalError {
     pub details: serde_json::Value,
 }
 
+/// For a type with `id`, `name` and `labels`: its path, and the key of one of them.
 macro_rules! resource {
     ($type:ident, $path:literal, $kind:literal) => {
-        impl Resource for $type {
+        impl $crate::hetzner::wire::Resource for $type {
             const PATH: &'static str = $path;
             const KIND: &'static str = $kind;
 
@@ -230,12 +231,13 @@ macro_rules! resource {
                 &self.name
             }
 
-            fn labels(&self) -> &Labels {
+            fn labels(&self) -> &$crate::hetzner::wire::Labels {
                 &self.labels
             }
         }
     };
 }
+pub(super) use resource;
 
 resource!(Server, "servers", "server");
 resource!(Network, "networks", "network");

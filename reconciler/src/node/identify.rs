@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fabrik_core::id::NodeName;
+use fabrik_core::names::API_PORT;
 use reqwest::Url;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -31,7 +32,6 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long one supervisor may take to be reached, and all of them together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const SERVERS_LIMIT: Duration = Duration::from_secs(30);
-const K3S_PORT: u16 = 6443;
 
 /// Whether a machine whose user data is not fabrik's is one that a person looks after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,7 +183,7 @@ async fn answers(server: &str) -> bool {
     };
     // Brackets are the URL's, not the address'.
     let host = host.trim_matches(['[', ']']);
-    let port = url.port().unwrap_or(K3S_PORT);
+    let port = url.port().unwrap_or(API_PORT);
     let connected = timeout(CONNECT_LIMIT, TcpStream::connect((host, port))).await;
     matches!(connected, Ok(Ok(_)))
 }

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use fabrik_core::id::PoolName;
 
+use crate::cluster::found::DEFAULT_HETZNER_ENDPOINT;
 use crate::config;
-
-const HETZNER: &str = "https://api.hetzner.cloud/v1";
 
 /// Brings a cluster up at Hetzner. Cut off anywhere, the same command goes on.
 #[derive(Debug, clap::Args)]
@@ -52,7 +51,7 @@ pub struct SeedOptions {
     #[arg(long, default_value = "15m", value_parser = config::parse_duration, hide = true)]
     pub boot_limit: Duration,
     /// Hetzner's API.
-    #[arg(long, value_name = "URL", default_value = HETZNER, hide = true)]
+    #[arg(long, value_name = "URL", default_value = DEFAULT_HETZNER_ENDPOINT, hide = true)]
     pub hetzner_endpoint: String,
     /// Where new servers and rescue systems have SSH.
     #[arg(long, value_name = "PORT", default_value_t = 22, hide = true)]
@@ -62,7 +61,8 @@ pub struct SeedOptions {
 impl SeedOptions {
     /// For whoever gets its keys from here; `None` for Hetzner's own.
     pub fn other_endpoint(&self) -> Option<&str> {
-        (self.hetzner_endpoint != HETZNER).then_some(self.hetzner_endpoint.as_str())
+        (self.hetzner_endpoint != DEFAULT_HETZNER_ENDPOINT)
+            .then_some(self.hetzner_endpoint.as_str())
     }
 }
 

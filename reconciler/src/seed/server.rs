@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fabrik_core::id::ServerId;
+use fabrik_core::names::API_PORT;
 use fabrik_core::seed::{Stage, Step};
 use ssh_key::{Algorithm, PublicKey};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -212,7 +213,7 @@ impl<'a, 'b> Conversation<'a, 'b> {
     async fn write_kubeconfig(&self) -> Result<(), SeedError> {
         let own = self.by_own_key()?;
         let line = format!(
-            "fabrik kubeconfig --kubeconfig {KUBECONFIG} --server https://{}:6443 --as seed --valid-for {KUBECONFIG_LIFE} \
+            "fabrik kubeconfig --kubeconfig {KUBECONFIG} --server https://{}:{API_PORT} --as seed --valid-for {KUBECONFIG_LIFE} \
              --output -",
             self.address
         );

@@ -21,6 +21,20 @@ use serde_json::{Value, json};
 
 pub use faults::LEADER;
 
+/// What the emulator has of each kind that costs money or has a name.
+pub const HETZNER_KINDS: [&str; 11] = [
+    "servers",
+    "images",
+    "networks",
+    "firewalls",
+    "ssh_keys",
+    "placement_groups",
+    "primary_ips",
+    "floating_ips",
+    "load_balancers",
+    "volumes",
+    "certificates",
+];
 /// For what takes a moment: a few effects, on a machine that has other things to do.
 pub const SOON: Duration = Duration::from_secs(45);
 /// For a change of the number of workers, with faults in its way.

@@ -3,12 +3,11 @@
 use fabrik_core::effect::NewLoadBalancer;
 use fabrik_core::id::ClusterId;
 use fabrik_core::names::API_PORT;
-use reqwest::Method;
 use serde_json::json;
 
-use super::{Outcome, create, gone_is_fine, write};
-use crate::hetzner::client::{Client, Purpose};
-use crate::hetzner::convert::{self, holder, is_ours};
+use super::{Outcome, create};
+use crate::hetzner::client::Client;
+use crate::hetzner::convert;
 use crate::hetzner::error::HetznerError;
 use crate::hetzner::wire;
 
@@ -49,15 +48,6 @@ pub async fn delete(
     cluster: &ClusterId,
 ) -> Result<Outcome, HetznerError> {
     let what = format!("delete load balancer `{name}` (id {id})");
-    match client.get::<wire::LoadBalancer>(id, Purpose::Act).await? {
-        None => return Ok(Outcome::AlreadyGone),
-        Some(found) if !is_ours(&found, cluster) || found.name != name => {
-            let problem = holder(&found);
-            return Err(HetznerError::NotOurs { what, problem });
-        }
-        Some(_) => {}
-    }
-    let path = format!("load_balancers/{id}");
-    let deleted = write(client, Method::DELETE, path, None, what).await;
-    gone_is_fine(deleted.map(drop))
+    let is_meant = |found: &wire::LoadBalancer| found.name == name;
+    super::delete(client, cluster, id, what, is_meant).await
 }

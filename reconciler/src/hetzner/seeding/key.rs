@@ -2,12 +2,11 @@
 
 use fabrik_core::effect::Effect;
 use fabrik_core::id::ClusterId;
-use reqwest::Method;
 
 use super::super::client::{Client, Purpose};
-use super::super::convert::{holder, is_ours};
+use super::super::convert::is_ours;
 use super::super::error::HetznerError;
-use super::super::execute::{Context, Outcome, execute, write};
+use super::super::execute::{Context, Outcome, delete, execute};
 use super::super::wire;
 
 /// This cluster's key of that name.
@@ -54,17 +53,6 @@ pub async fn register_key(
 /// Deletes it, if it is this cluster's.
 pub async fn delete_key(client: &Client, cluster: &ClusterId, id: u64) -> Result<(), HetznerError> {
     let what = format!("delete SSH key {id}");
-    match client.get::<wire::SshKey>(id, Purpose::Act).await? {
-        None => return Ok(()),
-        Some(found) if !is_ours(&found, cluster) => {
-            let problem = holder(&found);
-            return Err(HetznerError::NotOurs { what, problem });
-        }
-        Some(_) => {}
-    }
-    let path = format!("ssh_keys/{id}");
-    match write(client, Method::DELETE, path, None, what).await {
-        Ok(_) | Err(HetznerError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
+    let deleted = delete::<wire::SshKey>(client, cluster, id, what, |_| true);
+    deleted.await.map(drop)
 }

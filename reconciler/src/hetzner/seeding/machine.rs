@@ -17,7 +17,7 @@ use super::super::convert::{self, cluster_labels, is_ours};
 use super::super::error::{HetznerError, RequestId};
 use super::super::execute::server::by_choice;
 use super::super::execute::{Outcome, write};
-use super::super::wire::{self, Labels, Resource, or_default};
+use super::super::wire::{self, Labels, or_default, resource};
 use super::action;
 
 /// The role of the temporary server. It is no role of a node, so the leader leaves it alone.
@@ -69,22 +69,7 @@ struct Ipv4 {
     ip: String,
 }
 
-impl Resource for Machine {
-    const PATH: &'static str = "servers";
-    const KIND: &'static str = "server";
-
-    fn id(&self) -> u64 {
-        self.id
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn labels(&self) -> &Labels {
-        &self.labels
-    }
-}
+resource!(Machine, "servers", "server");
 
 impl Machine {
     fn label(&self, key: &str) -> Option<&str> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::super::client::{Call, Client, Purpose};
 use super::super::error::HetznerError;
-use super::super::wire::{Labels, Resource, or_default};
+use super::super::wire::{Labels, or_default, resource};
 
 #[derive(Debug, Deserialize)]
 struct WireType {
@@ -82,22 +82,7 @@ struct ImagePrice {
     price_per_gb_month: WirePrice,
 }
 
-impl Resource for WireType {
-    const PATH: &'static str = "server_types";
-    const KIND: &'static str = "server_type";
-
-    fn id(&self) -> u64 {
-        self.id
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn labels(&self) -> &Labels {
-        &self.labels
-    }
-}
+resource!(WireType, "server_types", "server_type");
 
 /// Reads Hetzner's lists of types and prices.
 pub async fn offer(client: &Client) -> Result<Offer, HetznerError> {

@@ -4,14 +4,13 @@ use fabrik_core::id::ClusterId;
 use fabrik_core::names::{CLUSTER_LABEL, DIGEST_LABEL, IMAGE_LABEL, VERSION_LABEL};
 use fabrik_core::seed::{Image, Snapshot, SnapshotState};
 use jiff::Timestamp;
-use reqwest::Method;
 use serde::Deserialize;
 
 use super::super::client::{Client, Purpose};
-use super::super::convert::{self, cluster_labels, is_ours};
+use super::super::convert::{cluster_labels, is_ours};
 use super::super::error::{HetznerError, RequestId};
-use super::super::execute::write;
-use super::super::wire::{Labels, Resource, or_default};
+use super::super::execute::delete;
+use super::super::wire::{Labels, or_default, resource};
 
 #[derive(Debug, Deserialize)]
 struct Wire {
@@ -34,22 +33,7 @@ struct Protection {
     delete: bool,
 }
 
-impl Resource for Wire {
-    const PATH: &'static str = "images";
-    const KIND: &'static str = "image";
-
-    fn id(&self) -> u64 {
-        self.id
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn labels(&self) -> &Labels {
-        &self.labels
-    }
-}
+resource!(Wire, "images", "image");
 
 /// All of them. A snapshot of this cluster that says no pool is a person's, and no image.
 pub async fn snapshots(
@@ -88,19 +72,9 @@ pub async fn delete_snapshot(
     id: u64,
 ) -> Result<(), HetznerError> {
     let what = format!("delete snapshot {id}");
-    match client.get::<Wire>(id, Purpose::Act).await? {
-        None => return Ok(()),
-        Some(found) if is_ours(&found, cluster) && found.labels.contains_key(IMAGE_LABEL) => {}
-        Some(found) => {
-            let problem = convert::holder(&found);
-            return Err(HetznerError::NotOurs { what, problem });
-        }
-    }
-    let path = format!("images/{id}");
-    match write(client, Method::DELETE, path, None, what).await {
-        Ok(_) | Err(HetznerError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
+    let is_image = |found: &Wire| found.labels.contains_key(IMAGE_LABEL);
+    let deleted = delete(client, cluster, id, what, is_image);
+    deleted.await.map(drop)
 }
 
 fn observed(image: &Wire) -> Result<Option<Snapshot>, HetznerError> {

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use fabrik_core::id::{ClusterId, ClusterName, NodeName};
+use fabrik_core::names::API_PORT;
 use serde::{Deserialize, Serialize};
 
 use super::metadata::Addresses;
@@ -63,7 +64,7 @@ impl Identity {
 
     /// Where its own k3s is reached by others.
     pub fn supervisor(&self) -> String {
-        format!("https://{}:{}", self.addresses.private, super::K3S_PORT)
+        format!("https://{}:{}", self.addresses.private, API_PORT)
     }
 
     /// From now on its agent obeys what the key with this public half has signed.

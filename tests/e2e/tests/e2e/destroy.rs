@@ -4,25 +4,11 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use fabrik_bed::Options;
-use fabrik_e2e::{RESIZED, Ran, World, list, name};
+use fabrik_e2e::{HETZNER_KINDS, RESIZED, Ran, World, list, name};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 const OTHER: &str = "0000000000000000";
-/// What the emulator has of each kind that costs money or has a name.
-const KINDS: [&str; 11] = [
-    "servers",
-    "images",
-    "networks",
-    "firewalls",
-    "ssh_keys",
-    "placement_groups",
-    "primary_ips",
-    "floating_ips",
-    "load_balancers",
-    "volumes",
-    "certificates",
-];
 const ALL: [&str; 2] = ["--volumes", "--protected"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +143,7 @@ async fn things(world: &World) -> Result<Vec<String>> {
         let all = list(&state, &kind).into_iter();
         all.map(move |thing| format!("{kind} {}", name(&thing)))
     };
-    let mut all: Vec<String> = KINDS.iter().flat_map(of_kind).collect();
+    let mut all: Vec<String> = HETZNER_KINDS.iter().flat_map(of_kind).collect();
     all.sort();
     Ok(all)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fabrik_bed::emulator::TOKEN;
 use fabrik_bed::{Bed, Build, Options, Transport, system};
-use fabrik_e2e::{Ran, World, ledger, list, name};
+use fabrik_e2e::{HETZNER_KINDS, Ran, World, ledger, list, name};
 use serde_json::Value;
 
 const SSH_KEY: &str =
@@ -20,20 +20,6 @@ const FOLLOWED: Duration = Duration::from_secs(120);
 /// Of two servers, one after the other.
 const JOINED: Duration = Duration::from_secs(240);
 const ETCD: &str = "node-role.kubernetes.io/etcd";
-/// What the emulator has of each kind that costs money or has a name.
-const KINDS: [&str; 11] = [
-    "servers",
-    "images",
-    "networks",
-    "firewalls",
-    "ssh_keys",
-    "placement_groups",
-    "primary_ips",
-    "floating_ips",
-    "load_balancers",
-    "volumes",
-    "certificates",
-];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_comes_out_of_nothing_and_ends() -> Result<()> {
@@ -186,7 +172,7 @@ fn role_of(server: &Value) -> &str {
 async fn things(world: &World) -> Result<Vec<String>> {
     let state = world.hetzner().await?;
     let is_there = |kind: &&&str| !list(&state, kind).is_empty();
-    Ok(KINDS
+    Ok(HETZNER_KINDS
         .iter()
         .filter(is_there)
         .map(|kind| (*kind).to_owned())
