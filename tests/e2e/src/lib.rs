@@ -5,6 +5,7 @@
 pub mod chaos;
 pub mod faults;
 pub mod latency;
+pub mod person;
 pub mod random;
 pub mod rolling;
 pub mod search;
