@@ -34,6 +34,8 @@ const DIR: &str = "var/lib/rancher/k3s/server";
 const ADMIN: &str = "etc/rancher/k3s/k3s.yaml";
 /// Of nixos/k3s.nix: this server has had the data of a cluster.
 const MARK: &str = "etc/rancher/k3s/fabrik-had-data";
+/// Of `fabrik agent`: it was taken out of its cluster for good.
+const RETIRED: &str = "var/lib/fabrik-agent/retired";
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Where k3s has what this stand-in has elsewhere in the same folder.
@@ -151,6 +153,9 @@ pub fn may_start(root: &Root) -> Result<()> {
 
 /// As nixos/k3s.nix: a server that has no data, no server to join and no order to found would found a cluster of its own.
 fn guard(root: &Root, config: &Config) -> Result<Start> {
+    if root.path(RETIRED).exists() {
+        bail!("k3s waits: this server was taken out of its cluster for good ({RETIRED})");
+    }
     if root.path(DIR).join("etcd/member/wal").exists() {
         return Ok(Start::Data);
     }
