@@ -1,15 +1,19 @@
 //! All machines of a bed: what happens to a server at the emulator happens to its machine.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::clusters::Clusters;
+use crate::control_plane::API_PORT;
 use crate::emulator::{Boots, Event, EventKind};
+use crate::inside::Task;
 use crate::machine::{Machine, Role, Surroundings};
 use crate::system::Image;
 
@@ -17,6 +21,8 @@ use crate::system::Image;
 pub struct Fleet {
     machines: Arc<Machines>,
     follower: JoinHandle<()>,
+    api_servers: watch::Receiver<Vec<SocketAddr>>,
+    _lister: Task<()>,
 }
 
 /// What user data have, whatever they are for.
@@ -42,8 +48,18 @@ impl Fleet {
             by_id: Mutex::new(by_id),
             surroundings,
         });
-        let follower = tokio::spawn(Arc::clone(&machines).follow());
-        Self { machines, follower }
+        let (told, api_servers) = watch::channel(Vec::new());
+        Self {
+            follower: tokio::spawn(Arc::clone(&machines).follow()),
+            _lister: Task::new(tokio::spawn(Arc::clone(&machines).list_api_servers(told))),
+            machines,
+            api_servers,
+        }
+    }
+
+    /// Of the machines that are servers by what is on their disks and run, at their public addresses.
+    pub fn api_servers(&self) -> watch::Receiver<Vec<SocketAddr>> {
+        self.api_servers.clone()
     }
 
     pub fn clusters(&self) -> &Clusters {
@@ -83,9 +99,24 @@ impl Drop for Fleet {
 
 impl Machines {
     const RETRY_PAUSE: Duration = Duration::from_millis(200);
+    const LOOK: Duration = Duration::from_millis(100);
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Machine>> {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn api_servers(&self) -> Vec<SocketAddr> {
+        let machines = self.lock();
+        let servers = machines.values().filter(|m| m.is_native_and_runs());
+        servers.map(|m| (m.address(), API_PORT).into()).collect()
+    }
+
+    async fn list_api_servers(self: Arc<Self>, told: watch::Sender<Vec<SocketAddr>>) {
+        loop {
+            let listed = self.api_servers();
+            told.send_if_modified(|known| std::mem::replace(known, listed.clone()) != listed);
+            tokio::time::sleep(Self::LOOK).await;
+        }
     }
 
     async fn follow(self: Arc<Self>) {

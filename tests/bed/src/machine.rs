@@ -1,5 +1,6 @@
 //! A machine behind a server of the emulator: off, booting, running, or refused by the cluster.
 
+mod etcd;
 mod joining;
 mod life;
 mod native;
@@ -20,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::etcd::OwnEtcd;
 pub(crate) use self::root::uuid;
 pub use self::root::{Root, System};
 pub use self::surroundings::{Surroundings, UserData};
@@ -259,6 +261,11 @@ impl Machine {
     /// The system that it runs.
     pub fn system(&self) -> Result<System> {
         self.root().context("this machine has no system")?.current()
+    }
+
+    /// Whether it is a server by what is on its disk, and its API server is ready.
+    pub(crate) fn is_native_and_runs(&self) -> bool {
+        matches!(self.inner.role, Role::Native) && matches!(self.state(), State::Running { .. })
     }
 
     /// How many times it booted, panics included.

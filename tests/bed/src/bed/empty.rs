@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::Bed;
-use crate::control_plane::API_PORT;
 use crate::pki;
 
 impl Bed {
@@ -17,7 +16,7 @@ impl Bed {
     }
 
     /// Makes the cluster that a machine founded or joined the one that [`Bed::kube`], [`Bed::kubectl`] and
-    /// [`Bed::kubeconfig`] reach, by that machine's public address: for a bed that began empty.
+    /// [`Bed::kubeconfig`] reach, by any of the servers that run: for a bed that began empty.
     pub fn adopt(&mut self, server: &str) -> Result<()> {
         let machine = self.machine(server)?;
         let root = machine.root().context("a machine without a disk")?;
@@ -25,7 +24,6 @@ impl Bed {
         let ca = std::fs::read_to_string(&ca).context("k3s has not run there")?;
         let trust = self.fleet.clusters().of(&ca);
         self.trust = trust.context("a cluster of another bed")?;
-        self.balancer_endpoint.url = format!("https://{}:{API_PORT}", machine.address());
         let admin = self.kubeconfig_text("bed-admin", Some("system:masters"))?;
         pki::write_private(&self.kubeconfig(), admin.as_bytes())
     }

@@ -10,6 +10,7 @@ use futures::future::{join_all, try_join_all};
 use hetzner_emulator::Emulator;
 use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::{Bed, Options, OwnRuntime};
 use crate::agent;
@@ -93,15 +94,19 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
     });
     let (servers, server_machines) =
         create_servers(&options, &slot, services, &surroundings, &trust).await?;
-    let api_servers = api_servers(&servers);
-    let balancer_address = SocketAddr::from((services, API_PORT));
-    let balancer = Balancer::start(balancer_address, api_servers).await?;
     let emulator_address = SocketAddr::from((services, EMULATOR_PORT));
     let doors = servers
         .iter()
         .map(|server| Balancer::start(hetzner_door(server), vec![emulator_address]));
     let hetzner_doors = try_join_all(doors).await?;
     let fleet = Fleet::start(surroundings, &server_machines);
+    let api_servers = match options.servers {
+        0 => fleet.api_servers(),
+        _ => watch::Sender::new(api_servers(&servers)).subscribe(),
+    };
+    let balancer_address = SocketAddr::from((services, API_PORT));
+    let open = watch::Sender::new(true).subscribe();
+    let balancer = Balancer::through(balancer_address, api_servers, open).await?;
     let bed = Bed {
         fleet,
         servers,
@@ -110,8 +115,8 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
         _hetzner_doors: hetzner_doors,
         balancer_endpoint: Endpoint {
             url: format!("https://{balancer_address}"),
-            // The balancer's address is in the servers' certificates.
-            through_balancer: false,
+            // The balancer's address is in the servers' certificates, where the bed made them.
+            through_balancer: options.servers == 0,
         },
         git,
         emulator,
