@@ -11,6 +11,7 @@ pub mod rolling;
 pub mod search;
 pub mod watch;
 pub mod way;
+pub mod writer;
 
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;

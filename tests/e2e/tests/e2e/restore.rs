@@ -3,25 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use fabrik_bed::control_plane::Component;
 use fabrik_bed::emulator::TOKEN;
 use fabrik_bed::{Bed, Options, RootShell};
+use fabrik_e2e::writer::{Writer, config_maps};
 use fabrik_e2e::{Ran, SOON, World, config_map, ledger};
-use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::core::v1::Node;
 use kube::Api;
-use kube::api::{ListParams, PostParams};
+use kube::api::ListParams;
 use serde_json::Value;
-use tokio::task::JoinHandle;
 
 /// The server that is left.
 const LEFT: usize = 2;
-/// A write that is not acknowledged by then counts as lost.
-const PATIENCE: Duration = Duration::from_secs(2);
-const BETWEEN_WRITES: Duration = Duration::from_millis(50);
 const LOST: [&str; 2] = ["server-1", "server-2"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,7 +24,7 @@ async fn the_third_server_goes_on_from_its_own_data() -> Result<()> {
     let world = three_servers(2).await?;
     let bed = &world.bed;
     let shell = RootShell::open(bed, LEFT).await?;
-    let writer = Writer::start(bed).await?;
+    let writer = Writer::start(bed.kube_at(LEFT).await?);
 
     // All of them live; then two of three.
     writer.goes_on(bed, 10).await?;
@@ -75,7 +70,7 @@ async fn the_third_server_goes_on_from_its_own_data() -> Result<()> {
     let said = Ran::of(shell.restore(&["--yes", "demo"])?)?.ok()?;
     ensure!(said.contains("The cluster has one server now"), "{said}");
 
-    let there = config_maps(bed).await?;
+    let there = config_maps(bed.kube_at(LEFT).await?).await?;
     let missing: Vec<_> = kept.difference(&there).collect();
     ensure!(missing.is_empty(), "lost: {missing:?}");
     let members = bed.etcd().members()?;
@@ -128,7 +123,7 @@ async fn where_all_data_are_gone_a_snapshot_is_restored() -> Result<()> {
     let since = world.last_request().await?;
     Ran::of(shell.restore(&[&said_lost[..], &["--yes", "demo"]].concat())?)?.ok()?;
 
-    let there = config_maps(bed).await?;
+    let there = config_maps(bed.kube_at(LEFT).await?).await?;
     ensure!(
         there.contains("before") && !there.contains("after"),
         "{there:?}"
@@ -246,49 +241,6 @@ async fn nothing_is_proved_without_hetzner(world: &World, shell: &RootShell) -> 
     world.set_tokens(&[TOKEN]).await
 }
 
-/// Writes by the API server of the server that is left: what that one has acknowledged, its own etcd has.
-struct Writer {
-    acknowledged: Arc<Mutex<BTreeSet<String>>>,
-    task: JoinHandle<()>,
-}
-
-impl Writer {
-    async fn start(bed: &Bed) -> Result<Self> {
-        let maps: Api<ConfigMap> = Api::namespaced(bed.kube_at(LEFT).await?, "default");
-        let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
-        let written = Arc::clone(&acknowledged);
-        let task = tokio::spawn(async move {
-            for number in 1.. {
-                let name = format!("written-{number}");
-                let mut map = ConfigMap::default();
-                map.metadata.name = Some(name.clone());
-                let post = PostParams::default();
-                let answer = tokio::time::timeout(PATIENCE, maps.create(&post, &map)).await;
-                if matches!(answer, Ok(Ok(_))) {
-                    written.lock().unwrap().insert(name);
-                }
-                tokio::time::sleep(BETWEEN_WRITES).await;
-            }
-        });
-        Ok(Self { acknowledged, task })
-    }
-
-    /// Until so many more are acknowledged.
-    async fn goes_on(&self, bed: &Bed, more: usize) -> Result<()> {
-        let count = || self.acknowledged.lock().unwrap().len();
-        let wanted = count() + more;
-        bed.wait_until("writes go on", SOON, async || {
-            Ok((count() >= wanted).then_some(()))
-        })
-        .await
-    }
-
-    fn end(self) -> BTreeSet<String> {
-        self.task.abort();
-        self.acknowledged.lock().unwrap().clone()
-    }
-}
-
 fn refuses(shell: &RootShell, arguments: &[&str], why: &str) -> Result<Ran> {
     let said = Ran::of(shell.restore(arguments)?)?;
     ensure!(
@@ -347,16 +299,6 @@ async fn killed_at(bed: &Bed, shell: &RootShell, step: &str) -> Result<()> {
     let output = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     reached.context(said)
-}
-
-async fn config_maps(bed: &Bed) -> Result<BTreeSet<String>> {
-    let maps: Api<ConfigMap> = Api::namespaced(bed.kube_at(LEFT).await?, "default");
-    let maps = maps.list(&ListParams::default()).await?;
-    Ok(maps
-        .items
-        .into_iter()
-        .filter_map(|m| m.metadata.name)
-        .collect())
 }
 
 async fn nodes(bed: &Bed) -> Result<BTreeSet<String>> {
