@@ -3,6 +3,7 @@
 //! A test believes the API server, the emulator and git. What fabrik says is compared with them.
 
 pub mod chaos;
+pub mod etcd;
 pub mod faults;
 pub mod latency;
 pub mod person;

@@ -14,6 +14,7 @@ mod restore;
 mod rolling;
 mod secrets;
 mod seed;
+mod servers;
 mod shrink;
 mod split;
 mod story;
