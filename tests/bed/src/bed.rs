@@ -93,7 +93,7 @@ impl Default for Options {
 }
 
 /// Machines of a bed boot within seconds; nobody wants to wait for the usual minutes.
-const PATIENCE: &str = "\n[update]\nsoak = \"2s\"\ntry-deadline = \"90s\"\n";
+pub(crate) const PATIENCE: &str = "\n[update]\nsoak = \"2s\"\ntry-deadline = \"90s\"\n";
 
 /// Threads for what a bed runs in this process. They may be dropped anywhere.
 struct OwnRuntime(Option<tokio::runtime::Runtime>);

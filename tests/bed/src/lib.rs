@@ -25,6 +25,7 @@ mod join;
 mod k3s;
 mod kubeconfig;
 pub mod kubelet;
+pub mod laptop;
 pub mod machine;
 mod namespaces;
 pub mod parts;
