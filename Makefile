@@ -12,7 +12,7 @@ export FABRIK_SOPS ?= $(abspath $(SOPS))
 
 .PHONY: help
 help:
-	@echo 'make demo    a push changes the size of a cluster, played before your eyes (KEEP=1 leaves it running)'
+	@echo 'make demo    a cluster out of nothing, and what pushes make of it, played before your eyes (KEEP=1 leaves it running)'
 	@echo 'make check   format, clippy, unit tests: under a minute when warm'
 	@echo 'make test    everything: real git, API server, etcd and sops'
 	@echo 'make rolling whole rollouts through seven nodes, and an older fabrik beside this one: half an hour'

@@ -1,5 +1,6 @@
 //! The bed as tests use it.
 
+mod control_planes;
 mod empty;
 mod start;
 

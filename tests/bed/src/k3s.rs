@@ -30,7 +30,8 @@ use crate::rights;
 use crate::supervisor::{self, ApiServers, Supervisor};
 use crate::{control_plane, join::JoinError};
 
-const DIR: &str = "var/lib/rancher/k3s/server";
+/// Where k3s has its data.
+pub const DIR: &str = "var/lib/rancher/k3s/server";
 const ADMIN: &str = "etc/rancher/k3s/k3s.yaml";
 /// Of nixos/k3s.nix: this server has had the data of a cluster.
 const MARK: &str = "etc/rancher/k3s/fabrik-had-data";

@@ -14,6 +14,7 @@ mod units;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub(crate) use self::root::uuid;
 pub use self::root::{Root, System};
 pub use self::surroundings::{Surroundings, UserData};
 use crate::agent;
+use crate::bed::success;
 use crate::control_plane::Trust;
 use crate::emulator::Boots;
 use crate::join::{self, Disk};
@@ -263,9 +265,22 @@ impl Machine {
         self.root().context("this machine has no system")?.current()
     }
 
-    /// Whether it is a server by what is on its disk, and its API server is ready.
+    /// Whether it is a server by what is on its disk.
+    pub fn is_native(&self) -> bool {
+        matches!(self.inner.role, Role::Native)
+    }
+
+    /// Whether it is such a server, and its API server is ready.
     pub(crate) fn is_native_and_runs(&self) -> bool {
-        matches!(self.inner.role, Role::Native) && matches!(self.state(), State::Running { .. })
+        self.is_native() && matches!(self.state(), State::Running { .. })
+    }
+
+    /// `systemctl` on it, to its end.
+    pub fn systemctl(&self, arguments: &[&str]) -> Result<()> {
+        let root = self.root().context("a machine without a disk")?;
+        let program = root.programs().join("systemctl");
+        let output = Command::new(program).args(arguments).output()?;
+        success(&output, arguments).map(drop)
     }
 
     /// How many times it booted, panics included.

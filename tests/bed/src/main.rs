@@ -25,7 +25,7 @@ enum Verb {
     Bench,
     /// Measure fabrik while a new kernel goes through many scripted workers
     Rollout(Rollout),
-    /// Play the main story: pushes change the size of a cluster
+    /// Play the main story: a cluster out of nothing, and what pushes make of it
     Demo(Demo),
     /// Bring a bed up, and take it down again at Ctrl-C
     Up(Up),
@@ -111,8 +111,10 @@ async fn play(demo: &Demo) -> Result<()> {
     };
     let mut result = Ok(());
     if demo.keep {
-        fabrik_bed::demo::look_around(&bed);
-        result = interrupted.await;
+        result = fabrik_bed::demo::look_around(&bed);
+        if result.is_ok() {
+            result = interrupted.await;
+        }
         eprintln!("Taking everything down.");
     }
     bed.shutdown().await;

@@ -12,6 +12,29 @@ use serde_json::Value;
 
 use crate::Bed;
 
+/// How many servers of the control plane are members, have a Ready Node and run fabrik.
+pub async fn servers(bed: &Bed) -> Result<usize> {
+    let nodes: Api<Node> = Api::all(bed.kube().await?);
+    let servers = ListParams::default().labels("node-role.kubernetes.io/etcd");
+    let nodes = nodes.list(&servers).await?.items;
+    let ledger = ledger(bed).await?;
+    let members = ledger["members"].as_object();
+    let members: Vec<&Value> = members.into_iter().flat_map(|all| all.values()).collect();
+    let counts = |node: &&Node| {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let machine = bed.machine(name);
+        is_ready(node)
+            && members.iter().any(|member| member["name"] == name)
+            && machine.is_ok_and(|m| m.systemctl(&["is-active", "fabrik"]).is_ok())
+    };
+    Ok(nodes.iter().filter(counts).count())
+}
+
+pub async fn servers_at_hetzner(bed: &Bed) -> Result<usize> {
+    let state = get(bed, "state").await?;
+    Ok(state["servers"].as_array().context("servers")?.len())
+}
+
 pub async fn workers(bed: &Bed, count: usize, deadline: Duration) -> Result<()> {
     bed.wait_until(
         &format!("{count} workers at Hetzner and Ready in the cluster"),
@@ -155,32 +178,27 @@ pub async fn order_of_departure(bed: &Bed, since: u64) -> Result<String> {
 }
 
 fn node_deleted_at(bed: &Bed, name: &str) -> Result<jiff::Timestamp> {
-    for server in 0..bed.servers().len() {
-        let events = bed.audit(server)?;
-        let deleted = events.iter().find(|e| {
-            let object = e.object_ref.as_ref();
-            e.verb == "delete" && object.is_some_and(|o| o.resource == "nodes" && o.name == name)
-        });
-        if let Some(event) = deleted {
-            return Ok(event.request_received_timestamp);
-        }
-    }
-    anyhow::bail!("no audit log has the deletion of Node {name}")
+    let events = bed.audit_of_all()?;
+    let deleted = events.iter().find(|e| {
+        let object = e.object_ref.as_ref();
+        e.verb == "delete" && object.is_some_and(|o| o.resource == "nodes" && o.name == name)
+    });
+    let deleted = deleted.with_context(|| format!("no audit log has the deletion of {name}"))?;
+    Ok(deleted.request_received_timestamp)
 }
 
-/// The number of the server whose fabrik leads.
-pub async fn leader(bed: &Bed) -> Result<usize> {
+/// The server whose fabrik leads.
+pub async fn leader(bed: &Bed) -> Result<String> {
     let leases: Api<Lease> = Api::namespaced(bed.kube().await?, "fabrik-system");
     let lease = leases.get("fabrik-leader").await?;
     let holder = lease
         .spec
         .and_then(|s| s.holder_identity)
         .context("nobody leads")?;
-    let leads = |name: &str| holder.starts_with(&format!("{name}_"));
-    bed.servers()
-        .iter()
-        .position(|s| leads(s.control_plane.name()))
-        .context("a stranger leads")
+    let servers = bed.control_planes().into_iter();
+    let mut names = servers.map(|(name, _)| name);
+    let leader = names.find(|name| holder.starts_with(&format!("{name}_")));
+    leader.context("a stranger leads")
 }
 
 /// Waits until servers are intended that do not exist yet, or have just been made.

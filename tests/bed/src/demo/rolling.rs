@@ -1,4 +1,4 @@
-//! The end of the demo: nodes follow the commit, and come back from one that does not boot.
+//! Chapters 8 and 9: nodes follow the commit, and come back from one that does not boot.
 
 use std::time::{Duration, Instant};
 
@@ -7,22 +7,22 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::ListParams;
 
-use super::{command, fabrik, push, say, shown, title};
+use super::stage::{carried_out_within, command, fabrik, fetch, push, say, shown, title};
 use crate::parts::{FORMER_KUBERNETES_VERSION, KUBERNETES_VERSION};
 use crate::{Bed, SystemChange, system};
 
 const ROLLED_OUT: Duration = Duration::from_secs(600);
 
 pub async fn upgrade(bed: &Bed) -> Result<()> {
-    title("6. Another minor of k3s: an etcd snapshot, the servers one by one, then the workers");
+    title("8. Another minor of k3s: an etcd snapshot, the servers one by one, then the workers");
     bed.change_kubernetes(FORMER_KUBERNETES_VERSION, KUBERNETES_VERSION)?;
     push(bed, &format!("k3s {KUBERNETES_VERSION}"))?;
     let order = follow(bed, &format!("v{KUBERNETES_VERSION}+k3s1")).await?;
-    carried_out(bed)?;
-    let servers: Vec<&str> = bed
-        .servers()
+    carried_out_within(bed, ROLLED_OUT)?;
+    let control_planes = bed.control_planes();
+    let servers: Vec<&str> = control_planes
         .iter()
-        .map(|s| s.control_plane.name())
+        .map(|(name, _)| name.as_str())
         .collect();
     let first: Vec<&str> = order
         .iter()
@@ -33,10 +33,9 @@ pub async fn upgrade(bed: &Bed) -> Result<()> {
         first.iter().all(|name| servers.contains(name)),
         "a worker went before a server: {order:?}"
     );
-    let snapshot = bed
-        .servers()
+    let snapshot = control_planes
         .iter()
-        .filter_map(|s| std::fs::read_dir(s.control_plane.dir().join("snapshots")).ok())
+        .filter_map(|(_, dir)| std::fs::read_dir(dir.join("snapshots")).ok())
         .flatten()
         .find_map(Result::ok)
         .context("no snapshot of etcd was taken")?;
@@ -48,7 +47,7 @@ pub async fn upgrade(bed: &Bed) -> Result<()> {
 }
 
 pub async fn fall_back(bed: &Bed) -> Result<()> {
-    title("7. A kernel that panics is tried by one node, which comes back by itself");
+    title("9. A kernel that panics is tried by one node, which comes back by itself");
     let boots = || -> Vec<(String, u32)> {
         let machines = bed.machines();
         machines
@@ -81,10 +80,11 @@ pub async fn fall_back(bed: &Bed) -> Result<()> {
         "{} alone has tried it, and runs its old system again. Taking the commit back:",
         tried[0]
     ));
-    command("git revert HEAD && git push");
+    command("git revert HEAD && git push && fabrik reconcile");
     bed.git().git(&["revert", "--no-edit", "HEAD"])?;
     bed.git().git(&["push", "-q"])?;
-    carried_out(bed)
+    fetch(bed)?;
+    carried_out_within(bed, ROLLED_OUT)
 }
 
 /// Names the nodes as they come to run `version`, and shows the status once in between.
@@ -111,11 +111,6 @@ async fn follow(bed: &Bed, version: &str) -> Result<Vec<String>> {
     })
     .await?;
     Ok(order)
-}
-
-fn carried_out(bed: &Bed) -> Result<()> {
-    let head = bed.git().head()?;
-    fabrik(bed, &["wait", &head, "--timeout", "600s"]).map(drop)
 }
 
 struct Seen {

@@ -49,6 +49,8 @@ pub enum Verb {
     Start,
     Stop,
     Restart,
+    /// SIGKILL; it stays down.
+    Kill,
 }
 
 /// What `systemctl is-active` says.
@@ -152,6 +154,7 @@ fn parse(text: &str) -> Option<(Verb, Unit)> {
         "start" => Verb::Start,
         "stop" => Verb::Stop,
         "restart" => Verb::Restart,
+        "kill" => Verb::Kill,
         _ => return None,
     };
     let unit = Unit::ALL.into_iter().find(|known| known.name() == unit)?;

@@ -68,10 +68,12 @@ impl Units {
 
     pub(super) async fn obey(&mut self, request: Request) -> Result<()> {
         let Request { unit, verb, .. } = request;
-        if verb != Verb::Start {
-            self.stop(unit).await?;
+        match verb {
+            Verb::Start => {}
+            Verb::Stop | Verb::Restart => self.stop(unit).await?,
+            Verb::Kill => self.end(unit, Process::kill).await?,
         }
-        if verb == Verb::Stop {
+        if matches!(verb, Verb::Stop | Verb::Kill) {
             return request.answer(Ok(()));
         }
         if self.services.is_masked(unit) {
@@ -108,6 +110,10 @@ impl Units {
     }
 
     async fn stop(&mut self, unit: Unit) -> Result<()> {
+        self.end(unit, Process::stop).await
+    }
+
+    async fn end(&mut self, unit: Unit, how: fn(&Process)) -> Result<()> {
         let process = match unit {
             Unit::Sshd => self.sshd.take(),
             Unit::Fabrik => self.fabrik.take(),
@@ -128,7 +134,7 @@ impl Units {
         };
         if let Some(process) = process {
             // What it says goodbye to may be played on this thread.
-            tokio::task::spawn_blocking(move || process.stop()).await?;
+            tokio::task::spawn_blocking(move || how(&process)).await?;
         }
         self.tell(unit)
     }
