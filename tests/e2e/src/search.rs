@@ -1,11 +1,13 @@
-//! The search for a secret in what was read somewhere.
+//! The search for a secret in what was read somewhere, and what is read for it.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
+use fabrik_bed::Bed;
 use k8s_openapi::ByteString;
+use serde_json::Value;
 
-use crate::watch::Sample;
+use crate::watch::{Sample, unpacked};
 
 /// Each value as it could show: plain, in base64, escaped.
 pub fn forms(values: Vec<Sample>) -> Result<Vec<Sample>> {
@@ -50,4 +52,50 @@ pub fn find(content: &[u8], form: &[u8]) -> Option<usize> {
     content
         .windows(form.len())
         .position(|window| window == form)
+}
+
+/// What fabrik writes into the cluster, and what it publishes.
+pub fn in_the_cluster(bed: &Bed) -> Result<Vec<Sample>> {
+    let kinds =
+        "fabrikclusters,fabrikunits,fabriknodes,fabrikledgers,configmaps,events,leases,nodes";
+    let objects = bed.kubectl(&[
+        "get",
+        kinds,
+        "--all-namespaces",
+        "--show-managed-fields",
+        "-o",
+        "json",
+    ])?;
+    let published = [
+        "get",
+        "configmap",
+        "--namespace=fabrik-system",
+        "-o",
+        "json",
+    ];
+    let published = bed.kubectl(&[&published[..], &["fabrik-observed"]].concat())?;
+    let published: Value = serde_json::from_str(&published)?;
+    let packed = published["binaryData"]
+        .as_object()
+        .and_then(|data| data.values().next());
+    let packed: ByteString = serde_json::from_value(packed.context("no observation")?.clone())?;
+    Ok(vec![
+        ("objects".to_owned(), objects.into_bytes()),
+        ("fabrik-observed".to_owned(), unpacked(&packed.0)?),
+    ])
+}
+
+/// What the emulator shows, without what belongs to new servers.
+pub fn without_user_data(emulator: &Value) -> Vec<u8> {
+    fn strip(value: &mut Value) {
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("user_data");
+            fields.values_mut().for_each(strip);
+        } else if let Some(items) = value.as_array_mut() {
+            items.iter_mut().for_each(strip);
+        }
+    }
+    let mut emulator = emulator.clone();
+    strip(&mut emulator);
+    emulator.to_string().into_bytes()
 }

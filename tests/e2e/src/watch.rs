@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use fabrik_bed::Bed;
 
 use crate::page_url;
+use crate::search::find;
 
 /// Where something was read, and what.
 pub type Sample = (String, Vec<u8>);
@@ -120,6 +123,44 @@ impl Drop for Watched {
     }
 }
 
+/// All processes of this machine, looked at all the time.
+pub struct Processes {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+    seen: Seen,
+}
+
+impl Processes {
+    const PAUSE: Duration = Duration::from_millis(20);
+
+    pub fn watch() -> Self {
+        let (stop, seen) = (Arc::<AtomicBool>::default(), Seen::default());
+        let (until, sees) = (Arc::clone(&stop), seen.clone());
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+                    sees.process(&process.path());
+                }
+                std::thread::sleep(Self::PAUSE);
+            }
+        });
+        Self { stop, thread, seen }
+    }
+
+    /// Command lines and environments, each once.
+    pub fn end(self) -> Result<Vec<Sample>> {
+        self.stop.store(true, Ordering::Relaxed);
+        ensure!(self.thread.join().is_ok(), "the watch of processes failed");
+        let samples = self.seen.samples();
+        let sees_sops = |(_, content): &Sample| find(content, b"SOPS_AGE_KEY_FILE").is_some();
+        ensure!(
+            samples.iter().any(sees_sops),
+            "the watch is blind: it never saw sops"
+        );
+        Ok(samples)
+    }
+}
+
 impl Seen {
     pub fn samples(&self) -> Vec<Sample> {
         self.0
@@ -134,14 +175,19 @@ impl Seen {
         }
     }
 
-    /// Command line and environment of a process and its descendants.
-    fn processes(&self, pid: u32) {
-        let proc = Path::new("/proc").join(pid.to_string());
+    /// Its command line and environment; it may have ended.
+    fn process(&self, proc: &Path) {
         for what in ["cmdline", "environ"] {
             if let Ok(content) = fs::read(proc.join(what)) {
                 self.add(what, content);
             }
         }
+    }
+
+    /// As [`Self::process`], of a process and its descendants.
+    fn processes(&self, pid: u32) {
+        let proc = Path::new("/proc").join(pid.to_string());
+        self.process(&proc);
         for task in fs::read_dir(proc.join("task"))
             .into_iter()
             .flatten()

@@ -7,13 +7,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use fabrik_bed::{Machine, Options};
-use fabrik_e2e::search::{find, forms};
+use fabrik_e2e::search::{find, forms, leaks};
+use fabrik_e2e::watch::{Processes, Sample};
 use fabrik_e2e::{LEADER, SOON, World};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -33,7 +32,6 @@ const VPN: [&str; 4] = [
 ];
 const REGISTRY: &str = "planted-registry-e6d014";
 const MODE: &str = "mode = \"0440\"";
-const LOOK: Duration = Duration::from_millis(20);
 /// Kubernetes' garbage collector looks for kinds of objects twice a minute, and tries again later and later.
 const COLLECTED: Duration = Duration::from_secs(120);
 
@@ -86,8 +84,8 @@ async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
     restart::is_rolled_out_under_a_ticket(&world, &worker).await?;
     another_key_gets_nothing(&world, &worker).await?;
     // First: the search for the values has them on its command line.
-    processes.end()?;
-    in_the_clear_nowhere_else(&world, &worker)?;
+    let seen = processes.end()?;
+    in_the_clear_nowhere_else(&world, &worker, &seen)?;
     all_goes_with_the_node(&world, worker.name()).await?;
     world.bed.shutdown().await;
     Ok(())
@@ -241,14 +239,16 @@ async fn another_key_gets_nothing(world: &World, worker: &Machine) -> Result<()>
     holds(worker, &[("vpn", VPN[3], 0o440)])
 }
 
-/// Disks, stores, state, logs, etcd's data; and what the API shows.
-fn in_the_clear_nowhere_else(world: &World, worker: &Machine) -> Result<()> {
+/// Processes, disks, stores, state, logs, etcd's data; and what the API shows.
+fn in_the_clear_nowhere_else(world: &World, worker: &Machine, seen: &[Sample]) -> Result<()> {
     let dir = world.bed.dir();
     let values = VPN.into_iter().chain([REGISTRY]);
     let samples = values
         .map(|v| (v.to_owned(), v.as_bytes().to_vec()))
         .collect();
     let forms = forms(samples)?;
+    let shown = leaks(seen, &forms);
+    ensure!(shown.is_empty(), "{shown:#?}");
     let mut search = Command::new("grep");
     search.args([
         "--recursive",
@@ -281,48 +281,6 @@ fn in_the_clear_nowhere_else(world: &World, worker: &Machine) -> Result<()> {
         ensure!(leak.is_none(), "{leak:?} in {kind}");
     }
     Ok(())
-}
-
-/// All processes of this machine, looked at all the time.
-struct Processes {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<(bool, Vec<String>)>,
-}
-
-impl Processes {
-    fn watch() -> Self {
-        let stop = Arc::<AtomicBool>::default();
-        let until = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let (mut sees, mut leaks) = (false, Vec::new());
-            while !until.load(Ordering::Relaxed) {
-                for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-                    for what in ["cmdline", "environ"] {
-                        // It may have ended.
-                        let content = fs::read(process.path().join(what)).unwrap_or_default();
-                        sees |= find(&content, b"SOPS_AGE_KEY_FILE").is_some();
-                        let shown = |value: &&str| find(&content, value.as_bytes()).is_some();
-                        let values = VPN.iter().chain([&REGISTRY]);
-                        let leak = values.copied().find(|value| shown(value));
-                        leaks.extend(leak.map(|value| format!("{value} in {what}")));
-                    }
-                }
-                std::thread::sleep(LOOK);
-            }
-            (sees, leaks)
-        });
-        Self { stop, thread }
-    }
-
-    fn end(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        let Ok((sees, leaks)) = self.thread.join() else {
-            bail!("the watch of processes failed");
-        };
-        ensure!(sees, "the watch is blind: it never saw sops");
-        ensure!(leaks.is_empty(), "{leaks:?}");
-        Ok(())
-    }
 }
 
 async fn node(world: &World, name: &str) -> Result<Client> {

@@ -13,9 +13,8 @@ use fabrik_bed::audit::Event;
 use fabrik_bed::emulator::TOKEN;
 use fabrik_bed::{Bed, Options, repository};
 use fabrik_e2e::faults::{self, APPLIER, AuditTail};
-use fabrik_e2e::search::{find, forms, leaks};
-use fabrik_e2e::watch::{Sample, Seen, Watched, files, unpacked};
-use k8s_openapi::ByteString;
+use fabrik_e2e::search::{find, forms, in_the_cluster, leaks, without_user_data};
+use fabrik_e2e::watch::{Sample, Seen, Watched, files};
 use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -288,55 +287,11 @@ fn on_disk(bed: &Bed, dir: &Path) -> Result<Vec<Sample>> {
     Ok(places)
 }
 
-fn in_the_cluster(bed: &Bed) -> Result<Vec<Sample>> {
-    let kinds =
-        "fabrikclusters,fabrikunits,fabriknodes,fabrikledgers,configmaps,events,leases,nodes";
-    let objects = bed.kubectl(&[
-        "get",
-        kinds,
-        "--all-namespaces",
-        "--show-managed-fields",
-        "-o",
-        "json",
-    ])?;
-    let published = [
-        "get",
-        "configmap",
-        "--namespace=fabrik-system",
-        "-o",
-        "json",
-    ];
-    let published = bed.kubectl(&[&published[..], &["fabrik-observed"]].concat())?;
-    let published: Value = serde_json::from_str(&published)?;
-    let packed = published["binaryData"]
-        .as_object()
-        .and_then(|data| data.values().next());
-    let packed: ByteString = serde_json::from_value(packed.context("no observation")?.clone())?;
-    Ok(vec![
-        ("objects".to_owned(), objects.into_bytes()),
-        ("fabrik-observed".to_owned(), unpacked(&packed.0)?),
-    ])
-}
-
 /// What it was asked for, and what it has.
 async fn at_the_emulator(bed: &Bed) -> Result<Value> {
     let url = format!("{}/_emulator/requests?since=0", bed.emulator_url());
     let requests: Value = reqwest::get(url).await?.json().await?;
     Ok(json!({"requests": requests, "state": faults::state(bed).await?}))
-}
-
-fn without_user_data(emulator: &Value) -> Vec<u8> {
-    fn strip(value: &mut Value) {
-        if let Some(fields) = value.as_object_mut() {
-            fields.remove("user_data");
-            fields.values_mut().for_each(strip);
-        } else if let Some(items) = value.as_array_mut() {
-            items.iter_mut().for_each(strip);
-        }
-    }
-    let mut emulator = emulator.clone();
-    strip(&mut emulator);
-    emulator.to_string().into_bytes()
 }
 
 /// The secret parts of the tokens that new servers got.
