@@ -265,22 +265,9 @@ impl Machine {
         self.root().context("this machine has no system")?.current()
     }
 
-    /// Whether it is a server by what is on its disk.
-    pub fn is_native(&self) -> bool {
-        matches!(self.inner.role, Role::Native)
-    }
-
-    /// Whether it is such a server, and its API server is ready.
+    /// Whether it is a server by what is on its disk, and its API server is ready.
     pub(crate) fn is_native_and_runs(&self) -> bool {
         self.is_native() && matches!(self.state(), State::Running { .. })
-    }
-
-    /// `systemctl` on it, to its end.
-    pub fn systemctl(&self, arguments: &[&str]) -> Result<()> {
-        let root = self.root().context("a machine without a disk")?;
-        let program = root.programs().join("systemctl");
-        let output = Command::new(program).args(arguments).output()?;
-        success(&output, arguments).map(drop)
     }
 
     /// How many times it booted, panics included.
@@ -318,6 +305,19 @@ impl Machine {
         lock(&self.inner.agent)
             .as_ref()
             .is_some_and(Process::is_running)
+    }
+
+    /// Whether it is a server by what is on its disk.
+    pub fn is_native(&self) -> bool {
+        matches!(self.inner.role, Role::Native)
+    }
+
+    /// `systemctl` on it, to its end.
+    pub fn systemctl(&self, arguments: &[&str]) -> Result<()> {
+        let root = self.root().context("a machine without a disk")?;
+        let program = root.programs().join("systemctl");
+        let output = Command::new(program).args(arguments).output()?;
+        success(&output, arguments).map(drop)
     }
 
     /// Installs `fabrik agent`, now and at each boot.
