@@ -41,7 +41,9 @@ in
       config.systemd.package
     ];
     text = ''
-      # fabrik-install DISK: erases DISK and puts the system of pool ${config.fabrik.pool} on it.
+      # fabrik-install DISK [ROOT]: erases DISK and puts the system of pool ${config.fabrik.pool} on it. With ROOT the partitions of
+      # DISK are made already and mounted there, and nothing is erased.
+      ${builtins.readFile ./partition.sh}
       disk=''${1:?which disk is to be erased}
       ${lib.optionalString isX86 ''
         if [ "$disk" != ${config.boot.loader.grub.device} ]; then
@@ -49,23 +51,12 @@ in
           exit 1
         fi
       ''}
-      root=$(mktemp -d)
-      trap 'umount -R "$root" 2>/dev/null || true; rmdir "$root"' EXIT
-
-      wipefs --all --force "$disk"
-      sgdisk --zap-all \
-        --new=1:0:+1M --typecode=1:EF02 --change-name=1:bios \
-        --new=2:0:+512M --typecode=2:EF00 --change-name=2:ESP \
-        --new=3:0:0 --typecode=3:8300 --change-name=3:nixos "$disk"
-      udevadm settle
-      # What the kernel calls the disk, and then its partitions: `sda2`, `nvme0n1p2`.
-      mapfile -t names < <(lsblk --noheadings --list --paths --output NAME "$disk")
-      mkfs.vfat -F 32 -n ESP "''${names[2]}"
-      mkfs.ext4 -q -F -L nixos "''${names[3]}"
-
-      mount "''${names[3]}" "$root"
-      mkdir "$root/boot"
-      mount -o umask=0077 "''${names[2]}" "$root/boot"
+      root=''${2-}
+      if [ -z "$root" ]; then
+        root=$(mktemp -d)
+        trap 'umount -R "$root" 2>/dev/null || true; rmdir "$root"' EXIT
+        partition "$disk" "$root"
+      fi
       nixos-install --root "$root" --system ${build.toplevel} --no-root-passwd --no-channel-copy
     '';
   };
