@@ -48,6 +48,8 @@ pub struct Resource {
     pub name: String,
     /// The value of its label `fabrik.dev/cluster`.
     pub cluster: Option<String>,
+    /// The value of its label `fabrik.dev/name`, which snapshots have.
+    pub cluster_name: Option<String>,
     /// Hetzner refuses to delete it.
     pub protected: bool,
     /// Of a server; any other kind has none.

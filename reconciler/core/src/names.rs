@@ -16,6 +16,8 @@ pub const IMAGE_LABEL: &str = "fabrik.dev/image";
 pub const DIGEST_LABEL: &str = "fabrik.dev/digest";
 /// On a snapshot: the fabrik that made it.
 pub const VERSION_LABEL: &str = "fabrik.dev/version";
+/// On a snapshot: the cluster's name, by which its id is found when nothing else is left.
+pub const NAME_LABEL: &str = "fabrik.dev/name";
 /// On the temporary server of an image: the digest of what was written to its disk and read back from there.
 pub const WRITTEN_LABEL: &str = "fabrik.dev/written";
 /// On each applied object: the unit that it belongs to.

@@ -10,6 +10,7 @@ pub fn thing(kind: Kind, id: u64, name: &str, cluster: Option<&str>) -> Resource
         cluster: cluster.map(str::to_owned),
         protected: false,
         power: None,
+        cluster_name: None,
         is_control_plane: false,
         used_by: BTreeSet::new(),
         attached_to: BTreeSet::new(),
@@ -276,6 +277,7 @@ mod any_project {
                 Resource {
                     protected: flags.0,
                     power: (kind == Kind::Server).then_some(power),
+                    cluster_name: None,
                     is_control_plane: kind == Kind::Server && flags.1,
                     used_by: if is_user {
                         BTreeSet::new()

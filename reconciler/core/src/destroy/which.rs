@@ -21,7 +21,7 @@ pub enum Unclear {
         of_network: Option<String>,
     },
     #[error(
-        "cluster {id} is in this project, and no network `{name}` says that it is this one. If it is, repeat with --cluster-id \
+        "cluster {id} is in this project, and no network `{name}` or snapshot of it says that it is this one. If it is, repeat with --cluster-id \
          {id}"
     )]
     NoNetwork { name: ClusterName, id: String },
@@ -32,7 +32,8 @@ pub enum Unclear {
     },
 }
 
-/// The id that the network called as the cluster bears, if the project holds no other cluster.
+/// The id that the network called as the cluster bears, if the project holds no other cluster; where the network is gone, the
+/// id of a snapshot of that cluster's.
 ///
 /// # Errors
 /// There is none, or it takes a person to tell.
@@ -48,7 +49,12 @@ pub fn which(project: &[Resource], name: &ClusterName) -> Result<ClusterId, Uncl
             of_network,
         });
     }
-    match (of_network, ids.into_iter().next()) {
+    let snapshot = |r: &&Resource| r.cluster_name.as_deref() == Some(name.as_str());
+    let of_snapshot = project
+        .iter()
+        .find(snapshot)
+        .and_then(|r| r.cluster.clone());
+    match (of_network.or(of_snapshot), ids.into_iter().next()) {
         (Some(id), _) => id.parse().map_err(|source| Unclear::NoId { name, source }),
         (None, Some(id)) => Err(Unclear::NoNetwork { name, id }),
         (None, None) => Err(Unclear::NoCluster),
@@ -100,6 +106,17 @@ mod tests {
             let told = found(&project).unwrap_err().to_string();
             assert!(told.contains(&format!("--cluster-id {OURS}")), "{told}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_tells_the_id_when_nothing_else_is_left() {
+        let snapshot = |name: &str| Resource {
+            cluster_name: Some(name.to_owned()),
+            ..network(1, "demo servers, fabrik 1", Some(OURS))
+        };
+        assert_eq!(found(&[snapshot("demo")]), Ok(OURS.parse().unwrap()));
+        let other = found(&[snapshot("demo-2")]).unwrap_err();
+        assert!(matches!(other, Unclear::NoNetwork { .. }), "{other}");
     }
 
     #[test]

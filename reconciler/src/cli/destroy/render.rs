@@ -192,6 +192,7 @@ mod tests {
             cluster: cluster.map(str::to_owned),
             protected: false,
             power: (kind == Kind::Server).then_some(Power::Running),
+            cluster_name: None,
             is_control_plane: false,
             used_by: BTreeSet::new(),
             attached_to: BTreeSet::new(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fabrik_core::destroy::{Key, Kind, Resource};
-use fabrik_core::names::{CLUSTER_LABEL, ROLE_LABEL};
+use fabrik_core::names::{CLUSTER_LABEL, NAME_LABEL, ROLE_LABEL};
 use futures::try_join;
 use serde::Deserialize;
 
@@ -266,6 +266,7 @@ impl Fields {
         let resource = Resource {
             key,
             cluster: self.labels.get(CLUSTER_LABEL).cloned(),
+            cluster_name: self.labels.get(NAME_LABEL).cloned(),
             protected: self.protection.delete,
             power: (kind == Kind::Server)
                 .then(|| convert::power(self.status.as_str().unwrap_or_default())),

@@ -1,7 +1,7 @@
 //! Snapshots of images: this cluster's, by their labels.
 
 use fabrik_core::id::ClusterId;
-use fabrik_core::names::{CLUSTER_LABEL, DIGEST_LABEL, IMAGE_LABEL, VERSION_LABEL};
+use fabrik_core::names::{CLUSTER_LABEL, DIGEST_LABEL, IMAGE_LABEL, NAME_LABEL, VERSION_LABEL};
 use fabrik_core::seed::{Image, Snapshot, SnapshotState};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -56,6 +56,7 @@ pub fn paper(cluster: &ClusterId, name: &str, image: &Image) -> (Labels, String)
     labels.insert(IMAGE_LABEL.to_owned(), image.pool.to_string());
     labels.insert(DIGEST_LABEL.to_owned(), image.digest.as_str().to_owned());
     labels.insert(VERSION_LABEL.to_owned(), version.to_owned());
+    labels.insert(NAME_LABEL.to_owned(), name.to_owned());
     (labels, format!("{name} {}, fabrik {version}", image.pool))
 }
 
