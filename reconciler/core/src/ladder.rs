@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::hold::{Hold, HoldReason};
 use crate::id::{NodeName, PoolName};
-use crate::observed::Role;
+use crate::observed::{Observed, Role};
 use crate::spec::{K3sRelease, K3sVersion};
 
 /// How many minors a kubelet may be older than its API server.
@@ -48,6 +48,18 @@ pub enum Verdict {
 pub struct Refusal {
     pub problem: String,
     pub remedy: String,
+}
+
+/// The oldest minor that a server runs, as far as their Nodes say it.
+pub fn oldest_server(observed: &Observed) -> Option<u32> {
+    let servers = observed.nodes.values().filter(|n| n.control_plane);
+    let minors = servers.filter_map(|n| Some(K3sVersion::of_kubelet(&n.kubelet_version)?.minor));
+    minors.min()
+}
+
+/// Whether a kubelet of that minor may join API servers of this one.
+pub fn kubelet_may_join(minor: u32, servers: u32) -> bool {
+    (minor..=minor.saturating_add(KUBELET_LAG_MINORS)).contains(&servers)
 }
 
 /// What becomes of the step: first what the commit says by itself, then where the nodes stand.

@@ -12,12 +12,14 @@ pub const SERVERS_POOL: &str = "servers";
 pub const INTENT_LABEL: &str = "fabrik.dev/intent";
 /// On a snapshot: the pool whose system is on that disk.
 pub const IMAGE_LABEL: &str = "fabrik.dev/image";
-/// On a snapshot: the beginning of the SHA-256 of the bytes that were written to the disk.
+/// On a snapshot: the beginning of the SHA-256 of the bytes that were written to the disk, or of what they were built of.
 pub const DIGEST_LABEL: &str = "fabrik.dev/digest";
 /// On a snapshot: the fabrik that made it.
 pub const VERSION_LABEL: &str = "fabrik.dev/version";
 /// On a snapshot: the cluster's name, by which its id is found when nothing else is left.
 pub const NAME_LABEL: &str = "fabrik.dev/name";
+/// On a snapshot: the minor of k3s in the system on it, as `1.36`.
+pub const K3S_LABEL: &str = "fabrik.dev/k3s";
 /// On the temporary server of an image: the digest of what was written to its disk and read back from there.
 pub const WRITTEN_LABEL: &str = "fabrik.dev/written";
 /// On each applied object: the unit that it belongs to.

@@ -235,6 +235,9 @@ pub struct Image {
     /// Hetzner's word: `x86` or `arm`.
     pub architecture: String,
     pub created: Timestamp,
+    /// The minor of k3s on it, where its label says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k3s: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

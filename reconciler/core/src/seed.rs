@@ -5,26 +5,23 @@
 //! that was cut off anywhere goes on with the same question.
 
 pub mod cost;
+mod disk;
 mod ground;
 mod image;
 
+pub use self::disk::{Architecture, Image, ImageDigest};
 pub use self::ground::{FIRST_SEQUENCE, Ground, first_intent, ground};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::effect::Effect;
-use crate::id::{ClusterName, InvalidId, PoolName, ServerId};
+use crate::id::{ClusterName, PoolName, ServerId};
 use crate::infrastructure::Placement;
 use crate::observed::Power;
 
 /// Snapshots of an image that are kept: the one in use, and the one before it.
 const SNAPSHOTS_KEPT: usize = 2;
-
-/// The beginning of the SHA-256 of a disk: 32 hex digits, of which a label's value has room for 63 characters.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ImageDigest(String);
 
 /// What a seed is to come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,21 +38,6 @@ pub enum Extent {
     Images,
     /// The first server runs fabrik, which has carried out the commit.
     Cluster,
-}
-
-/// A disk that is to be a snapshot at Hetzner.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    pub pool: PoolName,
-    pub digest: ImageDigest,
-    pub architecture: Architecture,
-}
-
-/// Hetzner's words for what processors a server has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Architecture {
-    X86,
-    Arm,
 }
 
 /// What there is of this cluster.
@@ -338,68 +320,6 @@ fn create(wanted: &Wanted, seen: &Observed) -> Result<Step, Stop> {
                 snapshot,
                 placement: placement.clone(),
             })
-        }
-    }
-}
-
-impl ImageDigest {
-    const DIGITS: usize = 32;
-
-    /// Of a whole SHA-256 in hex; `None` where it is none.
-    pub fn of_sha256(hex: &str) -> Option<Self> {
-        hex.get(..Self::DIGITS)?.to_owned().try_into().ok()
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for ImageDigest {
-    type Error = InvalidId;
-
-    fn try_from(value: String) -> Result<Self, InvalidId> {
-        let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
-        if value.len() == Self::DIGITS && value.chars().all(hex) {
-            Ok(Self(value))
-        } else {
-            let problem = "is no beginning of a SHA-256 (32 hex digits)";
-            Err(InvalidId { value, problem })
-        }
-    }
-}
-
-impl From<ImageDigest> for String {
-    fn from(digest: ImageDigest) -> Self {
-        digest.0
-    }
-}
-
-impl Architecture {
-    /// By Hetzner's word.
-    pub fn of_word(word: &str) -> Option<Self> {
-        match word {
-            "x86" => Some(Self::X86),
-            "arm" => Some(Self::Arm),
-            _ => None,
-        }
-    }
-
-    /// Of a server type: Hetzner's Ampere types are called `cax…`, and all others are x86_64 (docs.hetzner.com, "Server
-    /// types").
-    pub fn of_server_type(name: &str) -> Self {
-        if name.starts_with("cax") {
-            Self::Arm
-        } else {
-            Self::X86
-        }
-    }
-
-    /// Nix' name for a Linux on it.
-    pub const fn nix_system(self) -> &'static str {
-        match self {
-            Self::X86 => "x86_64-linux",
-            Self::Arm => "aarch64-linux",
         }
     }
 }

@@ -72,6 +72,26 @@ fn one_server_joins_after_the_other() {
 }
 
 #[test]
+fn a_server_waits_for_a_snapshot_with_the_minor_that_the_servers_run() {
+    let mut model = Model::with_servers(1);
+    model.observed.hetzner.images[0].k3s = Some(35);
+    model.want_servers(3);
+    let step = model.step();
+    let said = &held(&step, HoldReason::NoImage).message;
+    assert!(
+        said.contains("has k3s 1.35, and the servers run 1.36"),
+        "{said}"
+    );
+    assert!(!step.effects.iter().any(|e| e.verb() == "create-server"));
+
+    let mut newer = model.observed.hetzner.images[0].clone();
+    (newer.id, newer.k3s) = (8, Some(36));
+    model.observed.hetzner.images.push(newer);
+    let ordered = until_one_is_ordered(&mut model);
+    assert!(ordered.intent.is_some());
+}
+
+#[test]
 fn a_server_that_learns_is_no_member_and_one_that_never_votes_is_replaced() {
     let mut model = Model::with_servers(3);
     model.want_servers(5);

@@ -419,6 +419,7 @@ fn a_pool_without_an_image_takes_the_newest_snapshot_that_fits() {
         pool: pool.parse().unwrap(),
         architecture: architecture.to_owned(),
         created: Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hour),
+        k3s: None,
     };
     let taken = |types: &[&str], images: Vec<Image>| {
         let mut model = Model::wanting(1);

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use fabrik_core::id::{ClusterId, IntentId, NodeName, PoolName, ServerId};
 use fabrik_core::names::{
-    API_PORT, CLUSTER_LABEL, IMAGE_LABEL, INTENT_LABEL, POOL_LABEL, ROLE_LABEL, SERVERS_POOL,
+    API_PORT, CLUSTER_LABEL, IMAGE_LABEL, INTENT_LABEL, K3S_LABEL, POOL_LABEL, ROLE_LABEL,
+    SERVERS_POOL,
 };
 use fabrik_core::observed::{FirewallRule, Image, LoadBalancer, Power, Role, Server};
+use fabrik_core::spec::K3sRelease;
 use serde_json::{Value, json};
 
 use super::wire::{self, Labels, Resource};
@@ -133,7 +135,13 @@ pub fn image(wire: &wire::Image) -> Option<Image> {
         pool: wire.labels.get(IMAGE_LABEL)?.parse().ok()?,
         architecture: wire.architecture.clone(),
         created: wire.created.parse().ok()?,
+        k3s: wire.labels.get(K3S_LABEL).and_then(|label| minor(label)),
     })
+}
+
+/// `1.36`, or a whole version.
+fn minor(text: &str) -> Option<u32> {
+    text.parse::<K3sRelease>().ok().map(K3sRelease::minor)
 }
 
 pub fn power(status: &str) -> Power {

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use fabrik_core::id::{CommitId, PoolName};
 use fabrik_core::seed::{Architecture, Image, ImageDigest};
-use fabrik_core::spec::Spec;
+use fabrik_core::spec::{K3sRelease, Spec};
 use ring::digest::{Context, SHA256};
 
 use super::SeedError;
@@ -49,7 +49,7 @@ pub async fn disks(
         for pool in without_image(spec) {
             if let Some(architecture) = architecture(spec, &pool) {
                 let file = build(&options.dir, commit, &pool, architecture).await?;
-                disks.push(disk(file, pool, architecture, state).await?);
+                disks.push(disk(file, pool, architecture, spec, state).await?);
             }
         }
     }
@@ -59,7 +59,7 @@ pub async fn disks(
             file: file.clone(),
             problem: format!("cluster.toml has no {} to be on it", named.pool),
         })?;
-        disks.push(disk(file, named.pool.clone(), architecture, state).await?);
+        disks.push(disk(file, named.pool.clone(), architecture, spec, state).await?);
     }
     Ok(disks)
 }
@@ -81,10 +81,17 @@ fn architecture(spec: &Spec, pool: &PoolName) -> Option<Architecture> {
     types.first().map(|t| Architecture::of_server_type(t))
 }
 
+/// What the commit has on all its nodes; a disk that was built elsewhere is taken to be of it.
+fn k3s(spec: &Spec) -> Option<u32> {
+    let wanted: K3sRelease = spec.kubernetes.version.parse().ok()?;
+    Some(wanted.minor())
+}
+
 async fn disk(
     file: PathBuf,
     pool: PoolName,
     architecture: Architecture,
+    spec: &Spec,
     state: &mut State,
 ) -> Result<Disk, SeedError> {
     let facts = fs::metadata(&file).map_err(SeedError::file(&file))?;
@@ -118,6 +125,7 @@ async fn disk(
             pool,
             digest: ImageDigest::of_sha256(&sha256).ok_or_else(|| unusable("it has no digest"))?,
             architecture,
+            k3s: k3s(spec),
         },
         is_compressed,
         file_bytes: facts.len(),

@@ -19,6 +19,7 @@ fn image() -> Image {
         pool: "servers".parse().unwrap(),
         digest: ImageDigest::of_sha256(&"a".repeat(64)).unwrap(),
         architecture: Architecture::X86,
+        k3s: Some(36),
     }
 }
 

@@ -412,6 +412,7 @@ fn empty(now: Timestamp) -> Observed {
             pool: servers_pool(),
             architecture: "x86".to_owned(),
             created: now,
+            k3s: None,
         }],
         ..Hetzner::default()
     };

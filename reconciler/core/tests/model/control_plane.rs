@@ -24,6 +24,7 @@ impl Model {
             pool: "servers".parse().unwrap(),
             architecture: "x86".to_owned(),
             created: model.now,
+            k3s: None,
         });
         for number in 1..=u64::from(count) {
             let server = Server {

@@ -303,6 +303,7 @@ pub fn image(pool: &str, letter: &str) -> Image {
         pool: pool.parse().unwrap(),
         digest: digest(letter),
         architecture: Architecture::X86,
+        k3s: None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Snapshots of images: this cluster's, by their labels.
 
 use fabrik_core::id::ClusterId;
-use fabrik_core::names::{CLUSTER_LABEL, DIGEST_LABEL, IMAGE_LABEL, NAME_LABEL, VERSION_LABEL};
+use fabrik_core::names::{
+    CLUSTER_LABEL, DIGEST_LABEL, IMAGE_LABEL, K3S_LABEL, NAME_LABEL, VERSION_LABEL,
+};
 use fabrik_core::seed::{Image, Snapshot, SnapshotState};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -57,6 +59,9 @@ pub fn paper(cluster: &ClusterId, name: &str, image: &Image) -> (Labels, String)
     labels.insert(DIGEST_LABEL.to_owned(), image.digest.as_str().to_owned());
     labels.insert(VERSION_LABEL.to_owned(), version.to_owned());
     labels.insert(NAME_LABEL.to_owned(), name.to_owned());
+    if let Some(minor) = image.k3s {
+        labels.insert(K3S_LABEL.to_owned(), format!("1.{minor}"));
+    }
     (labels, format!("{name} {}, fabrik {version}", image.pool))
 }
 
