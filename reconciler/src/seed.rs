@@ -6,8 +6,9 @@
 //! the laptop (`state`), and is written before or right after the step that it is about.
 //!
 //! Secrets go to the first server alone, on a host key that the machine made itself, and by the standard input of `ssh`. The
-//! rescue system, whose host key nobody knows beforehand, gets nothing that is secret.
+//! rescue system gets nothing that is secret.
 
+mod build_there;
 mod carry_out;
 mod checks;
 mod confirm;
@@ -17,6 +18,7 @@ mod observe;
 mod options;
 mod progress;
 mod repository;
+mod rescue;
 mod run;
 mod server;
 mod ssh;

@@ -1,6 +1,8 @@
 //! `fabrik seed` by the real binary, against the emulator, with a real sshd in the rescue system and on the first server. What
 //! stands in on the first server is named in `seed/first-server.sh`.
 
+#[path = "seed/building.rs"]
+mod building;
 #[path = "seed/machines.rs"]
 mod machines;
 #[path = "seed/page.rs"]
@@ -17,6 +19,9 @@ use serde_json::json;
 
 use world::{World, left};
 
+/// Of Nix' tarball for x86_64, as `src/seed/build_there.rs` knows it.
+const NIX_SHA256: &str = "eafe5042404e818505e28c5ca3d0885f3ec45c31f955489a25bb38258f87560e";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_becomes_a_snapshot_and_only_the_last_two_are_kept() {
     let world = World::start().await;
@@ -32,6 +37,8 @@ async fn an_image_becomes_a_snapshot_and_only_the_last_two_are_kept() {
     let labels = &images_there[0]["labels"];
     assert_eq!(labels["fabrik.dev/image"], "servers");
     assert_eq!(labels["fabrik.dev/digest"], world::sha256(&disk)[..32]);
+    assert_eq!(labels["fabrik.dev/name"], "demo");
+    assert_eq!(labels["fabrik.dev/k3s"], "1.36");
     assert_eq!(left(&state), "1 images");
 
     // Done again it makes nothing; another disk is another snapshot, compressed or not.
@@ -51,6 +58,92 @@ async fn an_image_becomes_a_snapshot_and_only_the_last_two_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nix_builds_the_images_that_are_not_named() {
+    let world = World::start().await.with_flake().with_nix();
+    let seeded = world.seed(&["--image-only"]).await;
+    assert!(seeded.is_ok(), "{seeded}");
+    for told in ["built the image of servers", "built the image of workers"] {
+        assert!(seeded.out.contains(told), "{told}: {seeded}");
+    }
+    assert!(seeded.err.contains("-image.drv"), "{seeded}");
+    assert_eq!(world.written(), b"the disk of workers\n");
+    assert_eq!(left(&world.state().await), "2 images");
+    assert!(world.seed(&["--image-only"]).await.is_ok());
+    assert_eq!(world.events("snapshot").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_temporary_server_builds_what_the_laptop_can_not() {
+    let world = World::start().await.with_flake();
+    world.offer_nix("another digest");
+    let images = &["--image-only"];
+    let seeded = world.seed(images).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    assert!(seeded.out.contains("there is no Nix here"), "{seeded}");
+    assert!(seeded.err.contains("nix.tar.xz: FAILED"), "{seeded}");
+    assert_eq!(world.events("snapshot").await, 0);
+
+    world.offer_nix(NIX_SHA256);
+    let seeded = world.seed(images).await;
+    assert!(seeded.is_ok(), "{seeded}");
+    for told in [
+        "it has Nix 2.34.7",
+        "built the system of servers",
+        "installed it on its disk",
+        "read it back, whole",
+    ] {
+        assert!(seeded.out.contains(told), "{told}: {seeded}");
+    }
+    assert!(seeded.err.contains("-fabrik-install.drv"), "{seeded}");
+    assert_eq!(left(&world.state().await), "2 images");
+    world.disk_has_a_system_alone();
+    assert!(world.seed(images).await.is_ok());
+    assert_eq!(world.events("snapshot").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_on_the_temporary_server_goes_on_after_each_kill() {
+    let world = World::start().await.with_flake();
+    world.offer_nix(NIX_SHA256);
+    let there = &["--image-only", "--build-on-server"];
+    let mut killed_after = BTreeSet::new();
+    while !world.seed_and_kill(there, &mut killed_after).await.is_ok() {}
+    assert!(killed_after.len() >= 15, "{killed_after:?}");
+    assert_eq!(left(&world.state().await), "2 images");
+    world.disk_has_a_system_alone();
+    assert_eq!(world.events("snapshot").await, 2);
+    assert_eq!(world.events("created").await, 1);
+    // Nothing was fetched or partitioned twice for one image.
+    let told = |file| {
+        fs::read_to_string(world.machine_file(file))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    assert_eq!((told("downloads"), told("partitioned")), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hetzner_does_not_end_with_is_not_waited_for_without_end() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.settings(json!({"action_duration_ms": 600_000})).await;
+    let images = [
+        "--image-only",
+        "--image",
+        "disk.img",
+        "--hetzner-limit",
+        "1s",
+    ];
+    let seeded = world.seed(&images).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    assert!(
+        seeded.err.contains("Hetzner has been at work with server"),
+        "{seeded}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_written_as_it_was_sent_becomes_no_snapshot() {
     let world = World::start().await;
     world.disk("disk.img", 1_000_000);
@@ -66,6 +159,24 @@ async fn what_was_not_written_as_it_was_sent_becomes_no_snapshot() {
     world.flag("corrupt", false);
     assert!(world.seed(images).await.is_ok());
     assert_eq!(left(&world.state().await), "1 images");
+    assert_eq!(world.events("created").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_system_that_is_not_the_temporary_server_s_is_written_nothing() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.flag("impostor", true);
+    let images = &["--image-only", "--image", "disk.img"];
+    let seeded = world.seed(images).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    assert!(
+        seeded.err.contains("does not prove that its host key"),
+        "{seeded}"
+    );
+    assert!(!world.machine_file("sda").exists());
+    let trusted = [images.as_slice(), &["--trust-rescue"]].concat();
+    assert!(world.seed(&trusted).await.is_ok());
     assert_eq!(world.events("created").await, 1);
 }
 
@@ -203,6 +314,42 @@ async fn what_was_made_is_undone_half_way_and_whole() {
     let seeded = world.seed(whole).await;
     assert!(seeded.is_ok(), "{seeded}");
     undo().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_when_a_seed_is_undone_is_known_afterwards() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    let images = &["--image-only", "--image", "disk.img"];
+    assert!(world.seed(images).await.is_ok());
+    let snapshot = world.state().await["images"][0]["id"].as_u64().unwrap();
+    let protect = async |on: bool| {
+        let path = format!("images/{snapshot}/actions/change_protection");
+        world.post(&path, json!({"delete": on})).await;
+    };
+    let id = || {
+        let record = fs::read(world.state_dir().join("seed.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        record["cluster-id"].as_str().unwrap().to_owned()
+    };
+    let (undo, known) = (&["--undo", "--yes", "demo"], id());
+    protect(true).await;
+    let undone = world.seed(undo).await;
+    assert!(undone.is_ok(), "{undone}");
+    assert!(
+        undone
+            .out
+            .contains(&format!("the id of what stays, {known}")),
+        "{undone}"
+    );
+    assert_eq!(left(&world.state().await), "1 images");
+    assert_eq!(id(), known);
+    assert!(!world.state_dir().join("temporary.key").exists());
+
+    protect(false).await;
+    assert!(world.seed(undo).await.is_ok());
+    assert_eq!(left(&world.state().await), "");
+    assert!(!world.state_dir().exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -101,8 +101,8 @@ pub struct Wish {
     pub yes: Option<String>,
 }
 
-/// Shows it, asks, and removes it.
-pub async fn clear_away(project: Project, wish: Wish) -> Result<(), Failure> {
+/// Shows it, asks, and removes it. Whether all of it is gone.
+pub async fn clear_away(project: Project, wish: Wish) -> Result<bool, Failure> {
     let Project { spec, client } = project;
     let name = spec.name;
     let cluster = match ask_cluster(wish.kubeconfig, &name).await {
@@ -129,7 +129,7 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<(), Failure> {
     };
     say(page.before(&plan))?;
     if plan.is_done() {
-        return Ok(());
+        return Ok(plan.kept.is_empty());
     }
     confirm(&name, wish.yes)?;
     match cluster {
@@ -152,7 +152,7 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<(), Failure> {
         ..page
     };
     say(page.after(&ended.removed, &ended.plan))?;
-    Ok(())
+    Ok(ended.plan.kept.is_empty())
 }
 
 /// The cluster and its id, by its API server; or why not.

@@ -114,6 +114,11 @@ pub fn is_changed(dir: &Path, path: &str) -> Result<bool, GitError> {
     Ok(!run(dir, &args, &[path.to_owned()])?.stdout.is_empty())
 }
 
+/// The files of a commit as a tar, whatever lies in the work tree.
+pub fn archive(dir: &Path, commit: &str) -> Result<Vec<u8>, GitError> {
+    Ok(run(dir, &["archive", "--format=tar", commit], &[])?.stdout)
+}
+
 /// Makes a branch of what is checked out, and goes there; what is changed comes along.
 pub fn branch_off(dir: &Path, branch: &str) -> Result<(), GitError> {
     run(dir, &["switch", "--quiet", "--create", branch], &[]).map(drop)

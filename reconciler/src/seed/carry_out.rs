@@ -9,16 +9,17 @@ use fabrik_core::infrastructure::Placement;
 use fabrik_core::seed::cost::{Offer, groups};
 use fabrik_core::seed::{Image, Step, Wanted, first_intent};
 use fabrik_core::spec::Spec;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::SeedError;
-use super::image::Disk;
+use super::build_there::build_there;
+use super::image::{Disk, Source};
 use super::observe::Seen;
 use super::options::SeedOptions;
 use super::progress::Task;
 use super::repository::Place;
+use super::rescue;
 use super::server::Conversation;
-use super::ssh::Ssh;
 use super::state::{Host, Keys, State};
 use super::write_image::write_image;
 use crate::handover::FirstServer;
@@ -28,11 +29,6 @@ use crate::secrets::Secret;
 
 /// Between two looks at what Hetzner is at work with.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A rescue system was seen to answer half a minute after the power came on (field measurements of
-/// syself/cluster-api-provider-hetzner).
-const RESCUE_LIMIT: Duration = Duration::from_secs(300);
-const RESCUE_ADVICE: &str =
-    "The server is made anew once; if it goes on, see whether this network lets SSH out";
 
 /// All that a seed works with.
 pub struct Seed<'a> {
@@ -48,6 +44,35 @@ pub struct Seed<'a> {
     pub wanted: Wanted,
     pub disks: Vec<Disk>,
     pub offer: Offer,
+    /// The server that Hetzner is at work with.
+    pub awaited: Option<(ServerId, Patience)>,
+}
+
+/// How long something may take that is looked at again and again.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    began: Instant,
+    limit: Duration,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self {
+            began: Instant::now(),
+            limit,
+        }
+    }
+
+    /// Until the next look, if there is one.
+    async fn wait(&self, what: impl Fn() -> String) -> Result<(), SeedError> {
+        let waited = self.began.elapsed();
+        if waited >= self.limit {
+            let what = what();
+            return Err(SeedError::Stuck { what, waited });
+        }
+        sleep(PAUSE).await;
+        Ok(())
+    }
 }
 
 /// How a step ended.
@@ -64,10 +89,14 @@ impl Seed<'_> {
     }
 
     pub async fn carry_out(&mut self, step: Step, seen: &Seen) -> Result<Ended, SeedError> {
+        if !matches!(step, Step::AwaitServer { .. }) {
+            self.awaited = None;
+        }
         let task = Task::begin(words(&step));
         match step {
-            Step::AwaitServer { .. } => {
-                sleep(PAUSE).await;
+            Step::AwaitServer { server } => {
+                let patience = self.server_patience(server);
+                patience.wait(|| format!("server {server}")).await?;
                 return Ok(Ended::Well);
             }
             Step::WriteImage { server, image } => return self.write(server, &image, seen).await,
@@ -101,6 +130,18 @@ impl Seed<'_> {
         Ok(Ended::Well)
     }
 
+    /// From the first look that finds Hetzner at work with this server to the last one in a row.
+    fn server_patience(&mut self, server: ServerId) -> Patience {
+        match self.awaited {
+            Some((known, patience)) if known == server => patience,
+            _ => {
+                let patience = Patience::new(self.options.hetzner_limit);
+                self.awaited = Some((server, patience));
+                patience
+            }
+        }
+    }
+
     async fn at_hetzner(&self, step: Step, seen: &Seen) -> Result<(), SeedError> {
         let (client, cluster) = (&self.client, &self.state.record.cluster_id);
         match step {
@@ -123,8 +164,10 @@ impl Seed<'_> {
                 seeding::take_snapshot(client, cluster, server, paper).await?;
             }
             Step::AwaitSnapshot { snapshot } => {
+                // A big one was seen to take an hour (hetznercloud/terraform-provider-hcloud, issue 312).
+                let patience = Patience::new(self.options.hetzner_limit * 8);
                 while seeding::is_being_made(client, snapshot).await? {
-                    sleep(PAUSE).await;
+                    patience.wait(|| format!("snapshot {snapshot}")).await?;
                 }
             }
             Step::DeleteSnapshot { snapshot } => {
@@ -163,7 +206,9 @@ impl Seed<'_> {
         }
         let name = format!("{}-{IMAGE_SUFFIX}", self.spec.name);
         let cluster = &self.state.record.cluster_id;
-        seeding::create_image_server(&self.client, cluster, &name, &choices).await?;
+        let word = self.state.rescue_word()?;
+        let word = word.expose_str().unwrap_or_default();
+        seeding::create_image_server(&self.client, cluster, &name, word, &choices).await?;
         Ok(())
     }
 
@@ -179,25 +224,13 @@ impl Seed<'_> {
         let Some(disk) = self.disk_of(image) else {
             return Ok(Ended::Well);
         };
-        let ssh = Ssh {
-            about: "the rescue system",
-            address,
-            port: self.options.ssh_port,
-            key: self.keys.temporary.clone(),
-            alias: "rescue",
-            known_hosts: self.state.known_host(Host::Rescue, "rescue", None)?,
-            learns: true,
+        let Some(ssh) = rescue::reach(self, address).await? else {
+            return Ok(Ended::Silent(server));
         };
-        let task = Task::begin("reached the rescue system");
-        match ssh.answers(RESCUE_LIMIT, RESCUE_ADVICE).await {
-            Ok(()) => task.end()?,
-            Err(error @ (SeedError::Unreachable { .. } | SeedError::HostKey { .. })) => {
-                task.tell(&error.to_string())?;
-                return Ok(Ended::Silent(server));
-            }
-            Err(error) => return Err(error),
+        match &disk.source {
+            Source::File(file) => write_image(&ssh, disk, file).await?,
+            Source::Commit => build_there(&ssh, &self.options.dir, self.commit, image).await?,
         }
-        write_image(&ssh, disk).await?;
         let (client, cluster) = (&self.client, &self.state.record.cluster_id);
         seeding::mark_written(client, cluster, server, image.digest.as_str()).await?;
         Ok(Ended::Well)

@@ -1,6 +1,7 @@
 //! What can go wrong with a seed, and what to do about it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use fabrik_core::id::ClusterName;
 use fabrik_core::seed::Stop;
@@ -61,6 +62,11 @@ pub enum SeedError {
          same command writes it again"
     )]
     Corrupted { wanted: String, found: String },
+    #[error(
+        "Hetzner has been at work with {what} for {} s, and does not end. Look at it in Hetzner's console; the same command waits \
+         on, and where it stays like this, delete it there and repeat the command", waited.as_secs()
+    )]
+    Stuck { what: String, waited: Duration },
     #[error("{about} has no public IPv4 address, which this laptop needs to reach it")]
     NoAddress { about: String },
     #[error("{about} does not answer at {address}: {said}. {advice}")]
@@ -75,6 +81,12 @@ pub enum SeedError {
          machine was made anew: if so, remove it at Hetzner, and seed again"
     )]
     HostKey { address: String },
+    #[error(
+        "the rescue system does not prove that its host key is the temporary server's: {said}. Nothing was written. Somebody may \
+         stand in between: repeat this from another network. If it is the metadata service that can't be asked there, and you \
+         trust this network, --trust-rescue goes on"
+    )]
+    Unproven { said: String },
     #[error("`{command}` on {about} failed: {said}")]
     Remote {
         about: &'static str,

@@ -11,17 +11,24 @@ use crate::config;
 
 /// Brings a cluster up at Hetzner. Cut off anywhere, the same command goes on.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct SeedOptions {
     /// The repository's root, with what was pushed checked out.
     #[arg(default_value = ".")]
     pub dir: PathBuf,
     /// The disk of new servers, raw or compressed by zstd; once more as POOL=FILE for a pool with another system. Without any,
-    /// Nix builds them.
+    /// Nix builds them: here, or, where it can't, on the temporary server.
     #[arg(long = "image", value_name = "[POOL=]FILE")]
     pub images: Vec<ImageFile>,
+    /// Has the temporary server build the images, even if this laptop could.
+    #[arg(long, conflicts_with = "images")]
+    pub build_on_server: bool,
     /// Makes the images of servers and pools, and nothing else: to renew them.
     #[arg(long)]
     pub image_only: bool,
+    /// Goes on where the rescue system can't prove its host key: an image is then as good as the network that it went over.
+    #[arg(long)]
+    pub trust_rescue: bool,
     /// Removes what a seed has made, once the cluster's name was typed: all of this cluster's at Hetzner but its volumes, and
     /// what the laptop keeps of it.
     #[arg(long, conflicts_with = "image_only")]
@@ -50,6 +57,9 @@ pub struct SeedOptions {
     /// How long a machine may take from power on until it lets this laptop in.
     #[arg(long, default_value = "15m", value_parser = config::parse_duration, hide = true)]
     pub boot_limit: Duration,
+    /// How long Hetzner may be at work with a server; with a snapshot eight times that.
+    #[arg(long, default_value = "15m", value_parser = config::parse_duration, hide = true)]
+    pub hetzner_limit: Duration,
     /// Hetzner's API.
     #[arg(long, value_name = "URL", default_value = DEFAULT_HETZNER_ENDPOINT, hide = true)]
     pub hetzner_endpoint: String,

@@ -185,6 +185,7 @@ async fn begin<'a>(
         },
         disks,
         offer,
+        awaited: None,
     })
 }
 

@@ -3,6 +3,8 @@
 //!
 //! A file appears whole or not at all. One seed at a time: the folder's lock goes with the process that has it.
 
+mod keys;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write as _};
@@ -13,36 +15,15 @@ use fabrik_core::id::{ClusterId, ClusterName, CommitId, ServerId};
 use fabrik_core::seed::{Laptop, Stage};
 use serde::{Deserialize, Serialize};
 
+pub use self::keys::{Host, Keys};
+
 use super::SeedError;
 use crate::cluster::founding::random_id;
-use crate::secrets::{Secret, SecretsError, founding_keys};
 
 /// The layout of [`Record`].
 const LAYOUT: u32 = 1;
 const RECORD: &str = "seed.json";
 const LOCK: &str = "lock";
-const TEMPORARY_KEY: &str = "temporary.key";
-/// The host key that a first server has by its user data.
-const FIRST_HOST_KEY: &str = "first-host.key";
-const K3S_TOKEN: &str = "k3s.token";
-const RESCUE_HOST: &str = "known_hosts.rescue";
-const FIRST_HOST: &str = "known_hosts.first";
-const OWN_HOST: &str = "known_hosts.own";
-const GIT_HOST: &str = "known_hosts.git";
-/// All that is removed at the end.
-const SECRET: [&str; 10] = [
-    TEMPORARY_KEY,
-    FIRST_HOST_KEY,
-    K3S_TOKEN,
-    RESCUE_HOST,
-    FIRST_HOST,
-    OWN_HOST,
-    GIT_HOST,
-    founding_keys::DEPLOY_KEY_FILE,
-    founding_keys::SIGNING_KEY_FILE,
-    founding_keys::WEBHOOK_SECRET_FILE,
-];
-
 /// What is remembered, without anything secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -77,13 +58,21 @@ pub struct State {
     _lock: File,
 }
 
-/// The keys of a seed, by their files, and their public halves.
-#[derive(Debug)]
-pub struct Keys {
-    pub temporary: PathBuf,
-    pub temporary_public: String,
-    pub deploy: PathBuf,
-    pub deploy_public: String,
+impl Record {
+    fn new(cluster: ClusterName, cluster_id: ClusterId, repository: String) -> Self {
+        Self {
+            layout: LAYOUT,
+            cluster,
+            cluster_id,
+            repository,
+            server: None,
+            address: None,
+            stage: Stage::Unmet,
+            agreed: None,
+            host_key: None,
+            digests: BTreeMap::new(),
+        }
+    }
 }
 
 impl State {
@@ -120,6 +109,19 @@ impl State {
         fs::remove_dir_all(&self.dir).map_err(SeedError::file(&self.dir))
     }
 
+    /// Nothing is left of it but the cluster's id.
+    pub fn begin_anew(&mut self) -> Result<(), SeedError> {
+        self.forget_secrets()?;
+        let Record {
+            cluster,
+            cluster_id,
+            repository,
+            ..
+        } = self.record.clone();
+        self.record = Record::new(cluster, cluster_id, repository);
+        self.save()
+    }
+
     /// The cluster's, where nobody has named another file.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join("kubeconfig")
@@ -133,18 +135,10 @@ impl State {
         let path = dir.join(RECORD);
         let record = match fs::read(&path) {
             Ok(text) => parse(&path, &text)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => Record {
-                layout: LAYOUT,
-                cluster: cluster.clone(),
-                cluster_id: random_id().map_err(|_| SeedError::NoRandomness)?,
-                repository: repository.to_owned(),
-                server: None,
-                address: None,
-                stage: Stage::Unmet,
-                agreed: None,
-                host_key: None,
-                digests: BTreeMap::new(),
-            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let id = random_id().map_err(|_| SeedError::NoRandomness)?;
+                Record::new(cluster.clone(), id, repository.to_owned())
+            }
             Err(error) => return Err(SeedError::file(path)(error)),
         };
         if record.repository != repository {
@@ -190,111 +184,7 @@ impl State {
         Laptop {
             server: self.record.server,
             stage: self.record.stage,
-            has_secrets: SECRET.iter().any(|name| self.dir.join(name).exists()),
-        }
-    }
-
-    /// Makes the keys that are missing.
-    pub fn keys(&self) -> Result<Keys, SecretsError> {
-        let (temporary, deploy) = (
-            self.dir.join(TEMPORARY_KEY),
-            self.dir.join(founding_keys::DEPLOY_KEY_FILE),
-        );
-        let cluster = &self.record.cluster;
-        let deploy_public = founding_keys::ensure_ssh(&deploy, &format!("fabrik-{cluster}"))?;
-        let temporary_public = founding_keys::ensure_ssh(&temporary, "fabrik-seed")?;
-        Ok(Keys {
-            temporary,
-            temporary_public,
-            deploy,
-            deploy_public,
-        })
-    }
-
-    /// The host key that a first server gets by its user data: private half and public half.
-    pub fn first_host_key(&self) -> Result<(Secret, String), SecretsError> {
-        let path = self.dir.join(FIRST_HOST_KEY);
-        let public = founding_keys::ensure_ssh(&path, "fabrik-first-host")?;
-        Ok((read(&path)?, public))
-    }
-
-    pub fn deploy_key(&self) -> Result<Secret, SecretsError> {
-        read(&self.dir.join(founding_keys::DEPLOY_KEY_FILE))
-    }
-
-    pub fn signing_key(&self) -> Result<Secret, SecretsError> {
-        let path = self.dir.join(founding_keys::SIGNING_KEY_FILE);
-        founding_keys::ensure_signing(&path, &self.record.cluster)?;
-        read(&path)
-    }
-
-    pub fn webhook_secret(&self) -> Result<Secret, SecretsError> {
-        self.word(founding_keys::WEBHOOK_SECRET_FILE)
-    }
-
-    pub fn k3s_token(&self) -> Result<Secret, SecretsError> {
-        self.word(K3S_TOKEN)
-    }
-
-    fn word(&self, name: &str) -> Result<Secret, SecretsError> {
-        let path = self.dir.join(name);
-        founding_keys::ensure_word(&path)?;
-        read(&path)
-    }
-
-    /// A known_hosts file for one host that `ssh` calls `alias`: with these keys, or, without any, one that learns the first
-    /// key it sees and keeps it.
-    pub fn known_host(
-        &self,
-        host: Host,
-        alias: &str,
-        key: Option<&str>,
-    ) -> Result<PathBuf, SeedError> {
-        let path = self.dir.join(host.file());
-        if let Some(key) = key {
-            write(&path, format!("{alias} {key}\n").as_bytes())?;
-        }
-        Ok(path)
-    }
-
-    /// What was learnt of a host is not true any more.
-    pub fn forget_host(&self, host: Host) -> Result<(), SeedError> {
-        remove(&self.dir.join(host.file()))
-    }
-
-    /// Host keys of the git server, in a file.
-    pub fn git_hosts(&self, text: &str) -> Result<PathBuf, SeedError> {
-        let path = self.dir.join(GIT_HOST);
-        write(&path, text.as_bytes())?;
-        Ok(path)
-    }
-
-    /// Removes all that is secret, and what only the seed needed.
-    pub fn forget_secrets(&self) -> Result<(), SeedError> {
-        for name in SECRET {
-            remove(&self.dir.join(name))?;
-        }
-        Ok(())
-    }
-}
-
-/// Whom `ssh` speaks to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Host {
-    /// A rescue system, whose key nobody knows beforehand.
-    Rescue,
-    /// The first server, by the key of its user data.
-    First,
-    /// The first server, by the key that it made itself.
-    Own,
-}
-
-impl Host {
-    const fn file(self) -> &'static str {
-        match self {
-            Self::Rescue => RESCUE_HOST,
-            Self::First => FIRST_HOST,
-            Self::Own => OWN_HOST,
+            has_secrets: self.has_secrets(),
         }
     }
 }
@@ -347,22 +237,6 @@ fn parse(path: &Path, text: &[u8]) -> Result<Record, SeedError> {
         Ok(record)
     } else {
         Err(unreadable(format!("layout {}", record.layout)))
-    }
-}
-
-fn read(path: &Path) -> Result<Secret, SecretsError> {
-    let content = fs::read(path).map_err(|error| SecretsError::Disk {
-        action: "read",
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
-    Ok(Secret::new(content))
-}
-
-fn remove(path: &Path) -> Result<(), SeedError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(SeedError::file(path)(error)),
-        _ => Ok(()),
     }
 }
 

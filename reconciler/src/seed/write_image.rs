@@ -1,5 +1,5 @@
 //! An image onto the disk of the temporary server, through its rescue system: streamed, read back, compared. Nothing here is
-//! secret, because nobody knows the rescue system's host key beforehand.
+//! secret.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::SeedError;
 use super::error::last_line;
-use super::image::Disk;
+use super::image::{Disk, DiskFile};
 use super::progress::{Task, far};
 use super::ssh::{Ssh, heard};
 
@@ -25,9 +25,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 ///
 /// # Errors
 /// The connection broke, the rescue system could not write, or what it read back is something else.
-pub async fn write_image(ssh: &Ssh, disk: &Disk) -> Result<(), SeedError> {
+pub async fn write_image(ssh: &Ssh, disk: &Disk, file: &DiskFile) -> Result<(), SeedError> {
     let task = Task::begin(format!("wrote the image of {}", disk.image.pool));
-    stream(ssh, disk, &task).await?;
+    stream(ssh, file, &task).await?;
     task.end()?;
     let task = Task::begin("read it back, the same");
     let line = format!("head -c {} /dev/sda | sha256sum", disk.bytes);
@@ -36,9 +36,9 @@ pub async fn write_image(ssh: &Ssh, disk: &Disk) -> Result<(), SeedError> {
     let told = ssh.expect_success(&line, output)?;
     let told = String::from_utf8_lossy(&told);
     let found = told.split_whitespace().next().unwrap_or_default();
-    if found != disk.sha256 {
+    if found != file.sha256 {
         return Err(SeedError::Corrupted {
-            wanted: disk.sha256.clone(),
+            wanted: file.sha256.clone(),
             found: last_line(found.as_bytes()),
         });
     }
@@ -48,7 +48,7 @@ pub async fn write_image(ssh: &Ssh, disk: &Disk) -> Result<(), SeedError> {
 
 const AGAIN: &str = "Repeat this: it begins again with the image";
 
-async fn stream(ssh: &Ssh, disk: &Disk, task: &Task) -> Result<(), SeedError> {
+async fn stream(ssh: &Ssh, disk: &DiskFile, task: &Task) -> Result<(), SeedError> {
     let file = File::open(&disk.file).map_err(SeedError::file(&disk.file))?;
     let file = tokio::fs::File::from_std(file);
     let mut remote = ssh.command(WRITE);
@@ -71,7 +71,7 @@ async fn stream(ssh: &Ssh, disk: &Disk, task: &Task) -> Result<(), SeedError> {
         None => child.stdin.take(),
     };
     let sink = sink.ok_or_else(|| io::Error::other("a child has no standard input"))?;
-    let all = disk.file_bytes;
+    let all = disk.bytes;
     let began = Instant::now();
     let copied = copy(file, sink, |done| {
         task.note(far(done, all, began.elapsed()));

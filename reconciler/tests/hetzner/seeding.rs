@@ -40,7 +40,7 @@ async fn a_temporary_server_becomes_a_snapshot_and_goes() {
         location: location.to_owned(),
     });
     for _ in 0..2 {
-        let made = create_image_server(client, cluster, "demo-image", &choices).await;
+        let made = create_image_server(client, cluster, "demo-image", "word", &choices).await;
         made.unwrap();
     }
     let seen = async || machines(client, cluster).await.unwrap().image.unwrap();

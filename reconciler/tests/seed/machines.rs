@@ -10,16 +10,38 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const SCRIPTS: [(&str, &str); 2] = [
+const SCRIPTS: [(&str, &str); 5] = [
+    ("programs/curl", include_str!("programs/curl")),
+    ("programs/disk", include_str!("programs/disk")),
+    ("rescue-root.sh", include_str!("rescue-root.sh")),
     ("rescue.sh", include_str!("rescue.sh")),
     ("first-server.sh", include_str!("first-server.sh")),
 ];
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
-/// An sshd that ends with whoever holds it.
-struct Sshd(Child);
+/// What `programs/disk` is called as.
+const DISK_PROGRAMS: [&str; 15] = [
+    "wipefs",
+    "sgdisk",
+    "udevadm",
+    "lsblk",
+    "mkfs.vfat",
+    "mkfs.ext4",
+    "mount",
+    "fallocate",
+    "mkswap",
+    "swapon",
+    "swapoff",
+    "fstrim",
+    "sysctl",
+    "chroot",
+    "sha256sum",
+];
 
-impl Drop for Sshd {
+/// A process that ends with whoever holds it.
+struct Held(Child);
+
+impl Drop for Held {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
@@ -28,7 +50,9 @@ impl Drop for Sshd {
 
 /// One machine that is on.
 struct Machine {
-    sshd: Option<Sshd>,
+    /// What holds the mounts of a rescue system that builds.
+    _root: Option<Held>,
+    sshd: Option<Held>,
     address: SocketAddr,
     role: Role,
     has_own_key: bool,
@@ -53,10 +77,15 @@ impl Drop for Machines {
 
 impl Machines {
     pub fn start(dir: PathBuf, control: String, port: u16) -> Self {
+        fs::create_dir(dir.join("programs")).unwrap();
         for (name, text) in SCRIPTS {
             fs::write(dir.join(name), text).unwrap();
             let executable = fs::Permissions::from_mode(0o755);
             fs::set_permissions(dir.join(name), executable).unwrap();
+        }
+        for name in DISK_PROGRAMS {
+            let program = dir.join("programs").join(name);
+            std::os::unix::fs::symlink("disk", program).unwrap();
         }
         // sshd asks for it where it runs as root; Debian's unit makes it at boot.
         fs::create_dir_all("/run/sshd").ok();
@@ -119,6 +148,8 @@ fn boot(dir: &Path, state: &Value, id: u64, port: u16) -> Option<Machine> {
             fs::remove_file(dir.join(old)).ok();
         }
         keygen(&dir.join("rescue-host"));
+        let word = server["user_data"].as_str().unwrap();
+        fs::write(dir.join("rescue-word"), word).unwrap();
         (Role::Rescue, "rescue-host")
     } else {
         let text = server["user_data"].as_str()?;
@@ -137,7 +168,9 @@ fn boot(dir: &Path, state: &Value, id: u64, port: u16) -> Option<Machine> {
         }
         (Role::First, "told-host")
     };
+    let builds = role == Role::Rescue && dir.join("nix.tar.xz").exists();
     Some(Machine {
+        _root: builds.then(|| own_root(dir)),
         sshd: Some(sshd(dir, role, host_key, address)),
         address,
         role,
@@ -145,7 +178,26 @@ fn boot(dir: &Path, state: &Value, id: u64, port: u16) -> Option<Machine> {
     })
 }
 
-fn sshd(dir: &Path, role: Role, host_key: &str, address: SocketAddr) -> Sshd {
+fn own_root(dir: &Path) -> Held {
+    let child = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(dir.join("rescue-root.sh"))
+        .arg(dir)
+        .spawn();
+    let held = Held(child.unwrap());
+    until("a root of its own", || dir.join("rescue-pid").exists());
+    held
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + READY_LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not yet");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn sshd(dir: &Path, role: Role, host_key: &str, address: SocketAddr) -> Held {
     let (authorized, script) = match role {
         Role::Rescue => ("authorized-rescue", "rescue.sh"),
         Role::First => ("authorized-first", "first-server.sh"),
@@ -164,7 +216,7 @@ fn sshd(dir: &Path, role: Role, host_key: &str, address: SocketAddr) -> Sshd {
 }
 
 /// An sshd by a configuration, when it listens.
-fn serve(config: &Path, address: SocketAddr) -> Sshd {
+fn serve(config: &Path, address: SocketAddr) -> Held {
     let child = Command::new("/usr/sbin/sshd")
         .args(["-D", "-e", "-f"])
         .arg(config)
@@ -172,18 +224,14 @@ fn serve(config: &Path, address: SocketAddr) -> Sshd {
         .stderr(Stdio::null())
         .spawn()
         .expect("sshd is needed: apt-get install openssh-server");
-    let sshd = Sshd(child);
-    let deadline = Instant::now() + READY_LIMIT;
-    while TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < deadline, "sshd does not listen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let sshd = Held(child);
+    until("sshd listens", || TcpStream::connect(address).is_ok());
     sshd
 }
 
 /// The git server: it lets in whom `authorized-git` names, and runs git alone.
 pub struct GitServer {
-    _sshd: Sshd,
+    _sshd: Held,
     pub address: SocketAddr,
 }
 

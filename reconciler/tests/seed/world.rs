@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Child;
 
+use super::building;
 use super::machines::{GitServer, Machines, keygen};
 use super::page;
 use super::place::{FABRIK, Place, TOKEN, text};
@@ -101,6 +102,28 @@ impl World {
         self.place.git(&["commit", "--quiet", "-m", message]);
     }
 
+    /// A flake that real Nix builds without a network, pushed.
+    pub fn with_flake(self) -> Self {
+        for (path, text) in building::flake() {
+            self.place.write(path, &text);
+        }
+        self.commit("Have systems");
+        self.place.git(&["push", "--quiet"]);
+        self
+    }
+
+    /// The laptop has Nix.
+    pub fn with_nix(self) -> Self {
+        let dir = self.place.path("nix");
+        self.place.script("bin/nix", &building::laptops_nix(&dir));
+        self
+    }
+
+    /// Rescue systems can fetch Nix, in a tarball of that digest.
+    pub fn offer_nix(&self, sha256: &str) {
+        building::offer_nix(&self.place.path("machines"), sha256);
+    }
+
     /// A disk of the person's, of so many bytes.
     pub fn disk(&self, name: &str, bytes: usize) -> Vec<u8> {
         let disk: Vec<u8> = (0..bytes)
@@ -119,6 +142,26 @@ impl World {
     /// What is on the disk of the temporary server.
     pub fn written(&self) -> Vec<u8> {
         fs::read(self.machine_file("sda")).unwrap()
+    }
+
+    /// Nothing of what built it is left on the disk of the temporary server.
+    pub fn disk_has_a_system_alone(&self) {
+        let root = self.machine_file("partitions/sda3");
+        let names = |dir: PathBuf| -> Vec<String> {
+            let entries = fs::read_dir(dir).unwrap();
+            let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+            names.filter(|name| name != ".links").collect()
+        };
+        let installed = fs::read_to_string(root.join("installed")).unwrap();
+        assert!(installed.starts_with("/dev/sda "), "{installed}");
+        let store = names(root.join("nix/store"));
+        assert!(
+            store.len() == 1 && store[0].ends_with("-system"),
+            "{store:?}"
+        );
+        let mut root = names(root);
+        root.sort();
+        assert_eq!(root, ["boot", "installed", "nix"]);
     }
 
     pub fn machine_file(&self, name: &str) -> PathBuf {

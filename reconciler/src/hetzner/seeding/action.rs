@@ -13,8 +13,10 @@ use super::super::wire::or_default;
 /// As hcloud-go asks, at first.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A big snapshot was seen to take an hour (hetznercloud/terraform-provider-hcloud, issue 312).
-const DEADLINE: Duration = Duration::from_secs(2 * 3600);
+/// Of all but a snapshot.
+pub const DEADLINE: Duration = Duration::from_secs(15 * 60);
+/// A big one was seen to take an hour (hetznercloud/terraform-provider-hcloud, issue 312).
+pub const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(2 * 3600);
 
 #[derive(Debug, Deserialize)]
 struct Action {
@@ -36,10 +38,15 @@ struct ActionError {
 /// Returns when the action of an answer has ended well.
 ///
 /// # Errors
-/// It failed, or has not ended within hours.
-pub async fn ended(client: &Client, answer: &Answer, what: &str) -> Result<(), HetznerError> {
+/// It failed, or has not ended in time.
+pub async fn ended(
+    client: &Client,
+    answer: &Answer,
+    what: &str,
+    limit: Duration,
+) -> Result<(), HetznerError> {
     let mut action: Action = answer.field("action")?;
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + limit;
     let mut pause = FIRST_PAUSE;
     loop {
         match action.status.as_str() {
@@ -54,9 +61,16 @@ pub async fn ended(client: &Client, answer: &Answer, what: &str) -> Result<(), H
                 });
             }
             _ if Instant::now() >= deadline => {
-                return Err(HetznerError::Locked {
+                // No transient one: whoever repeats it by itself would wait as long again.
+                return Err(HetznerError::Refused {
                     what: what.to_owned(),
-                    message: format!("its action {} does not end", action.id),
+                    code: "no_end".to_owned(),
+                    message: format!(
+                        "its action {} has not ended within {} minutes. Look at it in Hetzner's console; the same command waits on",
+                        action.id,
+                        limit.as_secs() / 60
+                    ),
+                    fields: Vec::new(),
                     id: RequestId::default(),
                 });
             }

@@ -2,6 +2,7 @@
 //! right before it is touched, and each action is waited for.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use fabrik_core::effect::Choice;
 use fabrik_core::id::{ClusterId, ServerId};
@@ -125,11 +126,13 @@ pub async fn machines(client: &Client, cluster: &ClusterId) -> Result<Machines, 
     Ok(machines)
 }
 
-/// Makes the temporary server and does not start it. It gets no SSH key, so that only its rescue system lets one in.
+/// Makes the temporary server and does not start it. It gets no SSH key, so that only its rescue system lets one in, which
+/// is known by the `word` in its user data.
 pub async fn create_image_server(
     client: &Client,
     cluster: &ClusterId,
     name: &str,
+    word: &str,
     choices: &[Choice],
 ) -> Result<Outcome, HetznerError> {
     let mut labels = cluster_labels(cluster);
@@ -141,6 +144,7 @@ pub async fn create_image_server(
             "location": choice.location,
             "image": BASE_IMAGE,
             "start_after_create": false,
+            "user_data": word,
             "labels": labels,
         })
     };
@@ -163,6 +167,7 @@ pub async fn enable_rescue(
         action: "enable_rescue",
         body: Some(body),
         words: "arm the rescue system of",
+        limit: action::DEADLINE,
     };
     rescue.of_image_server(client, cluster, server).await
 }
@@ -176,6 +181,7 @@ pub async fn power_off(
         action: "poweroff",
         body: None,
         words: "power off",
+        limit: action::DEADLINE,
     };
     off.of_image_server(client, cluster, server).await
 }
@@ -190,6 +196,7 @@ pub async fn power_on(
         action: "poweron",
         body: None,
         words: "power on",
+        limit: action::DEADLINE,
     };
     let is_meant = |machine: &Machine| {
         machine.is_image_server() || machine.label(ROLE_LABEL) == Some("server")
@@ -226,6 +233,7 @@ pub async fn take_snapshot(
         action: "create_image",
         body: Some(json!({"type": "snapshot", "labels": labels, "description": description})),
         words: "take a snapshot of",
+        limit: action::SNAPSHOT_DEADLINE,
     };
     snapshot.of_image_server(client, cluster, server).await
 }
@@ -240,7 +248,7 @@ pub async fn delete_image_server(
     meant(client, cluster, server, &what, Machine::is_image_server).await?;
     let path = format!("servers/{server}");
     let answer = write(client, Method::DELETE, path, None, what.clone()).await?;
-    action::ended(client, &answer, &what).await
+    action::ended(client, &answer, &what, action::DEADLINE).await
 }
 
 /// An action of a server, as Hetzner takes it, and what people call it.
@@ -248,6 +256,7 @@ struct Wish {
     action: &'static str,
     body: Option<Value>,
     words: &'static str,
+    limit: Duration,
 }
 
 impl Wish {
@@ -272,7 +281,7 @@ impl Wish {
         meant(client, cluster, server, &what, is_meant).await?;
         let path = format!("servers/{server}/actions/{}", self.action);
         let answer = write(client, Method::POST, path, self.body.as_ref(), what.clone()).await?;
-        action::ended(client, &answer, &what).await
+        action::ended(client, &answer, &what, self.limit).await
     }
 }
 

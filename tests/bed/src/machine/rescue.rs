@@ -14,8 +14,9 @@ use crate::process::Dirs;
 use crate::sshd;
 
 const INIT: &str = include_str!("../../stand-ins/rescue/init");
-const PROGRAMS: [(&str, &str); 2] = [
+const PROGRAMS: [(&str, &str); 3] = [
     ("blockdev", include_str!("../../stand-ins/rescue/blockdev")),
+    ("curl", include_str!("../../stand-ins/rescue/curl")),
     ("dd", include_str!("../../stand-ins/rescue/dd")),
 ];
 /// As Debian's login has it for root.
@@ -33,6 +34,9 @@ impl Inner {
         for (name, text) in PROGRAMS {
             write_program(&programs.join(name), text)?;
         }
+        let user_data = surroundings.hetzner.metadata(self.id, "userdata").await?;
+        fs::write(dir.join("user-data"), user_data.unwrap_or_default())?;
+        let (host_key, authorized_keys) = sshd::write_rescue_keys(&dir, &access.authorized_keys)?;
         let name = format!("{}-rescue", self.name);
         let namespaces = Namespaces::start(namespaces::Settings {
             name: &name,
@@ -43,7 +47,6 @@ impl Inner {
             dirs: &surroundings.dirs,
         })
         .await?;
-        let (host_key, authorized_keys) = sshd::write_rescue_keys(&dir, &access.authorized_keys)?;
         let mut path = OsString::from(&programs);
         path.push(":");
         path.push(PATH);
