@@ -15,6 +15,7 @@ mod execute;
 mod machines;
 mod metrics;
 mod observe;
+pub mod pricing;
 mod refusal;
 pub mod seeding;
 mod token;

@@ -32,6 +32,7 @@ pub mod names;
 pub mod observed;
 pub mod plan;
 pub mod pool;
+pub mod price;
 pub mod quorum;
 pub mod restore;
 pub mod rollout;

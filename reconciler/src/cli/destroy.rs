@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use fabrik_core::destroy::{self as core, Asked, Kept, Key, Plan, Resource, Step};
 use fabrik_core::id::{ClusterId, ClusterName};
+use fabrik_core::price::PriceList;
 use kube::Client as Kubernetes;
 use tokio::time::timeout;
 
@@ -22,7 +23,8 @@ use super::access::{self, Access, ClusterSpec, part};
 use super::project::{Project, ProjectOptions};
 use super::{Failure, pause, say};
 use crate::hetzner::Client;
-use crate::hetzner::destroy::{Ended, Event, Prices, Wanted, destroy, survey};
+use crate::hetzner::destroy::{Ended, Event, Wanted, destroy, survey};
+use crate::hetzner::pricing;
 
 /// How long the API server may take to answer before it counts as gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -199,8 +201,8 @@ fn must_be_the_same(
 }
 
 /// Prices are a service to who reads the page; it does without.
-async fn prices(client: &Client) -> Option<Prices> {
-    let prices = Prices::read(client).await;
+async fn prices(client: &Client) -> Option<PriceList> {
+    let prices = pricing::read(client).await;
     prices
         .inspect_err(|error| eprintln!("note: no prices are shown. {error}"))
         .ok()

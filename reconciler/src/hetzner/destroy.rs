@@ -3,7 +3,6 @@
 //!
 //! Killed at any moment and begun again it goes on: all that it knows it sees.
 
-mod prices;
 mod steps;
 mod things;
 
@@ -15,7 +14,6 @@ use fabrik_core::id::{ClusterId, ClusterName};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
-pub use self::prices::{Prices, Size};
 pub use self::things::{Thing, survey};
 use super::client::Client;
 use super::error::HetznerError;

@@ -32,8 +32,8 @@ pub fn show(bill: &Bill) -> io::Result<()> {
         "", total.net, total.gross
     ))?;
     tell(
-        "By Hetzner's prices of now, and without load balancers, volumes and traffic beyond what is included. While images are \
-         made, a temporary server is paid by the hour.\n",
+        "By Hetzner's prices of now, and without what Kubernetes will order (load balancers, volumes) and traffic beyond what is \
+         included. While images are made, a temporary server is paid by the hour.\n",
     )
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use fabrik::hetzner::destroy::{DestroyError, Ended, Event, Prices, Wanted, destroy, survey};
+use fabrik::hetzner::destroy::{DestroyError, Ended, Event, Wanted, destroy, survey};
+use fabrik::hetzner::pricing;
 use fabrik_core::destroy::{Asked, Kept, Key, Kind, Left, Step};
+use fabrik_core::price::Money;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -321,7 +323,7 @@ async fn what_kubernetes_made_is_told_and_holds_the_network() {
 async fn each_thing_has_its_price() {
     let project = Project(Bed::start().await);
     project.fill().await;
-    let prices = Prices::read(&project.0.client).await.unwrap();
+    let prices = pricing::read(&project.0.client).await.unwrap();
     assert_eq!(prices.currency, "EUR");
     let all = survey(&project.0.client).await.unwrap();
     for thing in &all {
@@ -332,7 +334,7 @@ async fn each_thing_has_its_price() {
             Kind::Server | Kind::LoadBalancer | Kind::FloatingIp | Kind::Volume | Kind::Snapshot
         );
         assert!(
-            price.is_some_and(|p| p > 0.0 || !costs),
+            price.is_some_and(|p| p.net > Money::default() || !costs),
             "{thing:?}: {price:?}"
         );
     }

@@ -6,6 +6,7 @@ use fabrik::hetzner::seeding::{
     holders, machines, mark_written, offer, paper, power_off, power_on, register_key, snapshots,
     take_snapshot,
 };
+use fabrik_core::destroy::Kind;
 use fabrik_core::effect::Choice;
 use fabrik_core::id::ServerId;
 use fabrik_core::observed::Power;
@@ -129,8 +130,9 @@ async fn what_is_somebody_elses_is_told_and_never_touched() {
 async fn an_offer_has_types_stock_and_prices() {
     let bed = Bed::start().await;
     let offer = offer(&bed.client).await.unwrap();
+    let prices = &offer.prices;
     assert_eq!(
-        (offer.currency.as_str(), offer.vat_rate.as_str()),
+        (prices.currency.as_str(), prices.vat_rate.as_str()),
         ("EUR", "19.00")
     );
     assert!(
@@ -148,5 +150,6 @@ async fn an_offer_has_types_stock_and_prices() {
         (place.price.net.to_string(), place.price.gross.to_string()),
         ("4.99".to_owned(), "5.94".to_owned())
     );
-    assert_eq!(offer.ipv4["hel1"].net.to_string(), "0.50");
+    let address = prices.place(Kind::PrimaryIp, "ipv4", "hel1").unwrap();
+    assert_eq!(address.net.to_string(), "0.50");
 }

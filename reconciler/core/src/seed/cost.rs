@@ -1,36 +1,20 @@
 //! What Hetzner offers and asks for it: whether a spec can be had, what it costs a month, and what an image is written with.
 
-mod money;
-
 use std::collections::BTreeMap;
 
-pub use self::money::Money;
-
 use super::Architecture;
+use crate::destroy::Kind;
 use crate::effect::Choice;
+use crate::price::{Price, PriceList};
 use crate::spec::Spec;
 
 pub const BYTES_PER_GB: u64 = 1_000_000_000;
-
-/// Without VAT, and with it, as Hetzner states both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Price {
-    pub net: Money,
-    pub gross: Money,
-}
 
 /// What a project can order, with prices for a month.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Offer {
     pub server_types: BTreeMap<String, ServerType>,
-    /// By location.
-    pub ipv4: BTreeMap<String, Price>,
-    /// Of a snapshot.
-    pub image_gb: Price,
-    /// `EUR` for one.
-    pub currency: String,
-    /// In percent, as Hetzner writes it.
-    pub vat_rate: String,
+    pub prices: PriceList,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,15 +145,11 @@ impl Offer {
     /// had is in it.
     pub fn bill(&self, spec: &Spec, image_bytes: u64) -> Bill {
         let mut items = Vec::new();
-        let mut addresses: BTreeMap<&str, (u32, Price)> = BTreeMap::new();
+        let mut addresses: BTreeMap<String, u32> = BTreeMap::new();
         for group in groups(spec) {
             let Some((choice, place)) = group.first_in_stock(self) else {
                 continue;
             };
-            if let Some((location, price)) = self.ipv4.get_key_value(&choice.location) {
-                let (count, _) = addresses.entry(location).or_insert((0, *price));
-                *count = count.saturating_add(group.count);
-            }
             items.push(Item {
                 count: group.count,
                 what: format!(
@@ -178,47 +158,48 @@ impl Offer {
                 ),
                 each: place.price,
             });
+            let count = addresses.entry(choice.location).or_default();
+            *count = count.saturating_add(group.count);
         }
-        items.extend(addresses.into_iter().map(|(location, (count, each))| Item {
-            count,
-            what: format!("IPv4 address in {location}"),
-            each,
+        let price = |kind, word: &str, location: &str| self.prices.place(kind, word, location);
+        items.extend(addresses.into_iter().filter_map(|(location, count)| {
+            let each = price(Kind::PrimaryIp, "ipv4", &location)?;
+            let what = format!("IPv4 address in {location}");
+            Some(Item { count, what, each })
+        }));
+        items.extend(spec.api.load_balancer.iter().filter_map(|lb| {
+            let each = price(Kind::LoadBalancer, &lb.kind, &lb.location)?;
+            let what = format!("{} in {}, load balancer", lb.kind, lb.location);
+            let count = 1;
+            Some(Item { count, what, each })
         }));
         let gigabytes = image_bytes.div_ceil(BYTES_PER_GB);
         if gigabytes > 0 {
+            let each = self.prices.by_gb.get(&Kind::Snapshot).copied();
             items.push(Item {
                 count: u32::try_from(gigabytes).unwrap_or(u32::MAX),
                 what: "GB of images, at most".to_owned(),
-                each: self.image_gb,
+                each: each.unwrap_or_default(),
             });
         }
         Bill {
             items,
-            currency: self.currency.clone(),
-            vat_rate: self.vat_rate.clone(),
+            currency: self.prices.currency.clone(),
+            vat_rate: self.prices.vat_rate.clone(),
         }
     }
 }
 
 impl Bill {
     pub fn total(&self) -> Price {
-        let zero = Price::default();
-        self.items.iter().fold(zero, |sum, item| {
-            let all = item.all();
-            Price {
-                net: sum.net.plus(all.net),
-                gross: sum.gross.plus(all.gross),
-            }
-        })
+        let all = self.items.iter().map(Item::all);
+        all.fold(Price::default(), Price::plus)
     }
 }
 
 impl Item {
     pub fn all(&self) -> Price {
-        Price {
-            net: self.each.net.times(self.count),
-            gross: self.each.gross.times(self.count),
-        }
+        self.each.times(self.count.into())
     }
 }
 
@@ -274,10 +255,7 @@ mod tests {
         ];
         Offer {
             server_types: types.map(|(name, t)| (name.to_owned(), t)).into(),
-            ipv4: BTreeMap::from([("hel1".to_owned(), place(true, "0.50").price)]),
-            image_gb: place(true, "0.011").price,
-            currency: "EUR".to_owned(),
-            vat_rate: "19.00".to_owned(),
+            prices: PriceList::default(),
         }
     }
 
@@ -337,6 +315,40 @@ mod tests {
         assert_eq!(chosen(Architecture::X86, 41 * BYTES_PER_GB), all[2..]);
         assert_eq!(chosen(Architecture::X86, 81 * BYTES_PER_GB), [""; 0]);
         assert_eq!(chosen(Architecture::Arm, 1), ["cax11 fsn1"]);
+    }
+
+    #[test]
+    fn what_leads_to_the_api_servers_is_on_the_bill() {
+        let spec = r#"
+[cluster]
+name = "demo"
+[kubernetes]
+version = "1.36"
+[hetzner]
+token = { file = "secrets/hetzner.yaml", key = "token" }
+[api.load-balancer]
+type = "lb11"
+location = "fsn1"
+private = true
+"#;
+        let spec = crate::spec::parse("cluster.toml", spec).unwrap();
+        let key = |kind, word: &str| (kind, word.to_owned(), "fsn1".to_owned());
+        let offer = Offer {
+            prices: PriceList {
+                by_place: BTreeMap::from([(
+                    key(Kind::LoadBalancer, "lb11"),
+                    place(true, "5.39").price,
+                )]),
+                ..PriceList::default()
+            },
+            ..Offer::default()
+        };
+        let items = offer.bill(&spec, 0).items;
+        let lines: Vec<_> = items
+            .iter()
+            .map(|i| format!("{} × {} {}", i.count, i.what, i.each.net))
+            .collect();
+        assert_eq!(lines, ["1 × lb11 in fsn1, load balancer 5.39",]);
     }
 
     #[test]

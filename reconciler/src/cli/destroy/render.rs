@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use fabrik_core::destroy::{Kept, Key, Kind, Left, Plan, Resource};
 use fabrik_core::id::{ClusterId, ClusterName};
+use fabrik_core::price::{Price, PriceList};
 
-use crate::hetzner::destroy::{Prices, Thing};
+use crate::hetzner::destroy::Thing;
 
 /// A cluster and the project that it is in.
 #[derive(Clone, Copy)]
@@ -14,7 +15,7 @@ pub struct Page<'a> {
     pub name: &'a ClusterName,
     pub id: &'a ClusterId,
     pub things: &'a [Thing],
-    pub prices: Option<&'a Prices>,
+    pub prices: Option<&'a PriceList>,
 }
 
 impl Page<'_> {
@@ -44,12 +45,12 @@ impl Page<'_> {
     }
 
     fn table(&self, page: &mut String, plan: &Plan) {
-        let mut sum = 0.0;
+        let mut sum = Price::default();
         let goes = |key: &Key| plan.goes.contains(key) || plan.goes_along.contains_key(key);
         for thing in self.things.iter().filter(|t| goes(&t.resource.key)) {
             let Resource { key, name, .. } = &thing.resource;
             let price = self.price(thing);
-            sum += price.unwrap_or_default();
+            sum = sum.plus(price.unwrap_or_default());
             let along = match plan.goes_along.get(key) {
                 Some(with) => format!("  with {}", self.names(with)),
                 None => String::new(),
@@ -64,8 +65,8 @@ impl Page<'_> {
         if let Some(prices) = self.prices {
             let _infallible = writeln!(
                 page,
-                "  About {sum:.2} {} a month, without VAT.",
-                prices.currency
+                "  About {} {} a month, without VAT.",
+                sum.net, prices.currency
             );
         }
     }
@@ -134,14 +135,14 @@ impl Page<'_> {
         }
     }
 
-    fn price(&self, thing: &Thing) -> Option<f64> {
+    fn price(&self, thing: &Thing) -> Option<Price> {
         self.prices?.monthly(thing.resource.key.kind, &thing.size)
     }
 
-    fn cost(&self, price: Option<f64>) -> String {
+    fn cost(&self, price: Option<Price>) -> String {
         match (price, self.prices) {
-            (Some(price), Some(prices)) if price > 0.0 => {
-                format!("{price:.2} {}", prices.currency)
+            (Some(price), Some(prices)) if price != Price::default() => {
+                format!("{} {}", price.net, prices.currency)
             }
             (None, Some(_)) => "?".to_owned(),
             _ => String::new(),
@@ -181,9 +182,9 @@ fn delete_command(key: Key) -> String {
 mod tests {
     use fabrik_core::destroy::{Asked, plan};
     use fabrik_core::observed::Power;
+    use fabrik_core::price::Size;
 
     use super::*;
-    use crate::hetzner::destroy::Size;
 
     fn thing(kind: Kind, id: u64, name: &str, cluster: Option<&str>) -> Thing {
         let resource = Resource {

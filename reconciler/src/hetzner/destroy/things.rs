@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use fabrik_core::destroy::{Key, Kind, Resource};
 use fabrik_core::names::{CLUSTER_LABEL, NAME_LABEL, ROLE_LABEL};
+use fabrik_core::price::Size;
 use futures::try_join;
 use serde::Deserialize;
 
@@ -11,7 +12,6 @@ use super::super::client::{Client, Purpose};
 use super::super::convert;
 use super::super::error::HetznerError;
 use super::super::wire::{self, Labels, Named};
-use super::prices::Size;
 
 /// What Kubernetes' cloud controller labels its load balancers with (hetznercloud/hcloud-cloud-controller-manager,
 /// internal/hcops/load_balancer.go).
@@ -20,7 +20,7 @@ const CLOUD_CONTROLLER_LABEL: &str = "hcloud-ccm/service-uid";
 const CSI_PREFIX: &str = "pvc-";
 
 /// A resource, and what its price depends on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thing {
     pub resource: Resource,
     pub size: Size,
@@ -159,10 +159,11 @@ struct Fields {
     location: Named,
     #[serde(default, deserialize_with = "wire::or_default")]
     home_location: Named,
-    #[serde(default, deserialize_with = "wire::or_default")]
-    size: f64,
-    #[serde(default, deserialize_with = "wire::or_default")]
-    image_size: f64,
+    /// Numbers of GB, with or without a fraction.
+    #[serde(default)]
+    size: serde_json::Value,
+    #[serde(default)]
+    image_size: serde_json::Value,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -288,6 +289,11 @@ impl Fields {
             }),
         };
         let named = |a: Named, b: Named| if a.name.is_empty() { b.name } else { a.name };
+        let gb = if kind == Kind::Snapshot {
+            self.image_size
+        } else {
+            self.size
+        };
         let size = Size {
             kind: match kind {
                 Kind::Server | Kind::LoadBalancer => {
@@ -296,11 +302,7 @@ impl Fields {
                 _ => self.kind,
             },
             location: named(self.location, self.home_location),
-            gb: if kind == Kind::Snapshot {
-                self.image_size
-            } else {
-                self.size
-            },
+            gb: gb.to_string().parse().unwrap_or_default(),
         };
         Thing { resource, size }
     }

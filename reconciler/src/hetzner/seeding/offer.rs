@@ -1,15 +1,15 @@
 //! What the project can order, and at what price.
 
-use std::collections::BTreeMap;
-
+use fabrik_core::destroy::Kind;
+use fabrik_core::price::PriceList;
 use fabrik_core::seed::Architecture;
-use fabrik_core::seed::cost::{Money, Offer, Place, Price, ServerType};
+use fabrik_core::seed::cost::{Offer, Place, ServerType};
 use futures::try_join;
-use reqwest::Method;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use super::super::client::{Call, Client, Purpose};
+use super::super::client::{Client, Purpose};
 use super::super::error::HetznerError;
+use super::super::pricing;
 use super::super::wire::{Labels, or_default, resource};
 
 #[derive(Debug, Deserialize)]
@@ -24,8 +24,6 @@ struct WireType {
     disk: u64,
     #[serde(default, deserialize_with = "or_default")]
     locations: Vec<WireLocation>,
-    #[serde(default, deserialize_with = "or_default")]
-    prices: Vec<LocationPrice>,
     /// It has none.
     #[serde(skip)]
     labels: Labels,
@@ -40,84 +38,29 @@ struct WireLocation {
     available: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
-struct LocationPrice {
-    #[serde(default, deserialize_with = "or_default")]
-    location: String,
-    #[serde(default, deserialize_with = "or_default")]
-    price_monthly: WirePrice,
-}
-
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
-struct WirePrice {
-    #[serde(deserialize_with = "money")]
-    net: Money,
-    #[serde(deserialize_with = "money")]
-    gross: Money,
-}
-
-#[derive(Debug, Deserialize)]
-struct Pricing {
-    #[serde(default, deserialize_with = "or_default")]
-    currency: String,
-    #[serde(default, deserialize_with = "or_default")]
-    vat_rate: String,
-    #[serde(default, deserialize_with = "or_default")]
-    primary_ips: Vec<AddressPrices>,
-    #[serde(default, deserialize_with = "or_default")]
-    image: ImagePrice,
-}
-
-#[derive(Debug, Deserialize)]
-struct AddressPrices {
-    #[serde(default, rename = "type", deserialize_with = "or_default")]
-    family: String,
-    #[serde(default, deserialize_with = "or_default")]
-    prices: Vec<LocationPrice>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct ImagePrice {
-    #[serde(default, deserialize_with = "or_default")]
-    price_per_gb_month: WirePrice,
-}
-
 resource!(WireType, "server_types", "server_type");
 
 /// Reads Hetzner's lists of types and prices.
 pub async fn offer(client: &Client) -> Result<Offer, HetznerError> {
-    let call = Call {
-        method: Method::GET,
-        path: "pricing".to_owned(),
-        query: Vec::new(),
-        body: None,
-        purpose: Purpose::Observe,
-        what: "read the prices".to_owned(),
-    };
-    let (types, answer) = try_join!(
+    let (types, prices) = try_join!(
         client.list::<WireType>(None, Purpose::Observe),
-        client.send(&call),
+        pricing::read(client),
     )?;
-    let pricing: Pricing = answer.field("pricing")?;
-    let ipv4 = pricing.primary_ips.iter().filter(|p| p.family == "ipv4");
+    let server_types = types
+        .iter()
+        .map(|t| (t.name.clone(), server_type(t, &prices)));
     Ok(Offer {
-        server_types: types
-            .into_iter()
-            .map(|t| (t.name.clone(), server_type(&t)))
-            .collect(),
-        ipv4: ipv4.flat_map(|p| by_location(&p.prices)).collect(),
-        image_gb: pricing.image.price_per_gb_month.into(),
-        currency: pricing.currency,
-        vat_rate: pricing.vat_rate,
+        server_types: server_types.collect(),
+        prices,
     })
 }
 
-fn server_type(wire: &WireType) -> ServerType {
-    let prices: BTreeMap<String, Price> = by_location(&wire.prices).collect();
+fn server_type(wire: &WireType, prices: &PriceList) -> ServerType {
     let places = wire.locations.iter().map(|location| {
+        let price = prices.place(Kind::Server, &wire.name, &location.name);
         let place = Place {
             in_stock: location.available.unwrap_or(true),
-            price: prices.get(&location.name).copied().unwrap_or_default(),
+            price: price.unwrap_or_default(),
         };
         (location.name.clone(), place)
     });
@@ -126,25 +69,4 @@ fn server_type(wire: &WireType) -> ServerType {
         disk_gb: wire.disk,
         locations: places.collect(),
     }
-}
-
-fn by_location(prices: &[LocationPrice]) -> impl Iterator<Item = (String, Price)> {
-    prices
-        .iter()
-        .map(|p| (p.location.clone(), p.price_monthly.into()))
-}
-
-impl From<WirePrice> for Price {
-    fn from(wire: WirePrice) -> Self {
-        Self {
-            net: wire.net,
-            gross: wire.gross,
-        }
-    }
-}
-
-fn money<'de, D: Deserializer<'de>>(from: D) -> Result<Money, D::Error> {
-    String::deserialize(from)?
-        .parse()
-        .map_err(serde::de::Error::custom)
 }
