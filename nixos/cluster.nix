@@ -3,6 +3,13 @@
 { lib, ... }:
 let
   text = description: lib.mkOption { type = lib.types.str; inherit description; };
+  maybe =
+    description:
+    lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      default = null;
+      inherit description;
+    };
   texts =
     description:
     lib.mkOption {
@@ -31,10 +38,10 @@ in
         ssh-from = texts "`[firewall] ssh-from`.";
         api-from = texts "`[firewall] api-from`.";
       };
-      api.name = lib.mkOption {
-        type = lib.types.nullOr lib.types.str;
-        default = null;
-        description = "`[api] name`: a DNS name that leads to the API servers.";
+      api = {
+        name = maybe "`[api] name`: a DNS name that leads to the API servers.";
+        addresses = texts "`address` of `[api.load-balancer]` and `[api.floating-ip]`: they lead to the API servers.";
+        floating-ip = maybe "`[api.floating-ip] address`: any of the servers may have it.";
       };
       ssh-keys = lib.mkOption {
         type = lib.types.attrsOf lib.types.str;

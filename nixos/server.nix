@@ -8,7 +8,7 @@
 }:
 let
   cfg = config.fabrik;
-  inherit (cfg.cluster) network;
+  inherit (cfg.cluster) api network;
 
   # What the repository has to say of, and nobody else: an ingress, load balancers, a storage class.
   packaged = [
@@ -41,7 +41,7 @@ in
         # Secrets are encrypted in etcd and in its snapshots.
         "--secrets-encryption"
       ]
-      ++ lib.optional (cfg.cluster.api.name != null) "--tls-san=${cfg.cluster.api.name}"
+      ++ map (san: "--tls-san=${san}") (lib.optional (api.name != null) api.name ++ api.addresses)
       ++ (
         if cfg.cni == "flannel" then
           [ "--flannel-backend=vxlan" ]
@@ -61,6 +61,14 @@ in
         message = "services.k3s.extraFlags of the servers: ${toString twice} is not to be set here. The ranges are in cluster.toml, the pods' network is `fabrik.cni`, and who founds the cluster is said by a file on that server";
       }
     ];
+
+    # Hetzner sends packets for a floating IP to the server that it is assigned to, which has to take it for its own
+    # (docs.hetzner.com, "Cloud: Floating IPs: Persistent configuration"). Each one does, always, so that it can move without a
+    # word to them; on `lo`, whose name is the same everywhere: Linux takes packets for any address of its own on any interface.
+    systemd.network.networks."10-fabrik-floating-ip" = lib.mkIf (api.floating-ip != null) {
+      matchConfig.Name = "lo";
+      address = [ "${api.floating-ip}/${if lib.hasInfix ":" api.floating-ip then "128" else "32"}" ];
+    };
 
     # The API server and k3s' supervisor, etcd, what fabrik builds (docs/building.md, "What nodes see"), and where new servers ask
     # for their keys.

@@ -92,12 +92,46 @@ let
     else
       bad "" "[kubernetes] version: `${given.value}` is neither a minor like `1.36` nor a release of k3s like `1.36.3+k3s1`";
 
-  api.name = read {
-    object = "[api]";
-    table = (table "api").value;
-    key = "name";
-    type = "string";
-  };
+  api =
+    let
+      given = (table "api").value;
+      of =
+        object: table: key: type: default:
+        read {
+          inherit
+            object
+            table
+            key
+            type
+            default
+            ;
+        };
+      # The address that one of them came to have, or nothing.
+      address =
+        key:
+        let
+          one = of "[api]" given key "set" { };
+          found = of "[api.${key}]" one.value "address" "string" null;
+        in
+        {
+          inherit (found) value;
+          faults = one.faults ++ found.faults;
+        };
+      balancer = address "load-balancer";
+      floating-ip = address "floating-ip";
+    in
+    {
+      inherit floating-ip;
+      name = of "[api]" given "name" "string" null;
+      addresses = {
+        value = builtins.filter (it: it != null) [
+          balancer.value
+          floating-ip.value
+        ];
+        # The other's are its own.
+        inherit (balancer) faults;
+      };
+    };
 
   # Hetzner's CAX are Ampere Altra; all others are of Intel or AMD (docs.hetzner.cloud, "Server types").
   architectureOf =

@@ -5,6 +5,7 @@
 //! Writes are never repeated blindly: each create bears a label by which a lost reply is found again, and a server is
 //! touched only when its id, its name and its labels all say that it is the one that was meant.
 
+mod absent;
 mod budget;
 mod claimants;
 mod client;

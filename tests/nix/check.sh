@@ -130,6 +130,8 @@ overridden=$(evaluate overridden tests/nix/table.nix)
     fail "a user's module does not have its way: $overridden"
 mtu=$(evaluate mtu tests/nix/table.nix)
 [ "$mtu" = '{"arm":true,"servers":true,"workers":true}' ] || fail "interfaces take the announced MTU: $mtu"
+loopback=$(evaluate loopback tests/nix/table.nix)
+[ "$loopback" = '{"arm":[],"servers":["2001:db8:5::1/128"],"workers":[]}' ] || fail "the floating IP is at $loopback"
 restarts=$(evaluate restarts tests/nix/table.nix)
 [ "$restarts" = '{"arm":0,"servers":0,"workers":1}' ] || fail "the secret of wg0 restarts it in $restarts"
 images=$(evaluate images tests/nix/table.nix)

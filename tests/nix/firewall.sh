@@ -25,6 +25,9 @@ ip -n pod route add default via 10.100.1.1
 ip -n server address add 10.100.0.1/32 dev lo
 ip -n worker route add 10.100.0.0/24 via 172.16.4.1
 ip -n server route add 10.100.1.0/24 via 172.16.4.2
+# A floating IP is on the server's `lo`, and who is on its network asks there for it.
+ip -n server address add 203.0.113.7/32 dev lo
+ip -n worker route add 203.0.113.7 dev eth1
 # The metadata service.
 ip netns add hetzner
 ip -n worker link add eth0 type veth peer name eth0 netns hetzner
@@ -94,6 +97,7 @@ for port in 6443 10250 30080; do
     connects yes pod 172.16.4.1 $port
     [ $port = 30080 ] || connects yes pod 10.100.0.1 $port
 done
+connects yes worker 203.0.113.7 6443
 connects no pod 10.101.0.9 443
 connects yes worker 169.254.169.254 80
 connects no pod 169.254.169.254 80

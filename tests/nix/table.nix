@@ -75,6 +75,9 @@ in
   # Whether each pool's interfaces take the size of packets that Hetzner announces.
   mtu = builtins.mapAttrs (_: machine: machine.config.systemd.network.networks."10-fabrik".dhcpV4Config.UseMTU or false)
     (mkCluster { src = ./specs/everything; }).nixosConfigurations;
+  # What each pool's nodes take for their own on `lo`.
+  loopback = builtins.mapAttrs (_: machine: machine.config.systemd.network.networks."10-fabrik-floating-ip".address or [ ])
+    (mkCluster { src = ./specs/everything; }).nixosConfigurations;
   # The firewall as nft reads it: the rules of ours in the place that NixOS has for them (nixos/modules/services/networking).
   firewall = builtins.mapAttrs (_: machine: with machine.config.networking; ''
     table inet nixos-fw {

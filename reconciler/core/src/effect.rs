@@ -10,6 +10,7 @@ use crate::id::{
     AgeRecipient, IntentId, NodeName, PoolName, SecretName, SecretsDigest, ServerId, StorePath, Uid,
 };
 use crate::observed::FirewallRule;
+use crate::spec::IpFamily;
 use crate::system::{Order, Retirement};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,19 @@ pub enum Effect {
     CreateLoadBalancer(NewLoadBalancer),
     DeleteLoadBalancer {
         load_balancer: u64,
+        name: String,
+    },
+    CreateFloatingIp(NewFloatingIp),
+    /// Has a server have it, whoever had it before.
+    AssignFloatingIp {
+        floating_ip: u64,
+        name: String,
+        server: ServerId,
+        to: NodeName,
+    },
+    /// Takes it from who has it, and then deletes it.
+    DeleteFloatingIp {
+        floating_ip: u64,
         name: String,
     },
     /// Makes the intent's join token where there is none, and then the server.
@@ -174,6 +188,14 @@ pub struct NewLoadBalancer {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub struct NewFloatingIp {
+    pub name: String,
+    pub family: IpFamily,
+    pub location: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Choice {
     pub server_type: String,
     pub location: String,
@@ -205,6 +227,9 @@ impl Effect {
             Self::CreatePlacementGroup { .. } => "create-placement-group",
             Self::CreateLoadBalancer(_) => "create-load-balancer",
             Self::DeleteLoadBalancer { .. } => "delete-load-balancer",
+            Self::CreateFloatingIp(_) => "create-floating-ip",
+            Self::AssignFloatingIp { .. } => "assign-floating-ip",
+            Self::DeleteFloatingIp { .. } => "delete-floating-ip",
             Self::CreateServer(_) => "create-server",
             Self::RevokeToken { .. } => "revoke-token",
             Self::LabelNode { .. } => "label-node",
@@ -253,8 +278,11 @@ impl Effect {
             | Self::SetFirewallRules { name, .. }
             | Self::CreateSshKey { name, .. }
             | Self::CreatePlacementGroup { name, .. }
-            | Self::DeleteLoadBalancer { name, .. } => name.clone(),
+            | Self::DeleteLoadBalancer { name, .. }
+            | Self::DeleteFloatingIp { name, .. } => name.clone(),
             Self::CreateLoadBalancer(new) => new.name.clone(),
+            Self::CreateFloatingIp(new) => new.name.clone(),
+            Self::AssignFloatingIp { name, to, .. } => format!("{name} to {to}"),
             Self::CreateServer(server) => server.name.to_string(),
             Self::RevokeToken { intent } => intent.to_string(),
             Self::LabelNode { node, .. }

@@ -1,78 +1,57 @@
-//! The load balancer before the API servers. Nodes don't need it: each knows all servers by itself.
+//! What leads people to the API servers: the user's DNS name, a load balancer, an address that one of the servers has. Nodes don't
+//! need it: each knows all servers by itself.
 
+mod floating_ip;
+mod load_balancer;
+
+use core::fmt::Display;
+use core::net::IpAddr;
+
+pub use self::floating_ip::name as floating_ip_name;
+pub use self::load_balancer::name as load_balancer_name;
 use crate::desired::Desired;
-use crate::effect::{Effect, NewLoadBalancer};
+use crate::effect::Effect;
 use crate::hold::{Hold, HoldReason};
-use crate::id::ClusterName;
-use crate::observed::{LoadBalancer, Observed};
-use crate::spec;
+use crate::observed::Observed;
 use crate::step::Step;
 
-/// What it is called at Hetzner.
-pub fn name(cluster: &ClusterName) -> String {
-    format!("{cluster}-api")
+/// Makes what is wanted, has the floating IP be where it is of use, and removes what is no longer wanted when what takes its place
+/// leads to the servers.
+pub fn step(desired: &Desired, observed: &Observed) -> Step {
+    let mut step = load_balancer::step(desired, observed);
+    step.extend(floating_ip::step(desired, observed));
+    step
 }
 
-/// Creates it, or removes it where it is no longer wanted. What of it can't be as wanted without people losing their way
-/// to the cluster is told.
-pub fn step(desired: &Desired, observed: &Observed) -> Step {
-    let there = &observed.hetzner;
-    let name = name(&desired.spec.name);
-    match (&desired.spec.api.load_balancer, &there.load_balancer) {
-        (None, None) => Step::default(),
-        (None, Some(lb)) => Step::effect(Effect::DeleteLoadBalancer {
-            load_balancer: lb.id,
-            name: lb.name.clone(),
+/// What people reach the API servers by, where there is something.
+pub fn host(desired: &Desired, observed: &Observed) -> Option<String> {
+    let name = desired.spec.api.name.clone();
+    let balancer = || load_balancer::address(observed);
+    let floating = || floating_ip::address(desired, observed).map(|ip| ip.to_string());
+    name.or_else(balancer).or_else(floating)
+}
+
+/// What is not wanted any more goes last.
+fn remove(about: String, removal: Effect, replacement: Option<&str>) -> Step {
+    match replacement {
+        None => Step::effect(removal),
+        Some(other) => Step::hold(Hold {
+            about,
+            reason: HoldReason::Verifying,
+            message: format!("is not wanted any more, and goes when {other} leads to the servers"),
         }),
-        (Some(wanted), None) => match &there.network {
-            Some(network) if !there.taken.contains_key(&name) => {
-                Step::effect(Effect::CreateLoadBalancer(NewLoadBalancer {
-                    name,
-                    kind: wanted.kind.clone(),
-                    location: wanted.location.clone(),
-                    network: network.id,
-                    public: wanted.public,
-                }))
-            }
-            _ => Step::default(),
-        },
-        (Some(wanted), Some(lb)) => Step::holds(differences(wanted, lb).map(|message| Hold {
-            about: format!("load balancer {}", lb.name),
-            reason: HoldReason::Unexplained,
-            message,
-        })),
     }
 }
 
-fn differences(wanted: &spec::LoadBalancer, lb: &LoadBalancer) -> impl Iterator<Item = String> {
-    let (id, kind) = (lb.id, &wanted.kind);
-    let public = if wanted.public { "enable" } else { "disable" };
-    let other_kind = (lb.kind != *kind).then(|| {
-        format!(
-            "is of type {}, and cluster.toml says {kind}: `hcloud load-balancer change-type {id} {kind}`",
-            lb.kind
-        )
-    });
-    let other_location = (lb.location != wanted.location).then(|| {
-        format!(
-            "is in {}, and cluster.toml says {}. It can't move, and another one has another address: delete it at Hetzner \
-             when those who use it know, and it is made anew",
-            lb.location, wanted.location
-        )
-    });
-    let other_reach = (lb.public != wanted.public).then(|| {
-        let is = if lb.public { "" } else { "not " };
-        format!(
-            "can {is}be reached from the internet, and cluster.toml wants it otherwise: `hcloud load-balancer \
-             {public}-public-interface {id}`"
-        )
-    });
-    let other_way = (!lb.leads_to_servers).then(|| {
-        "does not send port 6443 to the servers by the network. Delete it at Hetzner, and it is made anew with another \
-         address, or set it right: `hcloud load-balancer describe` shows it"
-            .to_owned()
-    });
-    [other_kind, other_location, other_reach, other_way]
-        .into_iter()
-        .flatten()
+/// Servers bear the address that the spec says in their certificates, so it has to be the real one.
+fn other_address(
+    wanted: Option<IpAddr>,
+    there: Option<&impl Display>,
+    table: &str,
+) -> Option<String> {
+    let there = there.map(ToString::to_string)?;
+    let wanted = wanted.map(|ip| ip.to_string()).filter(|ip| *ip != there)?;
+    Some(format!(
+        "has the address {there}, and cluster.toml says {wanted}: write `address = \"{there}\"` into [{table}]"
+    ))
 }

@@ -167,6 +167,8 @@ pub struct Hetzner {
     /// The one before the API servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floating_ip: Option<FloatingIp>,
     /// Snapshots that servers can be made from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<Image>,
@@ -187,6 +189,20 @@ pub struct LoadBalancer {
     pub address: Option<String>,
     /// It sends port 6443 to the cluster's servers, by the network.
     pub leads_to_servers: bool,
+}
+
+/// The address that leads to the API servers by way of the server that has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FloatingIp {
+    pub id: u64,
+    pub name: String,
+    /// Hetzner's word: `ipv4` or `ipv6`.
+    pub family: String,
+    pub location: String,
+    /// Of an IPv6 network the first one.
+    pub address: Option<IpAddr>,
+    pub server: Option<ServerId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

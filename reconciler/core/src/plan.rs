@@ -162,11 +162,17 @@ fn guarded_prunes(manifests: &[ManifestChange], limits: &Limits) -> Vec<Hold> {
 
 impl Planned {
     fn of(effect: &Effect, pool: Option<&PoolName>) -> Self {
+        let detail = match effect {
+            Effect::DeleteLoadBalancer { .. } | Effect::DeleteFloatingIp { .. } => {
+                "kubeconfigs that lead there lead nowhere then"
+            }
+            _ => "",
+        };
         Self {
             verb: effect.verb().to_owned(),
             target: effect.target(),
             pool: pool.cloned(),
-            detail: String::new(),
+            detail: detail.to_owned(),
         }
     }
 }

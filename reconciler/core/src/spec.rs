@@ -12,6 +12,7 @@ mod secret;
 mod selector;
 mod version;
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -154,6 +155,7 @@ pub struct Firewall {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Api {
     pub load_balancer: Option<LoadBalancer>,
+    pub floating_ip: Option<FloatingIp>,
     /// A DNS name of the user's that leads there; the servers' certificates bear it.
     pub name: Option<String>,
 }
@@ -167,6 +169,35 @@ pub struct LoadBalancer {
     /// Whether it can be reached from the internet, by everybody: Hetzner's firewalls stand before servers alone
     /// (docs.hetzner.com, "Firewalls", FAQ).
     pub public: bool,
+    /// What it came to be reached by: the servers' certificates bear it.
+    pub address: Option<IpAddr>,
+}
+
+/// An address of Hetzner's that one server has, and another one when that one goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloatingIp {
+    pub family: IpFamily,
+    /// Where it is at home: any server of the same network zone may have it.
+    pub location: String,
+    /// What it came to be: the servers take it for theirs, and their certificates bear it.
+    pub address: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamily {
+    Ipv4,
+    Ipv6,
+}
+
+impl IpFamily {
+    /// Hetzner's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
 }
 
 /// The servers of the control plane, all alike.

@@ -11,6 +11,7 @@ use reqwest::{Method, Response, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::absent::Absent;
 use super::budget::{Budget, Pace, Pacer};
 use super::error::{HetznerError, RequestId};
 use super::metrics::Metrics;
@@ -31,13 +32,14 @@ const LIST_ATTEMPTS: u32 = 3;
 const MAX_PAGES: u64 = 1000;
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
-/// Hetzner's API, for one project. Clones share connections and what is known about the rate limit.
+/// Hetzner's API, for one project. Clones share connections, what is known about the rate limit and what was not there.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     endpoint: Url,
     token: Token,
     pacer: Arc<Pacer>,
+    pub(super) absent: Arc<Absent>,
     metrics: Metrics,
 }
 
@@ -85,6 +87,7 @@ impl Client {
             endpoint,
             token,
             pacer: Arc::default(),
+            absent: Arc::default(),
             metrics: Metrics::default(),
         })
     }

@@ -1,13 +1,14 @@
 //! Between Hetzner's words and ours; no IO.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 
 use fabrik_core::id::{ClusterId, IntentId, NodeName, PoolName, ServerId};
 use fabrik_core::names::{
     API_PORT, CLUSTER_LABEL, IMAGE_LABEL, INTENT_LABEL, K3S_LABEL, POOL_LABEL, ROLE_LABEL,
     SERVERS_POOL,
 };
-use fabrik_core::observed::{FirewallRule, Image, LoadBalancer, Power, Role, Server};
+use fabrik_core::observed::{FirewallRule, FloatingIp, Image, LoadBalancer, Power, Role, Server};
 use fabrik_core::spec::K3sRelease;
 use serde_json::{Value, json};
 
@@ -183,6 +184,28 @@ pub fn load_balancer(wire: &wire::LoadBalancer, cluster: &ClusterId) -> LoadBala
     }
 }
 
+pub fn floating_ip(wire: &wire::FloatingIp) -> FloatingIp {
+    FloatingIp {
+        id: wire.id,
+        name: wire.name.clone(),
+        family: wire.family.clone(),
+        location: wire.home_location.name.clone(),
+        address: first_address(&wire.ip),
+        server: wire.server.map(ServerId),
+    }
+}
+
+/// The address itself, and of an IPv6 network the first one, which Hetzner gives to a server's interface as well.
+fn first_address(ip: &str) -> Option<IpAddr> {
+    match ip.split_once('/') {
+        None => ip.parse().ok(),
+        Some((network, _)) => {
+            let network: Ipv6Addr = network.parse().ok()?;
+            Some(Ipv6Addr::from(u128::from(network) | 1).into())
+        }
+    }
+}
+
 /// A rule as it is observed. One that is not inbound keeps that in its protocol, so that it equals no wanted one and
 /// the drift shows.
 pub fn rule(wire: &wire::Rule) -> FirewallRule {
@@ -343,6 +366,18 @@ mod tests {
         assert_eq!(read.iter().map(rule).collect::<Vec<_>>(), rules);
         read[0].direction = "out".to_owned();
         assert!(!rules.contains(&rule(&read[0])));
+    }
+
+    #[test]
+    fn of_an_ipv6_network_the_first_address_is_taken() {
+        for (ip, address) in [
+            ("203.0.113.7", Some("203.0.113.7")),
+            ("2001:db8:5::/64", Some("2001:db8:5::1")),
+            ("", None),
+            ("somewhere", None),
+        ] {
+            assert_eq!(first_address(ip), address.map(|a| a.parse().unwrap()));
+        }
     }
 
     #[test]

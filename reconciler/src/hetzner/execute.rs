@@ -3,6 +3,7 @@
 //! Nothing is waited for: what an action did is observed later. A write whose reply was lost is an error here, and
 //! the next observation finds what it did by its labels.
 
+mod floating_ip;
 mod load_balancer;
 pub(super) mod server;
 
@@ -81,6 +82,17 @@ pub async fn execute(
             load_balancer: id,
             name,
         } => load_balancer::delete(client, *id, name, cluster).await,
+        Effect::CreateFloatingIp(new) => floating_ip::make(client, new, cluster).await,
+        Effect::AssignFloatingIp {
+            floating_ip: id,
+            name,
+            server,
+            ..
+        } => floating_ip::assign(client, *id, name, *server, cluster).await,
+        Effect::DeleteFloatingIp {
+            floating_ip: id,
+            name,
+        } => floating_ip::delete(client, *id, name, cluster).await,
         Effect::CreateServer(new) => server::create(client, new, context).await,
         Effect::PowerOff { server } => server::power_off(client, server, cluster).await,
         Effect::Reset { server } => server::reset(client, server, cluster).await,
@@ -122,24 +134,33 @@ async fn set_firewall_rules(
     rules: &[FirewallRule],
 ) -> Result<Outcome, HetznerError> {
     let what = format!("set the rules of firewall `{name}` (id {id})");
-    match client.get::<wire::Firewall>(id, Purpose::Act).await? {
-        None => {
-            return Err(HetznerError::NotFound {
-                what,
-                message: "it was there when the plan was made".to_owned(),
-                id: RequestId::default(),
-            });
-        }
-        Some(found) if !is_ours(&found, cluster) => {
-            let problem = holder(&found);
-            return Err(HetznerError::NotOurs { what, problem });
-        }
-        Some(_) => {}
-    }
+    ours::<wire::Firewall>(client, cluster, id, &what).await?;
     let body = json!({"rules": convert::rules_body(rules)});
     let path = format!("firewalls/{id}/actions/set_rules");
     write(client, Method::POST, path, Some(&body), what).await?;
     Ok(Outcome::Done)
+}
+
+/// What is to be changed, as it is now.
+async fn ours<T: Resource>(
+    client: &Client,
+    cluster: &ClusterId,
+    id: u64,
+    what: &str,
+) -> Result<T, HetznerError> {
+    let what = what.to_owned();
+    match client.get::<T>(id, Purpose::Act).await? {
+        None => Err(HetznerError::NotFound {
+            what,
+            message: "it was there when the plan was made".to_owned(),
+            id: RequestId::default(),
+        }),
+        Some(found) if !is_ours(&found, cluster) => {
+            let problem = holder(&found);
+            Err(HetznerError::NotOurs { what, problem })
+        }
+        Some(found) => Ok(found),
+    }
 }
 
 /// Creates a resource that is told by its name and the cluster's label.

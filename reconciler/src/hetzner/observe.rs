@@ -1,6 +1,7 @@
 //! What of this cluster is at Hetzner. Whole or not at all: a list that can't be believed fails the pass.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use fabrik_core::endpoint;
 use fabrik_core::id::{ClusterId, PoolName, ServerId};
@@ -28,13 +29,15 @@ pub async fn observe(
     confirmed_gone: &BTreeSet<ServerId>,
 ) -> Result<Hetzner, HetznerError> {
     let selector = ("label_selector", format!("{CLUSTER_LABEL}=={cluster}"));
-    let (servers, networks, firewalls, keys, groups, load_balancers, images) = try_join!(
+    let api = &spec.api;
+    let (servers, networks, firewalls, keys, groups, load_balancers, floating_ips, images) = try_join!(
         client.list::<wire::Server>(Some(selector.clone()), Purpose::Observe),
         client.list::<wire::Network>(None, Purpose::Observe),
         client.list::<wire::Firewall>(None, Purpose::Observe),
         client.list::<wire::SshKey>(None, Purpose::Observe),
         client.list::<wire::PlacementGroup>(None, Purpose::Observe),
-        client.list::<wire::LoadBalancer>(None, Purpose::Observe),
+        look_for::<wire::LoadBalancer>(client, cluster, api.load_balancer.is_some()),
+        look_for::<wire::FloatingIp>(client, cluster, api.floating_ip.is_some()),
         async {
             if asks_for_images(spec) {
                 client
@@ -61,13 +64,23 @@ pub async fn observe(
         name: f.name.clone(),
         rules: f.rules.iter().map(convert::rule).collect(),
     });
-    let api = endpoint::name(&spec.name);
-    seen.load_balancer = named(&load_balancers, &api, cluster, &mut taken)
+    // Somebody else's is in nobody's way where none is wanted.
+    let mut in_no_way = BTreeMap::new();
+    let name = endpoint::load_balancer_name(&spec.name);
+    let others = if api.load_balancer.is_some() {
+        &mut taken
+    } else {
+        &mut in_no_way
+    };
+    seen.load_balancer = named(&load_balancers, &name, cluster, others)
         .map(|found| convert::load_balancer(found, cluster));
-    if spec.api.load_balancer.is_none() {
-        // Somebody else's is in nobody's way.
-        taken.remove(&api);
-    }
+    let name = endpoint::floating_ip_name(&spec.name);
+    let others = if api.floating_ip.is_some() {
+        &mut taken
+    } else {
+        &mut in_no_way
+    };
+    seen.floating_ip = named(&floating_ips, &name, cluster, others).map(convert::floating_ip);
     for (name, line) in &spec.ssh_keys {
         let resource_name = format!("{wanted}-{name}");
         if let Some(key) = ssh_key(&keys, &resource_name, line, cluster, &mut taken) {
@@ -88,6 +101,21 @@ pub async fn observe(
     seen.taken = taken;
     find_missing(client, cluster, ledger, confirmed_gone, &mut seen).await?;
     Ok(seen)
+}
+
+/// All of a kind; without asking where none is wanted and none of ours was there a moment ago.
+async fn look_for<T: wire::Resource>(
+    client: &Client,
+    cluster: &ClusterId,
+    is_wanted: bool,
+) -> Result<Vec<T>, HetznerError> {
+    if !is_wanted && client.absent.is_known(T::PATH, Instant::now()) {
+        return Ok(Vec::new());
+    }
+    let all = client.list::<T>(None, Purpose::Observe).await?;
+    let there_are_some = all.iter().any(|found| is_ours(found, cluster));
+    client.absent.learn(T::PATH, there_are_some, Instant::now());
+    Ok(all)
 }
 
 /// Requests are few: where each pool names its image, nobody needs the list.

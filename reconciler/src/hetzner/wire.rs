@@ -169,6 +169,24 @@ pub struct Selector {
 }
 
 #[derive(Debug, Deserialize)]
+pub struct FloatingIp {
+    pub id: u64,
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub labels: Labels,
+    #[serde(default, deserialize_with = "or_default", rename = "type")]
+    pub family: String,
+    /// An IPv4 address, or an IPv6 network as `2001:db8::/64`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub ip: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub home_location: Named,
+    #[serde(default)]
+    pub server: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
 pub struct Image {
     pub id: u64,
     /// A snapshot has none.
@@ -245,6 +263,7 @@ resource!(Firewall, "firewalls", "firewall");
 resource!(SshKey, "ssh_keys", "ssh_key");
 resource!(PlacementGroup, "placement_groups", "placement_group");
 resource!(LoadBalancer, "load_balancers", "load_balancer");
+resource!(FloatingIp, "floating_ips", "floating_ip");
 resource!(Image, "images", "image");
 
 pub fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use fabrik_core::desired::Desired;
 use fabrik_core::diagnostic::{Diagnostic, Place};
+use fabrik_core::endpoint;
 use fabrik_core::guard;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{CommitId, PoolName};
@@ -114,11 +115,11 @@ pub fn compute(
     }
 }
 
-/// The user's DNS name, else the load balancer's address.
+/// Where people reach the API servers.
 fn api(desired: &Desired, observed: &Observed) -> Option<String> {
-    let load_balancer = observed.hetzner.load_balancer.as_ref();
-    let address = load_balancer.and_then(|lb| lb.address.as_ref());
-    let host = desired.spec.api.name.as_ref().or(address)?;
+    let host = endpoint::host(desired, observed)?;
+    let is_ipv6 = host.contains(':');
+    let host = if is_ipv6 { format!("[{host}]") } else { host };
     Some(format!("https://{host}:{API_PORT}"))
 }
 

@@ -1,9 +1,10 @@
 //! Each effect, and what is there afterwards.
 
 use fabrik::hetzner::{HetznerError, Outcome};
-use fabrik_core::effect::{Choice, Effect, NewLoadBalancer};
+use fabrik_core::effect::{Choice, Effect, NewFloatingIp, NewLoadBalancer};
+use fabrik_core::id::ServerId;
 use fabrik_core::observed::FirewallRule;
-use fabrik_core::spec::{PlacementStrategy, Servers};
+use fabrik_core::spec::{IpFamily, PlacementStrategy, Servers};
 use serde_json::{Value, json};
 
 use super::world::{Bed, KEY, intent, name, spec};
@@ -250,6 +251,88 @@ async fn the_load_balancer_leads_to_servers_alone_and_goes_only_when_it_is_ours(
     assert_eq!(bed.execute(&deleted).await, Ok(Outcome::Done));
     assert_eq!(bed.execute(&deleted).await, Ok(Outcome::AlreadyGone));
     assert_eq!(bed.observe().await.unwrap().load_balancer, None);
+}
+
+#[tokio::test]
+async fn the_floating_ip_moves_by_one_request_and_goes_when_nobody_has_it() {
+    let bed = Bed::start().await;
+    let new = NewFloatingIp {
+        name: "demo-api-ip".to_owned(),
+        family: IpFamily::Ipv6,
+        location: "fsn1".to_owned(),
+    };
+    let id = create(&bed, &Effect::CreateFloatingIp(new.clone())).await;
+    let again = bed.execute(&Effect::CreateFloatingIp(new)).await;
+    assert_eq!(again, Ok(Outcome::Found(id)));
+    let seen = bed.observe().await.unwrap().floating_ip.unwrap();
+    assert_eq!(
+        (
+            seen.id,
+            seen.family.as_str(),
+            seen.location.as_str(),
+            seen.server
+        ),
+        (id, "ipv6", "fsn1", None)
+    );
+    assert!(
+        seen.address.unwrap().to_string().ends_with("::1"),
+        "{seen:?}"
+    );
+
+    let server = async |name: &str| {
+        let order =
+            json!({"name": name, "server_type": "cx23", "image": "debian-12", "location": "nbg1"});
+        ServerId(
+            bed.post("servers", order).await["server"]["id"]
+                .as_u64()
+                .unwrap(),
+        )
+    };
+    let assign = |server| Effect::AssignFloatingIp {
+        floating_ip: id,
+        name: "demo-api-ip".to_owned(),
+        server,
+        to: "server-1".parse().unwrap(),
+    };
+    for server in [server("server-1").await, server("server-2").await] {
+        assert_eq!(bed.execute(&assign(server)).await, Ok(Outcome::Done));
+        let seen = bed.observe().await.unwrap().floating_ip.unwrap();
+        assert_eq!(seen.server, Some(server));
+        assert_eq!(bed.execute(&assign(server)).await, Ok(Outcome::AlreadyDone));
+    }
+
+    let theirs = json!({"name": "theirs", "type": "ipv4", "home_location": "fsn1"});
+    let theirs = bed.post("floating_ips", theirs).await["floating_ip"]["id"].as_u64();
+    let delete = |floating_ip, name: &str| Effect::DeleteFloatingIp {
+        floating_ip,
+        name: name.to_owned(),
+    };
+    let refused = bed.execute(&delete(theirs.unwrap(), "theirs")).await;
+    assert!(
+        matches!(refused, Err(HetznerError::NotOurs { .. })),
+        "{refused:?}"
+    );
+    let deleted = delete(id, "demo-api-ip");
+    assert_eq!(bed.execute(&deleted).await, Ok(Outcome::Done));
+    let seen = bed.observe().await.unwrap().floating_ip.unwrap();
+    assert_eq!(seen.server, None);
+    assert_eq!(bed.execute(&deleted).await, Ok(Outcome::Done));
+    assert_eq!(bed.execute(&deleted).await, Ok(Outcome::AlreadyGone));
+    assert_eq!(bed.observe().await.unwrap().floating_ip, None);
+}
+
+#[tokio::test]
+async fn what_nobody_wants_and_nobody_has_is_asked_for_once() {
+    let bed = Bed::start().await;
+    for _ in 0..3 {
+        bed.observe().await.unwrap();
+    }
+    for list in ["load_balancers", "floating_ips"] {
+        let asked = bed.requests("GET", &format!("/v1/{list}")).await;
+        assert_eq!(asked.len(), 1, "{list}");
+    }
+    let servers = bed.requests("GET", "/v1/servers").await;
+    assert_eq!(servers.len(), 3);
 }
 
 async fn create(bed: &Bed, effect: &Effect) -> u64 {

@@ -173,6 +173,12 @@ impl Offer {
             let count = 1;
             Some(Item { count, what, each })
         }));
+        items.extend(spec.api.floating_ip.iter().filter_map(|ip| {
+            let each = price(Kind::FloatingIp, ip.family.word(), &ip.location)?;
+            let what = format!("floating {} in {}", ip.family.word(), ip.location);
+            let count = 1;
+            Some(Item { count, what, each })
+        }));
         let gigabytes = image_bytes.div_ceil(BYTES_PER_GB);
         if gigabytes > 0 {
             let each = self.prices.by_gb.get(&Kind::Snapshot).copied();
@@ -330,15 +336,18 @@ token = { file = "secrets/hetzner.yaml", key = "token" }
 type = "lb11"
 location = "fsn1"
 private = true
+[api.floating-ip]
+type = "ipv4"
+location = "fsn1"
 "#;
         let spec = crate::spec::parse("cluster.toml", spec).unwrap();
         let key = |kind, word: &str| (kind, word.to_owned(), "fsn1".to_owned());
         let offer = Offer {
             prices: PriceList {
-                by_place: BTreeMap::from([(
-                    key(Kind::LoadBalancer, "lb11"),
-                    place(true, "5.39").price,
-                )]),
+                by_place: BTreeMap::from([
+                    (key(Kind::LoadBalancer, "lb11"), place(true, "5.39").price),
+                    (key(Kind::FloatingIp, "ipv4"), place(true, "3").price),
+                ]),
                 ..PriceList::default()
             },
             ..Offer::default()
@@ -348,7 +357,13 @@ private = true
             .iter()
             .map(|i| format!("{} × {} {}", i.count, i.what, i.each.net))
             .collect();
-        assert_eq!(lines, ["1 × lb11 in fsn1, load balancer 5.39",]);
+        assert_eq!(
+            lines,
+            [
+                "1 × lb11 in fsn1, load balancer 5.39",
+                "1 × floating ipv4 in fsn1 3.00",
+            ]
+        );
     }
 
     #[test]

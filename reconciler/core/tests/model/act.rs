@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use fabrik_core::effect::Effect;
 use fabrik_core::id::ServerId;
 use fabrik_core::observed::{
-    FirewallResource, LoadBalancer, PlacementGroup, Pod, PodKind, Power, Resource, Role, Server,
-    SshKeyResource,
+    FirewallResource, FloatingIp, LoadBalancer, PlacementGroup, Pod, PodKind, Power, Resource,
+    Role, Server, SshKeyResource,
 };
 use fabrik_core::spec::LocalData;
 use jiff::SignedDuration;
@@ -107,6 +107,22 @@ impl Model {
                 });
             }
             Effect::DeleteLoadBalancer { .. } => there.load_balancer = None,
+            Effect::CreateFloatingIp(new) => {
+                there.floating_ip = Some(FloatingIp {
+                    id,
+                    name: new.name.clone(),
+                    family: new.family.word().to_owned(),
+                    location: new.location.clone(),
+                    address: "203.0.113.10".parse().ok(),
+                    server: None,
+                });
+            }
+            Effect::AssignFloatingIp { server, .. } => {
+                if let Some(ip) = &mut there.floating_ip {
+                    ip.server = Some(*server);
+                }
+            }
+            Effect::DeleteFloatingIp { .. } => there.floating_ip = None,
             // Hetzner refuses a name that is in use, listed or not.
             Effect::CreateServer(new)
                 if self.away.values().any(|s| s.name == new.name.as_str()) => {}
@@ -184,6 +200,9 @@ impl Model {
                 }
             }
             Effect::PowerOff { server } => {
+                let ip = there.floating_ip.as_ref();
+                let has_it = ip.is_some_and(|ip| ip.server == Some(server.id));
+                assert!(!has_it, "{} went down with the floating IP", server.name);
                 let node_is_sick = self
                     .observed
                     .nodes

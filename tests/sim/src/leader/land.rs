@@ -157,7 +157,10 @@ impl World {
             | Effect::CreateSshKey { .. }
             | Effect::CreatePlacementGroup { .. }
             | Effect::CreateLoadBalancer(_)
-            | Effect::DeleteLoadBalancer { .. } => {}
+            | Effect::DeleteLoadBalancer { .. }
+            | Effect::CreateFloatingIp(_)
+            | Effect::AssignFloatingIp { .. }
+            | Effect::DeleteFloatingIp { .. } => {}
         }
     }
 

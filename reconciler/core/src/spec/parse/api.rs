@@ -1,8 +1,10 @@
 //! `[api]`.
 
+use core::net::IpAddr;
+
 use super::super::kubernetes_syntax::is_subdomain;
 use super::super::reader::{Table, Text};
-use super::super::{Api, Firewall, LoadBalancer};
+use super::super::{Api, Firewall, FloatingIp, IpFamily, LoadBalancer};
 use super::pool::{check_location, is_letters_then_digits};
 use super::values::flag;
 
@@ -25,9 +27,17 @@ pub fn api(root: &mut Table<'_>, zone: Option<&str>, firewall: Option<&Firewall>
             .and_then(|table| load_balancer(table, zone, firewall))
             .map(Some),
     };
+    let floating_ip = match table.get("floating-ip") {
+        None => Some(None),
+        Some(entry) => table
+            .as_table(&entry, "[api.floating-ip]")
+            .and_then(|table| floating_ip(table, zone))
+            .map(Some),
+    };
     table.finish();
     Some(Api {
         load_balancer: load_balancer?,
+        floating_ip: floating_ip?,
         name: name?,
     })
 }
@@ -65,12 +75,55 @@ fn load_balancer(
             "add `private = true` here, or let everybody in there: `api-from = [\"0.0.0.0/0\", \"::/0\"]`",
         );
     }
+    let address = address(&mut table, |_| true);
     table.finish();
     Some(LoadBalancer {
         kind: kind?.value.to_owned(),
         location: location?.value.to_owned(),
         public: !private?,
+        address: address?,
     })
+}
+
+fn floating_ip(mut table: Table<'_>, zone: Option<&str>) -> Option<FloatingIp> {
+    let family = table.required_string("type", "\"ipv4\"").and_then(|text| {
+        let families = [IpFamily::Ipv4, IpFamily::Ipv6];
+        let family = families.into_iter().find(|it| it.word() == text.value);
+        if family.is_none() {
+            let problem = format!("`{}` is no type of a floating IP", text.value);
+            table.fault(&text.span, problem, "use `ipv4` or `ipv6`");
+        }
+        family
+    });
+    let location = table.required_string("location", "\"fsn1\"");
+    let location = location.filter(|text| check_location(&table, text, zone));
+    let address = address(&mut table, |ip| {
+        family.is_none_or(|family| ip.is_ipv4() == (family == IpFamily::Ipv4))
+    });
+    table.finish();
+    Some(FloatingIp {
+        family: family?,
+        location: location?.value.to_owned(),
+        address: address?,
+    })
+}
+
+/// What it came to have, as `fabrik status` tells. `None` only when a fault was noted.
+fn address(table: &mut Table<'_>, fits: impl Fn(&IpAddr) -> bool) -> Option<Option<IpAddr>> {
+    let Some(entry) = table.get("address") else {
+        return Some(None);
+    };
+    let text = table.as_string(&entry)?;
+    let address = text.value.parse().ok().filter(fits);
+    if address.is_none() {
+        let problem = format!("`{}` is no address of that kind", text.value);
+        table.fault(
+            &text.span,
+            problem,
+            "copy it from `fabrik status`, or leave it out",
+        );
+    }
+    address.map(Some)
 }
 
 fn lets_all_in(firewall: &Firewall) -> bool {
