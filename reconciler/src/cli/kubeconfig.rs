@@ -1,5 +1,6 @@
 //! `fabrik kubeconfig`: an admin's way to the cluster, with an end, from the credential of who may already do anything.
 
+mod endpoint;
 mod file;
 
 use std::io::Write as _;
@@ -41,9 +42,12 @@ pub struct Options {
     /// Who it is, in the API server's audit log; else `$USER`.
     #[arg(long = "as", value_name = "NAME")]
     user: Option<String>,
-    /// The API server's address; else that of the kubeconfig that is used.
+    /// The API server's address; else what `fabrik status` says leads there, if it answers.
     #[arg(long, value_name = "URL", value_parser = https)]
     server: Option<String>,
+    /// The address where nothing leads there, or does not answer; else that of the kubeconfig that is used.
+    #[arg(long, value_name = "URL", value_parser = https, conflicts_with = "server")]
+    else_server: Option<String>,
     /// How the context is called; else as the cluster.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
@@ -95,11 +99,17 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     if !admins::is_user(&user) {
         return Err(KubeconfigError::User { user }.into());
     }
-    let mut cluster = with_authority(cluster_of(&options.cluster.kubeconfig()?)?)?;
-    if let Some(server) = options.server {
-        cluster.server = Some(server);
-    }
+    let kubeconfig = options.cluster.kubeconfig()?;
+    let mut cluster = with_authority(cluster_of(&kubeconfig)?)?;
     let access = options.cluster.open().await?;
+    let endpoint = match options.server {
+        Some(_) => None,
+        None => endpoint::find(&access, &kubeconfig, &cluster).await?,
+    };
+    match endpoint {
+        Some(found) => cluster = found,
+        None => cluster.server = options.server.or(options.else_server).or(cluster.server),
+    }
     let name = options.context.unwrap_or_else(|| access.cluster.clone());
     let target = if options.merge {
         let target = file::Merge::begin(&name, &cluster)?;
@@ -124,33 +134,44 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             "standard output".to_owned()
         }
     };
-    eprintln!("{}", said(&user, &credential, &name, &place));
+    let server = cluster.server.as_deref().unwrap_or_default();
+    eprintln!("{}", said(&user, &credential, (&name, server), &place));
     Ok(ExitCode::SUCCESS)
 }
 
-fn said(user: &str, credential: &Credential, context: &str, place: &str) -> String {
+fn said(
+    user: &str,
+    credential: &Credential,
+    (context, server): (&str, &str),
+    place: &str,
+) -> String {
     let until = credential.until;
     let left = until.duration_since(Timestamp::now()).as_mins();
     format!(
-        "context {context} in {place}: {user} of group {ADMINS_GROUP}, who may do anything, until {until} ({left} minutes). Nothing \
+        "context {context} in {place}, by {server}: {user} of group {ADMINS_GROUP}, who may do anything, until {until} ({left} minutes). Nothing \
          takes it back before: keep it as you keep a key"
     )
 }
 
 /// The cluster that the kubeconfig's current context leads to.
 fn cluster_of(kubeconfig: &Kubeconfig) -> Result<Cluster, KubeconfigError> {
-    let no_context = |problem: String| KubeconfigError::NoContext { problem };
+    let name = name_of_cluster(kubeconfig)?;
+    let cluster = kubeconfig.clusters.iter().find(|c| c.name == name);
+    let cluster = cluster.and_then(|c| c.cluster.clone());
+    cluster.ok_or_else(|| no_context(format!("there is no cluster {name}")))
+}
+
+fn name_of_cluster(kubeconfig: &Kubeconfig) -> Result<String, KubeconfigError> {
     let current = kubeconfig.current_context.as_ref();
     let current = current.ok_or_else(|| no_context("it names none".to_owned()))?;
     let context = kubeconfig.contexts.iter().find(|c| c.name == *current);
     let context = context.and_then(|c| c.context.as_ref());
     let context = context.ok_or_else(|| no_context(format!("there is no context {current}")))?;
-    let cluster = kubeconfig
-        .clusters
-        .iter()
-        .find(|c| c.name == context.cluster);
-    let cluster = cluster.and_then(|c| c.cluster.clone());
-    cluster.ok_or_else(|| no_context(format!("there is no cluster {}", context.cluster)))
+    Ok(context.cluster.clone())
+}
+
+fn no_context(problem: String) -> KubeconfigError {
+    KubeconfigError::NoContext { problem }
 }
 
 /// With the CA's certificate in it, where it only names a file.

@@ -213,7 +213,7 @@ impl<'a, 'b> Conversation<'a, 'b> {
     async fn write_kubeconfig(&self) -> Result<(), SeedError> {
         let own = self.by_own_key()?;
         let line = format!(
-            "fabrik kubeconfig --kubeconfig {KUBECONFIG} --server https://{}:{API_PORT} --as seed --valid-for {KUBECONFIG_LIFE} \
+            "fabrik kubeconfig --kubeconfig {KUBECONFIG} --else-server https://{}:{API_PORT} --as seed --valid-for {KUBECONFIG_LIFE} \
              --output -",
             self.address
         );
