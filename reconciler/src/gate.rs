@@ -166,12 +166,13 @@ pub async fn read_commit(
     let text = reader.spec_text()?;
     let spec = reader.spec(text.as_deref());
     let token = match &spec {
-        Some(spec) => reader.token(&spec.hetzner.token).await?,
+        Some(spec) => spec.hetzner.as_ref().map(|project| project.token.clone()),
         // A fault elsewhere in the spec hides none of the token's.
-        None => match text.as_deref().and_then(spec::token_reference) {
-            Some(reference) => reader.token(&reference).await?,
-            None => None,
-        },
+        None => text.as_deref().and_then(spec::token_reference),
+    };
+    let token = match token {
+        Some(reference) => reader.token(&reference).await?,
+        None => None,
     };
     let node_secrets = match &spec {
         Some(spec) => {

@@ -4,11 +4,11 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::hold::{Hold, HoldReason, goes_on};
-use crate::id::{ClusterName, IntentId, NodeName, PoolName, ServerId, Uid};
+use crate::id::{IntentId, NodeName, PoolName, ServerId, Uid};
 use crate::ledger::Member;
 use crate::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION, INTENT_LABEL, POOL_LABEL, ROLE_LABEL};
 use crate::observed::{Node, Observed};
-use crate::spec::{LocalData, Pool};
+use crate::spec::{LocalData, Pool, Spec};
 
 /// After this a machine that is neither on nor off is reported.
 const STOP_DEADLINE_SECS: i64 = 600;
@@ -101,7 +101,7 @@ pub fn nodes_are_believable(without_node: &[&NodeName]) -> Result<(), Hold> {
 }
 
 /// Lists that lack many servers that should exist are a fault of the lists or of the token: none is believed gone.
-pub fn servers_are_believable(cluster: &ClusterName, observed: &Observed) -> Result<(), Hold> {
+pub fn servers_are_believable(spec: &Spec, observed: &Observed) -> Result<(), Hold> {
     let missing = &observed.hetzner.missing;
     if missing.is_empty() {
         return Ok(());
@@ -114,17 +114,39 @@ pub fn servers_are_believable(cluster: &ClusterName, observed: &Observed) -> Res
         .filter(|(_, server)| server.is_some_and(|id| missing.contains(&id)))
         .map(|(name, _)| name)
         .collect();
+    let (count, some) = (missing.len(), some_of(&names));
+    let message = if spec.hetzner.is_some() {
+        format!(
+            "{count} servers that should exist are missing at Hetzner ({some}): so many at once are rather a fault of the \
+             lists or of the token. None of them is believed gone, removed or replaced; all else goes on. When you \
+             have seen that they are gone: kubectl annotate --overwrite fabrikcluster {} {CONFIRM_GONE_ANNOTATION}={}",
+            spec.name,
+            ids.join(",")
+        )
+    } else {
+        format!(
+            "{count} servers of this cluster are at Hetzner ({some}), and cluster.toml has no [hetzner]: nothing is known of \
+             them, so none of them is removed or replaced. Give it back its [hetzner] until they are gone"
+        )
+    };
     Err(Hold {
         about: "servers".to_owned(),
         reason: HoldReason::Unexplained,
-        message: format!(
-            "{} servers that should exist are missing at Hetzner ({}): so many at once are rather a fault of the \
-             lists or of the token. None of them is believed gone, removed or replaced; all else goes on. When you \
-             have seen that they are gone: kubectl annotate --overwrite fabrikcluster {cluster} {CONFIRM_GONE_ANNOTATION}={}",
-            missing.len(),
-            some_of(&names),
-            ids.join(",")
-        ),
+        message,
+    })
+}
+
+/// What was asked for at Hetzner may be there or not while nobody can ask: nothing is concluded of it.
+pub fn has_project(spec: &Spec, name: &NodeName) -> Result<(), Hold> {
+    if spec.hetzner.is_some() {
+        return Ok(());
+    }
+    Err(Hold {
+        about: format!("server {name}"),
+        reason: HoldReason::Unexplained,
+        message: "was asked for at Hetzner, and cluster.toml has no [hetzner], so nobody knows what came of it. Give it back \
+                  its [hetzner] until it is gone"
+            .to_owned(),
     })
 }
 

@@ -14,10 +14,14 @@ use crate::step::Step;
 /// Hetzner's limit of a placement group.
 const SERVERS_PER_GROUP: usize = 10;
 
-/// Creates what is missing and sets what differs. What somebody else owns is named and not touched.
+/// Creates what is missing and sets what differs. What somebody else owns is named and not touched. Where there is no project
+/// at Hetzner nothing is made there.
 pub fn step(desired: &Desired, observed: &Observed) -> Step {
     let mut step = Step::default();
     let spec = &desired.spec;
+    if spec.hetzner.is_none() {
+        return step;
+    }
     let name = spec.name.to_string();
     let there = &observed.hetzner;
     step.holds.extend(there.taken.iter().map(name_taken));

@@ -117,6 +117,16 @@ pub enum Datastore {
     Etcd(Etcd),
 }
 
+impl Hetzner {
+    /// What is seen where there is no project to ask for: nothing, so nothing that is known is believed gone.
+    pub fn unseen(ledger: &Ledger) -> Self {
+        Self {
+            missing: ledger.known_servers().collect(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Datastore {
     pub fn etcd(&self) -> Option<&Etcd> {
         match self {

@@ -31,7 +31,9 @@ use crate::window::Window;
 pub struct Spec {
     pub name: ClusterName,
     pub kubernetes: Kubernetes,
-    pub hetzner: Hetzner,
+    /// Its project at Hetzner; without it nothing there is the cluster's, and all machines are a person's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hetzner: Option<Hetzner>,
     pub network: Network,
     pub firewall: Firewall,
     #[serde(default)]

@@ -44,7 +44,7 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
         step: infrastructure::step(desired, observed),
     };
     pass.step.holds.extend(nodes_are_believable.err());
-    let servers_are_believable = guard::servers_are_believable(&desired.spec.name, observed);
+    let servers_are_believable = guard::servers_are_believable(&desired.spec, observed);
     pass.step.holds.extend(servers_are_believable.err());
     pass.step.extend(adopt::step(desired, observed));
     pass.step.extend(arrival::strays(observed));
@@ -127,7 +127,10 @@ impl Pass<'_> {
         let (observed, now) = (self.observed, self.now);
         let ledger = &observed.ledger;
         for (id, intent) in ledger.intents.iter().filter(|(_, i)| i.pool == *name) {
-            let next = arrival::step(id, intent, pool, &mut self.ground, observed, now);
+            let next = match guard::has_project(&self.desired.spec, &intent.name) {
+                Ok(()) => arrival::step(id, intent, pool, &mut self.ground, observed, now),
+                Err(hold) => Step::hold(hold),
+            };
             self.step.extend(next);
         }
         let leaving = |t: &Ticket| t.pool == *name && t.leave().is_some();

@@ -187,9 +187,12 @@ fn spec_there(dir: &Path) -> Result<Option<Spec>, InitError> {
         .map_err(|faults| InitError::SpecThere { faults })
 }
 
-/// The key that the token is to be written under. `None` where it is there, or a `cluster.toml` has it elsewhere.
+/// The key that the token is to be written under. `None` where it is there, or a `cluster.toml` has it elsewhere or needs none.
 fn token_key(dir: &Path, there: Option<&Spec>) -> Option<String> {
-    let place = there.map(|spec| &spec.hetzner.token);
+    let place = match there {
+        Some(spec) => Some(&spec.hetzner.as_ref()?.token),
+        None => None,
+    };
     let is_ours = place.is_none_or(|place| place.file == TOKEN_FILE);
     let key = place.map_or("token", |place| place.key.as_str());
     (is_ours && dir.join(TOKEN_FILE).symlink_metadata().is_err()).then(|| key.to_owned())

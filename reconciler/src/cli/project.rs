@@ -41,6 +41,11 @@ pub struct Project {
 enum ProjectError {
     #[error("{SPEC_FILE} has faults (see above), so nothing was done. Mend them first")]
     Faults,
+    #[error(
+        "{SPEC_FILE} has no [hetzner], so this cluster has no project there. If it had one, give that one's token by \
+         --token-file"
+    )]
+    NoProject,
     #[error("{file}, where Hetzner's token is, is not in {dir}. Give the token by --token-file")]
     NoFile { file: String, dir: PathBuf },
     #[error(
@@ -60,7 +65,10 @@ impl ProjectOptions {
         })?;
         let token = match &self.token_file {
             Some(file) => init::keys::token(Some(file)).await?,
-            None => self.token(&tree, &spec.hetzner.token).await?,
+            None => {
+                let project = spec.hetzner.as_ref().ok_or(ProjectError::NoProject)?;
+                self.token(&tree, &project.token).await?
+            }
         };
         let client = Client::new(&self.hetzner_endpoint, Token::from(&token))?;
         Ok(Project { spec, client })

@@ -217,15 +217,7 @@ fn enter_into_force(
     commit: &CommitId,
     candidate: Candidate,
 ) -> Result<(), String> {
-    let Some(token) = &candidate.token else {
-        return Err(
-            "the Hetzner token was not opened; is the age key of this node there?".to_owned(),
-        );
-    };
-    let endpoint = &leader.replica.config.hetzner.endpoint;
-    let hetzner =
-        hetzner::Client::new(endpoint, hetzner::Token::from(token)).map_err(|e| e.to_string())?;
-    let hetzner = hetzner.with_metrics(leader.replica.metrics.hetzner.clone());
+    let hetzner = client(leader, &candidate)?;
     let desired = Desired {
         commit: commit.clone(),
         units: candidate.inventories(),
@@ -233,7 +225,7 @@ fn enter_into_force(
         sources: candidate.node_secrets.sources,
         spec: candidate.spec,
     };
-    open_desk(leader, &hetzner);
+    open_desk(leader, hetzner.clone());
     leader.in_force = Some(Arc::new(InForce {
         desired,
         objects: candidate.units,
@@ -243,13 +235,29 @@ fn enter_into_force(
     Ok(())
 }
 
+/// For the commit's project at Hetzner, where it has one.
+fn client(leader: &Leader, candidate: &Candidate) -> Result<Option<hetzner::Client>, String> {
+    if candidate.spec.hetzner.is_none() {
+        return Ok(None);
+    }
+    let token = candidate.token.as_ref().ok_or_else(|| {
+        "the Hetzner token was not opened; is the age key of this node there?".to_owned()
+    })?;
+    let endpoint = &leader.replica.config.hetzner.endpoint;
+    let client = hetzner::Client::new(endpoint, hetzner::Token::from(token));
+    let client = client.map_err(|e| e.to_string())?;
+    Ok(Some(
+        client.with_metrics(leader.replica.metrics.hetzner.clone()),
+    ))
+}
+
 /// From now on new servers are judged with this token.
-fn open_desk(leader: &Leader, hetzner: &hetzner::Client) {
+fn open_desk(leader: &Leader, hetzner: Option<hetzner::Client>) {
     let desk = Arc::new(Desk {
         config: Arc::new(leader.replica.config.clone()),
         ledger: Arc::clone(&leader.ledger),
         authority: leader.authority.clone(),
-        hetzner: hetzner.clone(),
+        hetzner,
         events: leader.events.clone(),
     });
     let judge: Judge = Arc::new(move |claim| {

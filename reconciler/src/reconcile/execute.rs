@@ -28,6 +28,8 @@ use crate::signing::{KeyError, SigningKey};
 /// How many effects are under way at once.
 const CONCURRENCY: usize = 8;
 const NO_ETCD: &str = "the configuration has no [etcd]: run `fabrik found` on this server again";
+const NO_PROJECT: &str =
+    "cluster.toml has no [hetzner], so nothing is done there: give it back its [hetzner]";
 const NO_JOIN: &str = "the configuration has no [join], so a new server could ask nobody for its keys: run `fabrik found` \
                        on this server again";
 /// For as long as the core may ask for one reset, and longer.
@@ -303,11 +305,14 @@ impl<'a> Executor<'a> {
     }
 
     async fn at_hetzner(&self, effect: &Effect, user_data: &str) -> Done {
+        let Some(client) = &self.in_force.hetzner else {
+            return Done::refused(NO_PROJECT);
+        };
         let context = hetzner::Context {
             cluster: &self.leader.replica.config.cluster.id,
             user_data,
         };
-        match hetzner::execute(&self.in_force.hetzner, effect, context).await {
+        match hetzner::execute(client, effect, context).await {
             Some(Ok(_)) => Done::Yes,
             Some(Err(error)) => Done::No {
                 reason: reason(&error),

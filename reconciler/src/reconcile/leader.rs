@@ -54,7 +54,8 @@ pub struct InForce {
     pub objects: BTreeMap<fabrik_core::id::UnitName, Vec<Object>>,
     /// What nodes are given, opened.
     pub node_secrets: BTreeMap<SecretName, Secret>,
-    pub hetzner: hetzner::Client,
+    /// Of its project at Hetzner, where it has one.
+    pub hetzner: Option<hetzner::Client>,
 }
 
 pub struct Leader {
@@ -261,13 +262,15 @@ impl Leader {
     }
 
     fn until_next_pass(&self, busy: bool) -> (Duration, Duration) {
-        let asks_hetzner = !self.hetzner.as_ref().is_some_and(Recent::counts);
+        let has_project = self.in_force.as_ref().is_some_and(|f| f.hetzner.is_some());
+        let asks_hetzner = has_project && !self.hetzner.as_ref().is_some_and(Recent::counts);
         pace::until_next_pass(busy, asks_hetzner, self.hetzner_left())
     }
 
     /// The share of its rate limit that is left.
     pub(super) fn hetzner_left(&self) -> Option<f64> {
-        self.in_force.as_ref()?.hetzner.remaining_share()
+        let client = self.in_force.as_ref()?.hetzner.as_ref();
+        client?.remaining_share()
     }
 
     /// No news come of time that has passed.

@@ -38,7 +38,8 @@ pub async fn observe(
     ledger: Ledger,
 ) -> Result<Seen, String> {
     let (at, began) = (Timestamp::now(), Instant::now());
-    let subject = in_force.map(|f| Subject::new(f, &ledger, &leader.wishes));
+    let has_project = in_force.filter(|f| f.hetzner.is_some());
+    let subject = has_project.map(|f| Subject::new(f, &ledger, &leader.wishes));
     let left = leader.hetzner_left();
     let is_old = |recent: &Recent| recent.at.elapsed() >= pace::busy(left);
     let recent = leader.hetzner.take();
@@ -143,10 +144,13 @@ async fn observe_hetzner(
     let Some(in_force) = in_force else {
         return Ok(Hetzner::default());
     };
+    let Some(client) = &in_force.hetzner else {
+        return Ok(Hetzner::unseen(ledger));
+    };
     let cluster = &leader.replica.config.cluster.id;
     let spec = &in_force.desired.spec;
     let confirmed = &leader.wishes.confirmed_gone;
-    hetzner::observe(&in_force.hetzner, cluster, spec, ledger, confirmed)
+    hetzner::observe(client, cluster, spec, ledger, confirmed)
         .await
         .map_err(text)
 }

@@ -182,9 +182,13 @@ async fn token(config: &Config) -> Result<Secret, String> {
             first.unwrap_or_default()
         )
     })?;
-    candidate
-        .token
-        .ok_or_else(|| "its token was not opened".to_owned())
+    candidate.token.ok_or_else(|| {
+        let why = match candidate.spec.hetzner {
+            Some(_) => "its token was not opened",
+            None => "cluster.toml has no [hetzner], so its machines are yours to know",
+        };
+        why.to_owned()
+    })
 }
 
 /// Who the others may be where etcd does not say: the servers at Hetzner, and what the configuration names besides.

@@ -186,12 +186,12 @@ pub fn spec() -> Spec {
         kubernetes: Kubernetes {
             version: "1.36.3+k3s1".to_owned(),
         },
-        hetzner: fabrik_core::spec::Hetzner {
+        hetzner: Some(fabrik_core::spec::Hetzner {
             token: SecretRef {
                 file: String::new(),
                 key: String::new(),
             },
-        },
+        }),
         network: Network {
             range: "10.0.0.0/16".to_owned(),
             nodes: "10.0.1.0/24".to_owned(),

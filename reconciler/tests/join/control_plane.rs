@@ -118,7 +118,7 @@ impl ControlPlane {
             config: Arc::new(config),
             ledger: Arc::new(Mutex::new(self.held())),
             authority: self.leadership.authority.clone(),
-            hetzner: hetzner::Client::new(&endpoint, token).unwrap(),
+            hetzner: Some(hetzner::Client::new(&endpoint, token).unwrap()),
             events: Events::new(self.clients.leader.clone(), "server-1", "demo"),
         }
     }

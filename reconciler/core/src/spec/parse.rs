@@ -5,6 +5,7 @@ mod network;
 mod nix;
 mod pods;
 mod pool;
+mod project;
 mod secrets;
 mod servers;
 mod syntax;
@@ -16,11 +17,11 @@ use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 pub use self::pool::zone_of;
 use super::reader::{Reader, Table, Text};
-use super::{Hetzner, K3sRelease, Kubernetes, Limits, SecretRef, Spec};
+use super::{K3sRelease, Kubernetes, Limits, SecretRef, Spec};
 use crate::diagnostic::Diagnostic;
 use crate::id::{ClusterName, InvalidId};
 use crate::merge;
@@ -68,11 +69,12 @@ pub fn parse(file: &str, text: &str) -> Result<Spec, Vec<Diagnostic>> {
 }
 
 /// `None` only when a fault was noted.
-fn read<'a>(reader: &'a Reader<'a>, root: &'a DeTable<'a>) -> Option<Spec> {
-    let mut root = reader.table("cluster.toml", None, root);
+fn read<'a>(reader: &'a Reader<'a>, tables: &'a DeTable<'a>) -> Option<Spec> {
+    let mut root = reader.table("cluster.toml", None, tables);
     let name = cluster_name(&mut root);
     let kubernetes = kubernetes(&mut root);
-    let hetzner = hetzner(&mut root);
+    let hetzner = project::hetzner(&mut root);
+    project::is_named(reader, tables);
     let network = network::network(reader, &mut root);
     let firewall = network::firewall(&mut root);
     let ssh_keys = ssh_keys(&mut root);
@@ -151,30 +153,6 @@ fn kubernetes(root: &mut Table<'_>) -> Option<Kubernetes> {
     Some(Kubernetes {
         version: version?.value.to_owned(),
     })
-}
-
-fn hetzner(root: &mut Table<'_>) -> Option<Hetzner> {
-    const EXAMPLE: &str = "{ file = \"secrets/hetzner.yaml\", key = \"token\" }";
-    let mut table = root.required_table(
-        "hetzner",
-        "[hetzner]",
-        &format!("add `[hetzner]` with `token = {EXAMPLE}`"),
-    )?;
-    let token = match table.get("token") {
-        None => {
-            table.missing("`token` is missing", &format!("add `token = {EXAMPLE}`"));
-            None
-        }
-        Some(entry) if matches!(entry.value, DeValue::String(_)) => {
-            table.fault(&entry.span, "the token is here in the clear", format!("revoke it at Hetzner, put a new one into a SOPS file, and name that: `token = {EXAMPLE}`"));
-            None
-        }
-        Some(entry) => table
-            .as_table(&entry, "[hetzner] token")
-            .and_then(secret_ref),
-    };
-    table.finish();
-    Some(Hetzner { token: token? })
 }
 
 fn secret_ref(mut table: Table<'_>) -> Option<SecretRef> {
@@ -431,5 +409,31 @@ demo-workers-k3x9qd = "its disk is being looked at"
         let faults = parse("cluster.toml", &text).unwrap_err();
         let lines: Vec<_> = faults.iter().map(|f| f.place.line).collect();
         assert_eq!(lines, [Some(9), Some(12)], "{faults:?}");
+    }
+
+    #[test]
+    fn a_cluster_without_a_project_names_nothing_of_hetzner() {
+        let without = SMALL.replace(
+            "[hetzner]\ntoken = { file = \"secrets/hetzner.yaml\", key = \"token\" }\n",
+            "",
+        );
+        let none = without.split("[pools").next().unwrap();
+        assert_eq!(parse("cluster.toml", none).unwrap().hetzner, None);
+
+        let all = "[servers]\ncount = 1\nserver-types = [\"cx33\"]\nlocations = [\"fsn1\"]\n\
+                   [api.load-balancer]\ntype = \"lb11\"\nlocation = \"fsn1\"\nprivate = true\n";
+        let faults = parse("cluster.toml", &format!("{without}{all}")).unwrap_err();
+        let told = faults
+            .iter()
+            .map(|f| (f.place.line, f.object.as_str(), f.problem.as_str()));
+        let problem = "is of Hetzner, and `[hetzner]` is missing";
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                (Some(8), "[pools.workers.server-types]", problem),
+                (Some(13), "[servers.server-types]", problem),
+                (Some(15), "[api.load-balancer]", problem),
+            ]
+        );
     }
 }

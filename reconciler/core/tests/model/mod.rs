@@ -59,12 +59,12 @@ impl Model {
             kubernetes: Kubernetes {
                 version: "1.36.3+k3s1".to_owned(),
             },
-            hetzner: fabrik_core::spec::Hetzner {
+            hetzner: Some(fabrik_core::spec::Hetzner {
                 token: SecretRef {
                     file: "secrets/hetzner.yaml".to_owned(),
                     key: "token".to_owned(),
                 },
-            },
+            }),
             network: Network {
                 range: "10.0.0.0/16".to_owned(),
                 nodes: "10.0.1.0/24".to_owned(),

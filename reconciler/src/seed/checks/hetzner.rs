@@ -5,6 +5,7 @@ use fabrik_core::seed::Stage;
 use fabrik_core::seed::cost::{Offer, groups};
 
 use super::{About, Found, Line, Subject};
+use crate::gate::SPEC_FILE;
 use crate::hetzner::HetznerError;
 use crate::hetzner::seeding::{self, KEY_SUFFIX};
 
@@ -46,7 +47,11 @@ async fn token(subject: &Subject<'_>) -> Result<Option<u64>, String> {
         Err(HetznerError::Unauthorized { message, .. }) => Err(format!(
             "Hetzner does not let it write ({message}). Make one that may read and write (the project's Security → API tokens), \
              put it into {} (`sops edit`), and push",
-            subject.spec.hetzner.token.file
+            subject
+                .spec
+                .hetzner
+                .as_ref()
+                .map_or(SPEC_FILE, |project| &project.token.file)
         )),
         Err(error) => Err(error.to_string()),
     }

@@ -17,6 +17,7 @@ mod seed;
 mod servers;
 mod shrink;
 mod split;
+mod standalone;
 mod story;
 mod template;
 mod unreadable;
