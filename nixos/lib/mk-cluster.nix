@@ -127,9 +127,22 @@ let
       inherit pool;
       inherit (of) system;
       role = "agent";
-      modules = found "agents" ++ given "agents" ++ found "pools/${pool}" ++ (modules.pools or { }).${pool} or [ ];
+      modules = grubOf of ++ found "agents" ++ given "agents" ++ found "pools/${pool}" ++ (modules.pools or { }).${pool} or [ ];
     }
   ) spec.pools;
+
+  # One system serves a pool, so GRUB for BIOS can be on a disk that all its machines have under one name, or on none.
+  grubOf =
+    of:
+    map (
+      disks:
+      { lib, ... }:
+      {
+        fabrik.disk.device = lib.mkDefault (
+          if disks != [ ] && builtins.all (disk: disk == builtins.head disks) disks then builtins.head disks else "nodev"
+        );
+      }
+    ) (if of ? disks then [ of.disks ] else [ ]);
 
   # The first of two steps (docs/building.md): all that is new, but k3s of the minor that servers run.
   first =

@@ -170,7 +170,34 @@ let
     else if !builtins.isAttrs given then
       bad { } "[pools] `${name}` must be ${kinds.set}, and is ${kind given}"
     else
-      machines object given;
+      if given ? machines then own object given else machines object given;
+
+  # Machines of the user's own. What else is wrong with them is `fabrik validate`'s to say.
+  own =
+    object: given:
+    let
+      system = read {
+        inherit object;
+        table = given;
+        key = "system";
+        type = "string";
+        default = "x86_64-linux";
+      };
+      isKnown = builtins.elem system.value [ "x86_64-linux" "aarch64-linux" ];
+      tables = builtins.filter builtins.isAttrs (builtins.attrValues given.machines);
+    in
+    if !builtins.isAttrs given.machines then
+      bad { } "${object} `machines` must be ${kinds.set}, and is ${kind given.machines}"
+    else if system.faults == [ ] && !isKnown then
+      bad { } "${object} `system` can't be `${system.value}`: use `x86_64-linux` or `aarch64-linux`"
+    else
+      {
+        inherit (system) faults;
+        value = {
+          system = system.value;
+          disks = builtins.filter builtins.isString (map (machine: machine.disk or null) tables);
+        };
+      };
 
   # Without the table they are a person's, and what they are is an argument of `mkCluster`.
   servers =
@@ -264,7 +291,7 @@ in
   # { system = "x86_64-linux"; }, or nothing where `[servers]` is not there.
   servers = servers.value;
 
-  # { NAME.system = "x86_64-linux"; }
+  # { NAME.system = "x86_64-linux"; }, and `disks`, of each machine, in pools of the user's own.
   pools = values pools;
 
   # Of each, its SOPS file, the pools that have it, and the units that another one restarts.

@@ -79,6 +79,11 @@ text_id!(
     |v| dns_label(v, 30)
 );
 text_id!(
+    /// A machine of the user's own, as the specification calls it: the last part of its Node's name.
+    MachineName,
+    |v| dns_label(v, 30)
+);
+text_id!(
     /// The name of a Node, which is its server's name at Hetzner as well (an RFC 1123 subdomain).
     NodeName,
     dns_subdomain
@@ -203,6 +208,11 @@ impl NodeName {
     pub fn of(cluster: &ClusterName, pool: &PoolName, intent: &IntentId) -> Self {
         Self(format!("{cluster}-{pool}-{intent}"))
     }
+
+    /// The name of a machine of the user's own.
+    pub fn of_machine(cluster: &ClusterName, pool: &PoolName, machine: &MachineName) -> Self {
+        Self(format!("{cluster}-{pool}-{machine}"))
+    }
 }
 
 impl PoolName {
@@ -227,13 +237,7 @@ impl IntentId {
     #[allow(clippy::cast_possible_truncation, reason = "five bits fit any usize")]
     pub fn derive(cluster: &ClusterId, sequence: u64) -> Self {
         const ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
-        let mut state = 0xcbf2_9ce4_8422_2325_u64;
-        for byte in cluster.as_str().bytes().chain(sequence.to_le_bytes()) {
-            state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        state ^= state >> 33;
-        state = state.wrapping_mul(0xff51_afd7_ed55_8ccd);
-        state ^= state >> 33;
+        let state = spread(cluster.as_str().bytes().chain(sequence.to_le_bytes()));
         let digit = |i: u32| {
             ALPHABET
                 .get((state >> (5 * i) & 31) as usize)
@@ -243,24 +247,45 @@ impl IntentId {
     }
 }
 
-/// A server's id at Hetzner (up to 2^53-1).
+/// A server's id at Hetzner (up to 2^53-1); beyond that, what stands for a machine of the user's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServerId(pub u64);
 
 impl ServerId {
-    /// The provider id of this server's Node, as Hetzner's cloud controller writes it.
+    /// What stands for a machine of the user's own, in this cluster alone.
+    pub fn of_machine(cluster: &ClusterId, node: &NodeName) -> Self {
+        let hash = spread(
+            [cluster.as_str(), "/", node.as_str()]
+                .map(str::bytes)
+                .into_iter()
+                .flatten(),
+        );
+        Self(FIRST_OWN + (hash & (FIRST_OWN - 1)))
+    }
+
+    /// Whether it is a machine of the user's own: Hetzner knows nothing of it.
+    pub fn is_own(self) -> bool {
+        self.0 >= FIRST_OWN
+    }
+
+    /// The provider id of this server's Node, as Hetzner's cloud controller writes it. That one passes over a Node that has
+    /// another prefix (hcloud-cloud-controller-manager, `internal/providerid`: an error; Kubernetes' `cloud-provider`, node
+    /// lifecycle: what can't be looked up is not deleted).
     pub fn provider_id(self) -> String {
-        format!("{PROVIDER_PREFIX}{}", self.0)
+        let prefix = if self.is_own() {
+            OWN_PREFIX
+        } else {
+            PROVIDER_PREFIX
+        };
+        format!("{prefix}{}", self.0)
     }
 
     /// The server that a Node's provider id names; `None` for another provider's.
     pub fn from_provider_id(provider_id: &str) -> Option<Self> {
-        provider_id
-            .strip_prefix(PROVIDER_PREFIX)?
-            .parse()
-            .ok()
-            .map(Self)
+        let of = |prefix| provider_id.strip_prefix(prefix)?.parse().ok().map(Self);
+        let at_hetzner = of(PROVIDER_PREFIX).filter(|id| !id.is_own());
+        at_hetzner.or_else(|| of(OWN_PREFIX).filter(|id| id.is_own()))
     }
 }
 
@@ -271,6 +296,20 @@ impl fmt::Display for ServerId {
 }
 
 const PROVIDER_PREFIX: &str = "hcloud://";
+const OWN_PREFIX: &str = "fabrik://";
+/// Hetzner's ids end before it (docs.hetzner.cloud, "Schemas": ids are integers of 52 bits).
+const FIRST_OWN: u64 = 1 << 53;
+
+/// A hash (FNV-1a with a finisher) that is the same in each build. It hides nothing.
+fn spread(bytes: impl Iterator<Item = u8>) -> u64 {
+    let mut state = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in bytes {
+        state = (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    state ^= state >> 33;
+    state = state.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    state ^ (state >> 33)
+}
 
 fn dns_label(value: &str, max_chars: usize) -> Result<(), &'static str> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -355,8 +394,21 @@ mod tests {
             ServerId::from_provider_id(&ServerId(42).provider_id()),
             Some(ServerId(42))
         );
-        for foreign in ["k3s://a", "hcloud://", "hcloud://x", "42"] {
+        for foreign in ["k3s://a", "hcloud://", "hcloud://x", "42", "fabrik://42"] {
             assert_eq!(ServerId::from_provider_id(foreign), None);
         }
+    }
+
+    #[test]
+    fn a_machine_of_one_s_own_is_no_server_of_hetzner_s_and_another_one_in_each_cluster() {
+        let node: NodeName = "demo-home-desktop".parse().unwrap();
+        let of = |cluster: &str| ServerId::of_machine(&cluster.parse().unwrap(), &node);
+        let own = of("abcdefgh01234567");
+        assert!(own.is_own() && !ServerId((1 << 53) - 1).is_own());
+        assert_ne!(own, of("abcdefgh01234568"));
+        assert_eq!(ServerId::from_provider_id(&own.provider_id()), Some(own));
+        assert!(own.provider_id().starts_with("fabrik://"));
+        let forged = format!("hcloud://{own}");
+        assert_eq!(ServerId::from_provider_id(&forged), None);
     }
 }

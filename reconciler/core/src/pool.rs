@@ -292,6 +292,8 @@ fn may_leave(
 pub(crate) fn removed_pool() -> Pool {
     Pool {
         count: 0,
+        machines: BTreeMap::new(),
+        system: None,
         server_types: Vec::new(),
         locations: Vec::new(),
         image: None,

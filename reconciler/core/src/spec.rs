@@ -12,7 +12,7 @@ mod secret;
 mod selector;
 mod version;
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub use self::place::{place_of, text_of};
 pub use self::secret::{FileMode, NodeSecret};
 pub use self::selector::{Pattern, Pods, Selector};
 pub use self::version::{K3sRelease, K3sVersion};
-use crate::id::{ClusterName, NodeName, PoolName, SecretName};
+use crate::id::{ClusterName, MachineName, NodeName, PoolName, SecretName};
 use crate::window::Window;
 
 /// The whole of `cluster.toml`.
@@ -217,10 +217,17 @@ pub struct Servers {
     pub may_shrink: bool,
 }
 
-/// Workers that are all alike.
+/// Workers that are all alike: at Hetzner, where fabrik makes them, or machines of the user's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
+    /// Of servers at Hetzner. A pool of machines has none there.
     pub count: u32,
+    /// The user's own, which fabrik neither makes nor powers nor deletes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub machines: BTreeMap<MachineName, Machine>,
+    /// What they are, in Nix' words; servers at Hetzner are what their types are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Tried in order when stock runs out; the first is what is wanted.
     pub server_types: Vec<String>,
     /// Tried in order, for each server type.
@@ -241,6 +248,23 @@ pub struct Pool {
     /// A node that is off is no fault: it takes nothing of `max_unavailable` and holds nobody up (S2).
     #[serde(default)]
     pub may_be_off: bool,
+}
+
+/// A machine that is there already, and how it is reached to be installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Machine {
+    /// Where its sshd is reached from a person's laptop: an IP address or a DNS name.
+    pub address: String,
+    pub port: u16,
+    /// Who may be root there, without being asked.
+    pub user: String,
+    /// The public half of its host key, `ssh-ed25519` and base64: to nobody else anything is said.
+    pub host_key: String,
+    /// What installing wipes, a path below `/dev`.
+    pub disk: String,
+    /// Its address among nodes.
+    pub node_ip: Ipv4Addr,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -317,6 +341,18 @@ pub struct Foundation {
     pub network_range: String,
     pub pods: String,
     pub services: String,
+}
+
+impl Pool {
+    /// Whether it is to have no nodes.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0 && self.machines.is_empty()
+    }
+
+    /// Whether its servers are made from the newest snapshot that there is for it.
+    pub fn boots_snapshot(&self) -> bool {
+        self.image.is_none() && self.machines.is_empty()
+    }
 }
 
 impl Spec {

@@ -8,7 +8,7 @@ use fabrik_core::id::{ClusterId, PoolName, ServerId};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION};
 use fabrik_core::observed::{FirewallResource, Hetzner, PlacementGroup, Resource, SshKeyResource};
-use fabrik_core::spec::Spec;
+use fabrik_core::spec::{Pool, Spec};
 use futures::future::try_join_all;
 use futures::try_join;
 
@@ -120,7 +120,7 @@ async fn look_for<T: wire::Resource>(
 
 /// Requests are few: where each pool names its image, nobody needs the list.
 fn asks_for_images(spec: &Spec) -> bool {
-    spec.servers.is_some() || spec.pools.values().any(|pool| pool.image.is_none())
+    spec.servers.is_some() || spec.pools.values().any(Pool::boots_snapshot)
 }
 
 /// Asks by id for what the ledger knows and the list lacks.

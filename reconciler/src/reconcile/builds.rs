@@ -121,7 +121,7 @@ impl Leader {
 
 /// Pools that have nodes, or will.
 fn pools(spec: &Spec) -> BTreeSet<PoolName> {
-    let workers = spec.pools.iter().filter(|(_, pool)| pool.count > 0);
+    let workers = spec.pools.iter().filter(|(_, pool)| !pool.is_empty());
     let workers = workers.map(|(name, _)| name.clone());
     workers.chain(SERVERS_POOL.parse()).collect()
 }

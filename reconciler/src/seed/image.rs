@@ -143,7 +143,7 @@ fn k3s(spec: &Spec) -> Option<u32> {
 
 /// The control plane, and the pools that name no image of their own: each has a system of its own.
 fn without_image(spec: &Spec) -> Vec<PoolName> {
-    let pools = spec.pools.iter().filter(|(_, pool)| pool.image.is_none());
+    let pools = spec.pools.iter().filter(|(_, pool)| pool.boots_snapshot());
     let servers = spec.servers.iter().map(|_| PoolName::servers());
     servers.chain(pools.map(|(name, _)| name.clone())).collect()
 }

@@ -19,7 +19,7 @@ use crate::ledger::{Member, Ticket};
 use crate::observed::{Datastore, Node, Role};
 use crate::quorum;
 use crate::secrets;
-use crate::spec::DrainPolicy;
+use crate::spec::{DrainPolicy, Pool};
 use crate::system::{Action, Needs, Update};
 use crate::window::{Opening, opening};
 
@@ -278,7 +278,7 @@ fn withdrawn(
         Some("it is held out")
     } else if spec.update.paused.is_some() {
         Some("updates are paused in cluster.toml")
-    } else if member.role == Role::Agent && pool.is_none_or(|pool| pool.count == 0) {
+    } else if member.role == Role::Agent && pool.is_none_or(Pool::is_empty) {
         Some("its pool is to have no nodes")
     } else if is_any_stuck(rollout) {
         Some("another node needs a person first")

@@ -1,7 +1,6 @@
 //! What the first server stands on: made as the leader makes it, so that it finds it as its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -11,7 +10,8 @@ use crate::id::{ClusterId, CommitId, IntentId, PoolName};
 use crate::infrastructure::{self, Placement};
 use crate::ledger::Ledger;
 use crate::observed::{Datastore, Hetzner, Observed};
-use crate::spec::{DrainPolicy, LocalData, Pool, Servers, Spec};
+use crate::pool::removed_pool;
+use crate::spec::{Pool, Servers, Spec};
 
 /// The number of the intent that the first server comes from: founding begins to count after it.
 pub const FIRST_SEQUENCE: u64 = 0;
@@ -100,14 +100,7 @@ fn as_pool(servers: &Servers) -> Pool {
         count: servers.count,
         server_types: servers.server_types.clone(),
         locations: servers.locations.clone(),
-        image: None,
         placement: servers.placement,
-        labels: BTreeMap::new(),
-        taints: Vec::new(),
-        max_unavailable: 1,
-        local_data: LocalData::Keep,
-        drain_deadline: Duration::ZERO,
-        drain_policy: DrainPolicy::default(),
-        may_be_off: false,
+        ..removed_pool()
     }
 }

@@ -53,6 +53,10 @@ impl Cidr {
             && network_address(other.address, self.prefix) == self.address
     }
 
+    pub fn holds(self, address: IpAddr) -> bool {
+        self.is_ipv4() == address.is_ipv4() && network_address(address, self.prefix) == self.address
+    }
+
     pub fn overlaps(self, other: Self) -> bool {
         self.contains(other) || other.contains(self)
     }

@@ -1,6 +1,7 @@
 //! From the text of `cluster.toml` to a `Spec`, or to all that is wrong with it.
 
 mod api;
+mod machine;
 mod network;
 mod nix;
 mod pods;
@@ -19,6 +20,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use toml::de::DeTable;
 
+use self::machine::Machines;
 pub use self::pool::zone_of;
 use super::reader::{Reader, Table, Text};
 use super::{K3sRelease, Kubernetes, Limits, SecretRef, Spec};
@@ -81,7 +83,8 @@ fn read<'a>(reader: &'a Reader<'a>, tables: &'a DeTable<'a>) -> Option<Spec> {
     let zone = network.as_ref().map(|network| network.zone.as_str());
     let servers = servers::servers(&mut root, zone);
     let api = api::api(&mut root, zone, firewall.as_ref());
-    let pools = pool::pools(&mut root, zone);
+    let mut machines = Machines::new(name.as_ref(), network.as_ref());
+    let pools = pool::pools(&mut root, zone, &mut machines);
     let limits = limits(&mut root);
     let update = update::update(&mut root);
     let nix = nix::nix(&mut root);

@@ -37,6 +37,8 @@ pub struct Model {
 pub fn pool(count: u32) -> Pool {
     Pool {
         count,
+        machines: BTreeMap::new(),
+        system: None,
         server_types: vec!["cx33".to_owned()],
         locations: vec!["fsn1".to_owned()],
         image: Some("debian-12".to_owned()),

@@ -52,7 +52,7 @@ pub async fn evaluate(
         }
     };
     let before = in_force.and_then(|commit| Preview::of(dir, Some(commit)).ok());
-    let workers = spec.pools.iter().filter(|(_, pool)| pool.count > 0);
+    let workers = spec.pools.iter().filter(|(_, pool)| !pool.is_empty());
     let pools = SERVERS_POOL.parse().into_iter();
     for pool in pools.chain(workers.map(|(name, _)| name.clone())) {
         match preview.system(&pool).await {

@@ -33,6 +33,18 @@ struct Ranged {
 }
 
 impl Checked {
+    /// Ranges out of which somebody gives addresses, and who.
+    pub fn given_to_others(&self) -> Vec<(Cidr, &'static str)> {
+        vec![
+            (
+                self.nodes.cidr,
+                "from which Hetzner gives its servers theirs",
+            ),
+            (self.pods.cidr, "which are pods'"),
+            (self.services.cidr, "which are services'"),
+        ]
+    }
+
     pub fn into_network(self) -> Network {
         Network {
             range: self.range.cidr.to_string(),

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::super::kubernetes_syntax::{node_label, node_taint};
 use super::super::reader::{Table, Text};
-use super::super::{DrainPolicy, LocalData, Loss, PlacementStrategy, Pool};
+use super::super::{DrainPolicy, LocalData, Loss, Machine, PlacementStrategy, Pool};
 use super::invalid_name;
+use super::machine::Machines;
 use super::values::{duration, flag};
-use crate::id::PoolName;
+use crate::id::{MachineName, PoolName};
 use crate::names::SERVERS_POOL;
+use crate::pool::removed_pool;
 
 const MAX_COUNT: u32 = 1000;
 const MAX_DRAIN: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -54,7 +56,11 @@ pub fn zone_of(location: &str) -> Option<&'static str> {
     known.map(|(_, zone)| *zone)
 }
 
-pub fn pools(root: &mut Table<'_>, zone: Option<&str>) -> Option<BTreeMap<PoolName, Pool>> {
+pub fn pools(
+    root: &mut Table<'_>,
+    zone: Option<&str>,
+    machines: &mut Machines<'_>,
+) -> Option<BTreeMap<PoolName, Pool>> {
     let mut table = root.table("pools", "[pools]");
     let mut pools = Vec::new();
     for entry in table.take_all() {
@@ -72,19 +78,26 @@ pub fn pools(root: &mut Table<'_>, zone: Option<&str>) -> Option<BTreeMap<PoolNa
         }
         let pool = table
             .as_table(&entry, &object)
-            .and_then(|table| pool(table, zone));
+            .and_then(|table| pool(table, zone, name.as_ref().ok(), machines));
         pools.push(name.ok().zip(pool));
     }
     table.finish();
     pools.into_iter().collect()
 }
 
-fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
-    let count = table.number("count", 0..=MAX_COUNT, None);
-    let server_types = server_types(&mut table, zone);
-    let locations = locations(&mut table, zone);
-    let image = image(&mut table);
-    let placement = placement(&mut table);
+fn pool(
+    mut table: Table<'_>,
+    zone: Option<&str>,
+    name: Option<&PoolName>,
+    machines: &mut Machines<'_>,
+) -> Option<Pool> {
+    let nodes = match table.get("machines") {
+        Some(entry) => {
+            let machines = machines.read(&table, &entry, name);
+            own_machines(&mut table, machines)
+        }
+        None => at_hetzner(&mut table, zone),
+    };
     let labels = labels(&mut table);
     let taints = taints(&mut table);
     let max_unavailable = table.number("max-unavailable", 1..=MAX_COUNT, Some(1));
@@ -112,11 +125,6 @@ fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
     let may_be_off = flag(&mut table, "may-be-off");
     table.finish();
     Some(Pool {
-        count: count?,
-        server_types: server_types?,
-        locations: locations?,
-        image,
-        placement: placement?,
         labels,
         taints: taints?,
         max_unavailable: max_unavailable?,
@@ -127,6 +135,53 @@ fn pool(mut table: Table<'_>, zone: Option<&str>) -> Option<Pool> {
             unmanaged_pods: unmanaged_pods?,
         },
         may_be_off: may_be_off?,
+        ..nodes?
+    })
+}
+
+/// A pool as far as it is of servers that fabrik makes.
+fn at_hetzner(table: &mut Table<'_>, zone: Option<&str>) -> Option<Pool> {
+    let count = table.number("count", 0..=MAX_COUNT, None);
+    let server_types = server_types(table, zone);
+    let locations = locations(table, zone);
+    let image = image(table);
+    let placement = placement(table);
+    Some(Pool {
+        count: count?,
+        server_types: server_types?,
+        locations: locations?,
+        image,
+        placement: placement?,
+        ..removed_pool()
+    })
+}
+
+/// A pool as far as it is of the user's own `machines`.
+fn own_machines(
+    table: &mut Table<'_>,
+    machines: Option<BTreeMap<MachineName, Machine>>,
+) -> Option<Pool> {
+    for key in ["count", "server-types", "locations", "image", "placement"] {
+        if let Some(entry) = table.get(key) {
+            table.fault(
+                &entry.key.span,
+                format!("`{key}` is of servers at Hetzner, and this pool has machines of your own"),
+                "remove it, or make two pools",
+            );
+        }
+    }
+    let system = choice(
+        table,
+        "system",
+        &[
+            ("x86_64-linux", "x86_64-linux"),
+            ("aarch64-linux", "aarch64-linux"),
+        ],
+    );
+    Some(Pool {
+        machines: machines?,
+        system: Some(system?.to_owned()),
+        ..removed_pool()
     })
 }
 
