@@ -119,7 +119,7 @@ let
     role = "server";
     pool = "servers";
     system = serversSystem;
-    modules = found "servers" ++ given "servers";
+    modules = grubOf spec.servers ++ found "servers" ++ given "servers";
   };
   agents = builtins.mapAttrs (
     pool: of:

@@ -170,7 +170,9 @@ let
     else if !builtins.isAttrs given then
       bad { } "[pools] `${name}` must be ${kinds.set}, and is ${kind given}"
     else
-      if given ? machines then own object given else machines object given;
+      machinesOf object given;
+
+  machinesOf = object: given: if given ? machines then own object given else machines object given;
 
   # Machines of the user's own. What else is wrong with them is `fabrik validate`'s to say.
   own =
@@ -202,7 +204,7 @@ let
   # Without the table they are a person's, and what they are is an argument of `mkCluster`.
   servers =
     if toml ? servers && (table "servers").faults == [ ] then
-      machines "[servers]" (table "servers").value
+      machinesOf "[servers]" (table "servers").value
     else
       good { };
 
@@ -288,7 +290,7 @@ in
     ssh-keys = values keys;
   };
 
-  # { system = "x86_64-linux"; }, or nothing where `[servers]` is not there.
+  # { system = "x86_64-linux"; }, with `disks` where they are the user's own machines, or nothing where `[servers]` is not there.
   servers = servers.value;
 
   # { NAME.system = "x86_64-linux"; }, and `disks`, of each machine, in pools of the user's own.

@@ -1,6 +1,8 @@
 //! The control plane's machines as members of the ledger. Those that were there before fabrik are taken in as they are,
 //! and forgotten when they are gone. Nothing here creates, labels, drains or deletes one.
 
+mod own;
+
 use std::collections::BTreeMap;
 
 use crate::desired::Desired;
@@ -15,6 +17,11 @@ use crate::step::Step;
 pub fn step(desired: &Desired, observed: &Observed) -> Step {
     let mut step = Step::default();
     for (id, member) in members(&observed.ledger) {
+        if member.server.is_own() {
+            step.changes
+                .extend(own::forgotten(id, member, desired, observed));
+            continue;
+        }
         // With `[servers]` one that is gone leaves under a ticket, its etcd member first.
         if observed.ledger.tickets.contains_key(id) || desired.spec.servers.is_some() {
             continue;
@@ -31,7 +38,8 @@ pub fn step(desired: &Desired, observed: &Observed) -> Step {
             _ => {}
         }
     }
-    for (machine, nodes) in machines(observed) {
+    step.holds.extend(own::missing(desired, observed));
+    for (machine, nodes) in machines(desired, observed) {
         match nodes[..] {
             [node] => adopt(machine, node, observed, &mut step),
             [node, ..] => step.holds.push(unexplained(
@@ -42,17 +50,17 @@ pub fn step(desired: &Desired, observed: &Observed) -> Step {
         }
     }
     if !desired.targets.is_empty() {
-        step.holds.extend(without_machine(observed));
+        step.holds.extend(without_machine(desired, observed));
     }
     step
 }
 
-/// Control-plane machines at Hetzner, each with the Nodes that bear its provider id.
-fn machines(observed: &Observed) -> BTreeMap<ServerId, Vec<&Node>> {
+/// The control plane's machines, each with the Nodes that bear its provider id.
+fn machines<'a>(desired: &Desired, observed: &'a Observed) -> BTreeMap<ServerId, Vec<&'a Node>> {
     let mut machines = BTreeMap::<_, Vec<_>>::new();
     let nodes = observed.nodes.values();
     for node in nodes.filter(|n| n.control_plane && !n.deleting) {
-        let machine = machine_of(node).filter(|id| is_server(*id, observed));
+        let machine = machine_of(node, desired, observed);
         // One that was made for an intent becomes a member when it votes.
         let machine = machine.filter(|id| !is_coming(*id, &node.name, observed));
         if let Some(machine) = machine {
@@ -71,13 +79,13 @@ fn is_coming(machine: ServerId, node: &NodeName, observed: &Observed) -> bool {
     })
 }
 
-fn machine_of(node: &Node) -> Option<ServerId> {
-    ServerId::from_provider_id(node.provider_id.as_deref()?)
-}
-
-fn is_server(id: ServerId, observed: &Observed) -> bool {
-    let machine = observed.hetzner.servers.get(&id);
-    machine.is_some_and(|m| m.role == Role::Server)
+/// The server at Hetzner, or the machine of the user's own, that a Node says it is.
+fn machine_of(node: &Node, desired: &Desired, observed: &Observed) -> Option<ServerId> {
+    let id = ServerId::from_provider_id(node.provider_id.as_deref()?)?;
+    let at_hetzner = observed.hetzner.servers.get(&id);
+    let is_server = at_hetzner.is_some_and(|m| m.role == Role::Server)
+        || own::named(desired).any(|name| own::is(&name, node, id, observed));
+    is_server.then_some(id)
 }
 
 /// One Node of a machine that is a member already is that member, made anew: with a ticket it ends its update first.
@@ -127,17 +135,20 @@ fn own_id(machine: ServerId, observed: &Observed, step: &Step) -> IntentId {
 }
 
 /// Servers that systems can't reach: an agent could come to be newer than one of them (S4).
-fn without_machine(observed: &Observed) -> impl Iterator<Item = Hold> + '_ {
+fn without_machine<'a>(
+    desired: &'a Desired,
+    observed: &'a Observed,
+) -> impl Iterator<Item = Hold> + 'a {
     let nodes = observed.nodes.values().filter(|n| n.control_plane);
-    let unknown = nodes.filter(|n| machine_of(n).is_none_or(|id| !is_server(id, observed)));
+    let unknown = nodes.filter(|n| machine_of(n, desired, observed).is_none());
     let members = &observed.ledger.members;
     let unknown = unknown.filter(|n| !members.values().any(|m| m.uid == n.uid));
     unknown.map(|node| {
         unexplained(
             node.name.as_str(),
             &format!(
-                "is a server, and no machine of this cluster at Hetzner stands for it (its provider id is {}), so it \
-                 gets no system",
+                "is a server, and no machine of this cluster at Hetzner stands for it, nor one of [servers.machines] (its \
+                 provider id is {}), so it gets no system",
                 node.provider_id.as_deref().unwrap_or("missing")
             ),
         )

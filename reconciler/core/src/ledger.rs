@@ -306,10 +306,11 @@ impl Ledger {
             .any(|n| IntentId::derive(&self.cluster, n) == *id)
     }
 
-    /// Servers that should exist: they were seen, and nothing has said that they are gone.
+    /// Servers at Hetzner that should exist: they were seen, and nothing has said that they are gone.
     pub fn known_servers(&self) -> impl Iterator<Item = ServerId> + '_ {
         let coming = self.intents.values().filter_map(|i| i.server);
-        coming.chain(self.members.values().map(|m| m.server))
+        let all = coming.chain(self.members.values().map(|m| m.server));
+        all.filter(|server| !server.is_own())
     }
 
     /// Another member that has this key.

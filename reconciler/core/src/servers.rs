@@ -92,6 +92,8 @@ pub fn resize(desired: &Desired, pool: &Pool, observed: &Observed, now: Timestam
     match servers.filter(|_| surplus > 0) {
         Some(servers) if !servers.may_shrink => resize.holds.push(stay(servers, size)),
         Some(_) => {
+            // A machine of the user's own is theirs to take away.
+            staying.retain(|(_, member)| !member.server.is_own());
             staying.sort_by_key(|(id, member)| order_of_leaving(id, member, observed));
             let victims = pool::choose_victims(&staying, surplus, pool, observed, now);
             let leave = |id| (id, Reason::ScaleDown);

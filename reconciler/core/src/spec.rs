@@ -43,6 +43,9 @@ pub struct Spec {
     /// The control plane's machines, where fabrik makes them; without it they are a person's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub servers: Option<Servers>,
+    /// The control plane's machines that are the user's own. fabrik makes none of them and takes none away.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub own_servers: BTreeMap<MachineName, Machine>,
     pub pools: BTreeMap<PoolName, Pool>,
     pub limits: Limits,
     #[serde(default)]

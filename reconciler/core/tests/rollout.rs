@@ -6,6 +6,8 @@ mod bad;
 mod drained;
 #[path = "rollout/machine.rs"]
 mod machine;
+#[path = "rollout/own.rs"]
+mod own;
 #[path = "rollout/people.rs"]
 mod people;
 #[path = "rollout/secrets.rs"]

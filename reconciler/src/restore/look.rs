@@ -141,7 +141,7 @@ fn by_name(alone: &Alone) -> BTreeMap<String, BTreeSet<IpAddr>> {
 fn servers_of(alone: Option<&Alone>) -> BTreeMap<NodeName, ServerId> {
     let ledger = alone.and_then(|a| a.ledger.as_ref());
     let members = ledger.iter().flat_map(|l| l.members.values());
-    let servers = members.filter(|m| m.role == Role::Server);
+    let servers = members.filter(|m| m.role == Role::Server && !m.server.is_own());
     servers.map(|m| (m.name.clone(), m.server)).collect()
 }
 

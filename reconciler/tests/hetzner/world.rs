@@ -203,6 +203,7 @@ pub fn spec() -> Spec {
         ssh_keys: BTreeMap::from([("alice".to_owned(), format!("{KEY} alice"))]),
         api: Api::default(),
         servers: None,
+        own_servers: BTreeMap::new(),
         pools: BTreeMap::new(),
         update: fabrik_core::spec::Update::default(),
         nix: fabrik_core::spec::Nix::default(),

@@ -78,6 +78,7 @@ impl Model {
             ssh_keys: BTreeMap::from([("alice".to_owned(), "ssh-ed25519 AAAA".to_owned())]),
             api: fabrik_core::spec::Api::default(),
             servers: None,
+            own_servers: BTreeMap::new(),
             pools: BTreeMap::from([(pool_name(), pool(count))]),
             limits: Limits {
                 creations_per_hour: 20_000,

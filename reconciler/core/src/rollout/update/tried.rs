@@ -278,6 +278,9 @@ impl Tried<'_, '_> {
     /// server that etcd can't spare (S3).
     fn may_reset(&self) -> Result<(), String> {
         let node = self.node;
+        if self.ticket.server.is_own() {
+            return Err("it is a machine of yours, so nobody but you can reset it".to_owned());
+        }
         let servers = &self.rollout.observed.hetzner.servers;
         match servers.get(&self.ticket.server).map(|s| s.power) {
             Some(Power::Running) => {}

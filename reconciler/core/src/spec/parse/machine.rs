@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::super::Machine;
 use super::super::cidr::Cidr;
 use super::super::reader::{Entry, Table, Text};
-use super::network::Checked;
 use super::{invalid_name, public_key};
 use crate::id::{ClusterName, MachineName, PoolName};
 
@@ -27,10 +26,13 @@ pub struct Machines<'a> {
 }
 
 impl<'a> Machines<'a> {
-    pub fn new(cluster: Option<&'a ClusterName>, network: Option<&Checked>) -> Self {
+    pub fn new(
+        cluster: Option<&'a ClusterName>,
+        ranges: Option<Vec<(Cidr, &'static str)>>,
+    ) -> Self {
         Self {
             cluster,
-            ranges: network.map(Checked::given_to_others).unwrap_or_default(),
+            ranges: ranges.unwrap_or_default(),
             seen: BTreeMap::new(),
         }
     }

@@ -33,16 +33,18 @@ struct Ranged {
 }
 
 impl Checked {
-    /// Ranges out of which somebody gives addresses, and who.
-    pub fn given_to_others(&self) -> Vec<(Cidr, &'static str)> {
-        vec![
-            (
-                self.nodes.cidr,
-                "from which Hetzner gives its servers theirs",
-            ),
+    /// Ranges out of which somebody gives addresses, and who. Hetzner does where the cluster has a project there.
+    pub fn given_to_others(&self, at_hetzner: bool) -> Vec<(Cidr, &'static str)> {
+        let hetzner = (
+            self.nodes.cidr,
+            "from which Hetzner gives its servers theirs",
+        );
+        let mut given = vec![
             (self.pods.cidr, "which are pods'"),
             (self.services.cidr, "which are services'"),
-        ]
+        ];
+        given.extend(at_hetzner.then_some(hetzner));
+        given
     }
 
     pub fn into_network(self) -> Network {

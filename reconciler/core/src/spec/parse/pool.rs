@@ -156,6 +156,18 @@ fn at_hetzner(table: &mut Table<'_>, zone: Option<&str>) -> Option<Pool> {
     })
 }
 
+/// What machines are, in Nix' words.
+pub(super) fn system(table: &mut Table<'_>) -> Option<&'static str> {
+    choice(
+        table,
+        "system",
+        &[
+            ("x86_64-linux", "x86_64-linux"),
+            ("aarch64-linux", "aarch64-linux"),
+        ],
+    )
+}
+
 /// A pool as far as it is of the user's own `machines`.
 fn own_machines(
     table: &mut Table<'_>,
@@ -170,14 +182,7 @@ fn own_machines(
             );
         }
     }
-    let system = choice(
-        table,
-        "system",
-        &[
-            ("x86_64-linux", "x86_64-linux"),
-            ("aarch64-linux", "aarch64-linux"),
-        ],
-    );
+    let system = system(table);
     Some(Pool {
         machines: machines?,
         system: Some(system?.to_owned()),
