@@ -16,6 +16,7 @@ mod error;
 mod image;
 mod observe;
 mod options;
+mod own;
 mod progress;
 mod repository;
 mod rescue;
@@ -27,5 +28,6 @@ mod write_image;
 
 pub use error::SeedError;
 pub use options::{ImageFile, SeedOptions};
+pub use own::forget;
 pub use run::{Ending, seed};
 pub use state::State;

@@ -5,6 +5,8 @@
 mod building;
 #[path = "seed/machines.rs"]
 mod machines;
+#[path = "seed/own.rs"]
+mod own;
 #[path = "seed/page.rs"]
 mod page;
 #[path = "init/place.rs"]

@@ -8,6 +8,7 @@ pub mod cost;
 mod disk;
 mod ground;
 mod image;
+pub mod own;
 
 pub use self::disk::{Architecture, Image, ImageDigest};
 pub use self::ground::{FIRST_SEQUENCE, Ground, first_intent, ground};
@@ -16,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::effect::Effect;
-use crate::id::{ClusterName, PoolName, ServerId};
+use crate::id::{ClusterName, InvalidId, NodeName, PoolName, ServerId};
 use crate::infrastructure::Placement;
 use crate::observed::Power;
 
@@ -236,6 +237,15 @@ pub enum Stop {
         "cluster.toml has no [servers], so there is no control plane to make. Add the table (docs/spec.md)"
     )]
     NoServers,
+    #[error(
+        "cluster.toml has no [hetzner], so no image is made there: machines of your own are installed from the repository itself"
+    )]
+    NoProject,
+    #[error(
+        "another machine than {0} was given this cluster's keys from this laptop, so {0} can't become its first server. Name that \
+         one in [servers.machines] again; or, where the cluster is lost, remove what the laptop keeps of it by --undo, and seed anew"
+    )]
+    OtherMachine(NodeName),
     #[error(
         "the cluster has no image for its servers: none was named, and no snapshot at Hetzner is one"
     )]

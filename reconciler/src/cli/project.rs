@@ -55,14 +55,20 @@ enum ProjectError {
 }
 
 impl ProjectOptions {
-    /// Reads the spec, opens the token, and asks Hetzner nothing yet.
-    pub async fn open(&self) -> Result<Project, Failure> {
+    /// Reads the spec.
+    pub fn spec(&self) -> Result<(Tree, Spec), Failure> {
         let tree = tree_of_root(&self.dir)?;
         let text = String::from_utf8(tree.read(SPEC_FILE)?)?;
         let spec = spec::parse(SPEC_FILE, &text).map_err(|faults| {
             print_faults(&faults);
             ProjectError::Faults
         })?;
+        Ok((tree, spec))
+    }
+
+    /// Reads the spec, opens the token, and asks Hetzner nothing yet.
+    pub async fn open(&self) -> Result<Project, Failure> {
+        let (tree, spec) = self.spec()?;
         let token = match &self.token_file {
             Some(file) => init::keys::token(Some(file)).await?,
             None => {

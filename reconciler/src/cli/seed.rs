@@ -40,6 +40,11 @@ async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
         age_key_file: options.age_key_file,
         hetzner_endpoint: options.hetzner_endpoint,
     };
+    let (_, spec) = project.spec()?;
+    if spec.hetzner.is_none() {
+        seed::forget(&spec, options.yes.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let project = project.open().await?;
     let state = State::existing(&project.spec.name)?;
     let of_seed = || {

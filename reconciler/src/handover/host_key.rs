@@ -31,6 +31,13 @@ pub async fn meet(root: &Path, host_key: &Secret, laptop: &str) -> Result<(), Ha
     };
     let public = founding_keys::ssh_public_half(host_key).ok_or_else(no_key)?;
     place(root, host_key, &public)?;
+    let_in(root, laptop)?;
+    // Also where all was there: one that was cut off may not have come so far.
+    systemctl(root, &["restart", SSHD]).await
+}
+
+/// Lets the laptop in by its key.
+pub fn let_in(root: &Path, laptop: &str) -> Result<(), HandoverError> {
     let path = root.join(AUTHORIZED_KEYS);
     let there = read(&path)?.unwrap_or_default();
     // A line break would be a second key.
@@ -42,8 +49,7 @@ pub async fn meet(root: &Path, host_key: &Secret, laptop: &str) -> Result<(), Ha
         let others = without_mark(&there);
         keep_authorized(&path, &format!("{others}{line}\n"))?;
     }
-    // Also where all was there: one that was cut off may not have come so far.
-    systemctl(root, &["restart", SSHD]).await
+    Ok(())
 }
 
 /// The public half of the machine's own key, which is made once and nobody else has seen.

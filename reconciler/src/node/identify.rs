@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 pub use self::files::K3s;
 pub use self::kept::{ControlPlane, Identity, STATE_DIR, keep, keep_token, kept};
+pub use self::metadata::Addresses;
 
 use self::first_boot::first_boot;
 use super::NodeError;
@@ -141,6 +142,9 @@ fn is_told_by_hand(root: &Path) -> bool {
 
 /// Where the metadata service does not answer, that is no reason not to boot.
 async fn is_the_same_machine(metadata: &str, identity: &Identity) -> Result<(), IdentifyError> {
+    if identity.is_own_machine() {
+        return Ok(());
+    }
     match metadata::instance_id(metadata).await {
         Ok(server) if server != identity.server => Err(IdentifyError::OtherServer {
             kept: identity.node.clone(),

@@ -7,7 +7,7 @@ use fabrik_core::effect::{Effect, NewServer};
 use fabrik_core::id::{CommitId, NodeName, PoolName, ServerId};
 use fabrik_core::infrastructure::Placement;
 use fabrik_core::seed::cost::{Offer, groups};
-use fabrik_core::seed::{Image, Step, Wanted, first_intent};
+use fabrik_core::seed::{Image, Step, Stop, Wanted, first_intent};
 use fabrik_core::spec::Spec;
 use tokio::time::{Instant, sleep};
 
@@ -19,7 +19,7 @@ use super::options::SeedOptions;
 use super::progress::Task;
 use super::repository::Place;
 use super::rescue;
-use super::server::Conversation;
+use super::server::{Conversation, Door};
 use super::state::{Host, Keys, State};
 use super::write_image::write_image;
 use crate::handover::FirstServer;
@@ -36,7 +36,8 @@ pub struct Seed<'a> {
     pub spec: &'a Spec,
     pub commit: &'a CommitId,
     pub place: Place,
-    pub client: Client,
+    /// Of the project at Hetzner, where the cluster has one.
+    pub client: Option<Client>,
     pub state: State,
     pub keys: Keys,
     /// Only where a cluster is to be made.
@@ -88,6 +89,11 @@ impl Seed<'_> {
         format!("{}-{KEY_SUFFIX}", self.spec.name)
     }
 
+    /// Where something is made at Hetzner.
+    pub fn client(&self) -> Result<&Client, SeedError> {
+        self.client.as_ref().ok_or_else(|| Stop::NoProject.into())
+    }
+
     pub async fn carry_out(&mut self, step: Step, seen: &Seen) -> Result<Ended, SeedError> {
         if !matches!(step, Step::AwaitServer { .. }) {
             self.awaited = None;
@@ -109,7 +115,8 @@ impl Seed<'_> {
                 let address = seen
                     .first_address
                     .ok_or_else(no_address("the first server"))?;
-                let mut first = Conversation::new(self, server, address);
+                let door = Door::at_hetzner(self, address);
+                let mut first = Conversation::new(self, server, door);
                 first.carry_out(&step, &task).await?;
             }
             Step::RegisterKey
@@ -143,7 +150,7 @@ impl Seed<'_> {
     }
 
     async fn at_hetzner(&self, step: Step, seen: &Seen) -> Result<(), SeedError> {
-        let (client, cluster) = (&self.client, &self.state.record.cluster_id);
+        let (client, cluster) = (self.client()?, &self.state.record.cluster_id);
         match step {
             Step::RegisterKey => {
                 let public = &self.keys.temporary_public;
@@ -208,7 +215,7 @@ impl Seed<'_> {
         let cluster = &self.state.record.cluster_id;
         let word = self.state.rescue_word()?;
         let word = word.expose_str().unwrap_or_default();
-        seeding::create_image_server(&self.client, cluster, &name, word, &choices).await?;
+        seeding::create_image_server(self.client()?, cluster, &name, word, &choices).await?;
         Ok(())
     }
 
@@ -231,7 +238,7 @@ impl Seed<'_> {
             Source::File(file) => write_image(&ssh, disk, file).await?,
             Source::Commit => build_there(&ssh, &self.options.dir, self.commit, image).await?,
         }
-        let (client, cluster) = (&self.client, &self.state.record.cluster_id);
+        let (client, cluster) = (self.client()?, &self.state.record.cluster_id);
         seeding::mark_written(client, cluster, server, image.digest.as_str()).await?;
         Ok(Ended::Well)
     }
@@ -276,7 +283,7 @@ impl Seed<'_> {
             cluster: &self.state.record.cluster_id,
             user_data,
         };
-        if let Some(result) = hetzner::execute(&self.client, effect, context).await {
+        if let Some(result) = hetzner::execute(self.client()?, effect, context).await {
             result?;
         }
         Ok(())
@@ -289,7 +296,7 @@ fn no_address(about: &str) -> impl FnOnce() -> SeedError {
 }
 
 /// What was done, when it is done.
-fn words(step: &Step) -> String {
+pub(super) fn words(step: &Step) -> String {
     match step {
         Step::RegisterKey => "gave Hetzner a temporary SSH key".to_owned(),
         Step::CreateImageServer { .. } => "made a temporary server for the image".to_owned(),

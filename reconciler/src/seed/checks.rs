@@ -9,12 +9,13 @@ use std::path::Path;
 use fabrik_core::id::CommitId;
 use fabrik_core::seed::Extent;
 use fabrik_core::seed::cost::Offer;
+use fabrik_core::seed::own::First;
 use fabrik_core::spec::Spec;
 
-use super::SeedError;
 use super::progress::tell;
 use super::repository::{Checkout, Place};
 use super::state::{Keys, State};
+use super::{SeedError, own};
 use crate::cli::git;
 use crate::hetzner::Client;
 use crate::repo::Tree;
@@ -38,7 +39,10 @@ pub struct Subject<'a> {
     pub sops: Option<&'a Sops>,
     /// The cluster's age key, or why it is not to be had.
     pub age_key: &'a Result<Secret, String>,
-    pub client: &'a Client,
+    /// Where it has a project at Hetzner.
+    pub client: Option<&'a Client>,
+    /// Where the first server is a machine of the user's own.
+    pub first: Option<&'a First>,
 }
 
 /// What came out of it.
@@ -46,6 +50,8 @@ pub struct Found {
     pub lines: Vec<Line>,
     /// Missing where Hetzner did not answer.
     pub offer: Option<Offer>,
+    /// What would be wiped, for people.
+    pub wiped: Option<String>,
     /// The temporary SSH key, where it was made just now to see whether that is allowed.
     pub made_key: Option<u64>,
 }
@@ -70,6 +76,7 @@ pub enum About {
     Names,
     Network,
     Stock,
+    Machine,
 }
 
 impl About {
@@ -85,6 +92,7 @@ impl About {
             Self::Names => "names",
             Self::Network => "network",
             Self::Stock => "stock",
+            Self::Machine => "machine",
         }
     }
 }
@@ -139,13 +147,48 @@ pub async fn look(subject: &Subject<'_>) -> Result<Found, SeedError> {
         lines.push(Line::new(About::AgeKey, age_key.map_err(Clone::clone)));
         lines.push(Line::new(About::DeployKey, deploy_key(subject).await?));
     }
-    let mut found = hetzner::look(subject).await;
-    lines.append(&mut found.lines);
-    Ok(Found { lines, ..found })
+    let wiped = match subject.first.filter(|_| whole) {
+        Some(first) => {
+            let (line, wiped) = machine(subject, first).await?;
+            lines.push(line);
+            wiped
+        }
+        None => None,
+    };
+    let (mut offer, mut made_key) = (None, None);
+    if let Some(client) = subject.client {
+        let mut found = hetzner::look(subject, client).await;
+        lines.append(&mut found.lines);
+        (offer, made_key) = (found.offer, found.made_key);
+    }
+    Ok(Found {
+        lines,
+        offer,
+        wiped,
+        made_key,
+    })
+}
+
+async fn machine(
+    subject: &Subject<'_>,
+    first: &First,
+) -> Result<(Line, Option<String>), SeedError> {
+    let looked = own::look(subject.state, subject.keys, first).await?;
+    let (says, wiped) = match looked {
+        Ok(own::Found { says, wiped }) => (Ok(says), wiped),
+        Err(why) => (Err(format!("{}: {why}", first.name)), None),
+    };
+    Ok((Line::new(About::Machine, says), wiped))
 }
 
 fn programs(subject: &Subject<'_>) -> Result<String, String> {
-    let mut wanted = vec!["git", "ssh", "zstd"];
+    let mut wanted = vec!["git", "ssh"];
+    if subject.first.is_some() {
+        wanted.extend(["tar", "nixos-anywhere"]);
+    }
+    if subject.client.is_some() {
+        wanted.push("zstd");
+    }
     if subject.place.is_ssh() {
         wanted.push("ssh-keygen");
     }

@@ -78,7 +78,7 @@ pub enum SeedError {
     },
     #[error(
         "{address} answers with ANOTHER HOST KEY than the first server has. Nothing was sent. Somebody stands in between, or the \
-         machine was made anew: if so, remove it at Hetzner, and seed again"
+         machine was made anew: if so, remove it, and seed again"
     )]
     HostKey { address: String },
     #[error(
@@ -87,6 +87,8 @@ pub enum SeedError {
          trust this network, --trust-rescue goes on"
     )]
     Unproven { said: String },
+    #[error("machine {about}: {why}. Mend it, and repeat this: it goes on")]
+    Machine { about: String, why: String },
     #[error("`{command}` on {about} failed: {said}")]
     Remote {
         about: &'static str,

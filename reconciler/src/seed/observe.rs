@@ -23,7 +23,7 @@ pub struct Seen {
 
 /// Looks at all of it. A rescue system that is among `silent` has not answered.
 pub async fn observe(seed: &Seed<'_>, silent: &BTreeSet<ServerId>) -> Result<Seen, SeedError> {
-    let (client, cluster) = (&seed.client, &seed.state.record.cluster_id);
+    let (client, cluster) = (seed.client()?, &seed.state.record.cluster_id);
     let name = seed.key_name();
     let (key, snapshots, machines) = try_join!(
         seeding::find_key(client, cluster, &name),
@@ -59,7 +59,7 @@ async fn lie_of_the_land(seed: &Seed<'_>) -> Result<Option<Ground>, SeedError> {
     let cluster = &seed.state.record.cluster_id;
     let ledger = Ledger::new(cluster.clone());
     let none_gone = BTreeSet::new();
-    let there = hetzner::observe(&seed.client, cluster, seed.spec, &ledger, &none_gone).await?;
+    let there = hetzner::observe(seed.client()?, cluster, seed.spec, &ledger, &none_gone).await?;
     let now = Timestamp::now();
     Ok(ground(seed.spec, seed.commit, cluster, &there, now))
 }

@@ -39,9 +39,10 @@ pub async fn reach(seed: &Seed<'_>, address: Ipv4Addr) -> Result<Option<Ssh>, Se
     let task = Task::begin("reached the rescue system");
     let ssh = Ssh {
         about: "the rescue system",
-        address,
+        address: address.to_string(),
         port: seed.options.ssh_port,
-        key: seed.keys.temporary.clone(),
+        user: "root".to_owned(),
+        key: Some(seed.keys.temporary.clone()),
         alias: ALIAS,
         known_hosts: seed.state.known_host(Host::Rescue, ALIAS, None)?,
         learns: true,

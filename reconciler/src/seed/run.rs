@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::id::{CommitId, ServerId};
-use fabrik_core::seed::{Extent, Next, Stage, Wanted, next};
+use fabrik_core::seed::cost::Offer;
+use fabrik_core::seed::own::{self, First};
+use fabrik_core::seed::{Extent, Next, Stage, Stop, Wanted, next};
 use fabrik_core::spec::Spec;
 use tokio::time::sleep;
 
@@ -17,7 +19,7 @@ use super::options::SeedOptions;
 use super::progress::tell;
 use super::repository::{self, Place};
 use super::state::{Keys, State};
-use super::{confirm, image, observe};
+use super::{confirm, image, observe, own as machine};
 use crate::gate::{Access, Candidate, read_commit};
 use crate::hetzner::seeding;
 use crate::hetzner::{Client, Token};
@@ -58,8 +60,9 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
     } else {
         Extent::Cluster
     };
-    if extent == Extent::Cluster && spec.servers.is_none() {
-        return Err(fabrik_core::seed::Stop::NoServers.into());
+    let has_servers = spec.servers.is_some() || !spec.own_servers.is_empty();
+    if extent == Extent::Cluster && !has_servers {
+        return Err(Stop::NoServers.into());
     }
     let checkout = repository::checkout(&options.dir)?;
     let mut place = match repository::place(&options, &checkout) {
@@ -83,7 +86,14 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         return Ok(Ending::Done);
     }
     let keys = state.keys()?;
-    let client = Client::new(&options.hetzner_endpoint, token(&candidate))?;
+    let first = own::first(spec, &state.record.cluster_id, &state.laptop());
+    let first = first.filter(|_| extent == Extent::Cluster);
+    // Machines of the user's own need nothing there; whatever else the cluster has there the leader makes.
+    let client = match (&spec.hetzner, &first) {
+        (Some(_), None) => Some(Client::new(&options.hetzner_endpoint, token(&candidate))?),
+        (None, None) => return Err(Stop::NoProject.into()),
+        (_, Some(_)) => None,
+    };
     let age_key = checks::age_key(&options.dir, sops.as_ref()).await;
     let subject = Subject {
         dir: &options.dir,
@@ -98,12 +108,13 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         keys: &keys,
         sops: sops.as_ref(),
         age_key: &age_key,
-        client: &client,
+        client: client.as_ref(),
+        first: first.as_ref(),
     };
     let found = checks::look(&subject).await?;
     found.show()?;
     if !found.is_well() {
-        return stop(&found, &client, &state).await;
+        return stop(&found, client.as_ref(), &state).await;
     }
     let made = Made {
         place,
@@ -113,8 +124,19 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         age_key: age_key.ok(),
         found,
     };
-    let mut seed = begin(&options, spec, &commit, extent, made).await?;
-    go(&mut seed).await?;
+    let seed = match &first {
+        Some(first) => {
+            let may_wipe = made.found.wiped.is_some();
+            let mut seed = begin_on(&options, spec, &commit, first, made)?;
+            machine::go(&mut seed, first, may_wipe).await?;
+            seed
+        }
+        None => {
+            let mut seed = begin(&options, spec, &commit, extent, made).await?;
+            go(&mut seed).await?;
+            seed
+        }
+    };
     if extent == Extent::Cluster {
         tell(format_args!(
             "\n{} is up. {}",
@@ -128,7 +150,7 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
 /// What was made and found out before anything costs money.
 struct Made {
     place: Place,
-    client: Client,
+    client: Option<Client>,
     state: State,
     keys: Keys,
     age_key: Option<Secret>,
@@ -136,8 +158,8 @@ struct Made {
 }
 
 /// The harmless create is taken back, if it was made now.
-async fn stop(found: &Found, client: &Client, state: &State) -> Result<Ending, SeedError> {
-    if let Some(key) = found.made_key {
+async fn stop(found: &Found, client: Option<&Client>, state: &State) -> Result<Ending, SeedError> {
+    if let (Some(key), Some(client)) = (found.made_key, client) {
         seeding::delete_key(client, &state.record.cluster_id, key).await?;
     }
     Ok(if found.waits_for_key() {
@@ -186,6 +208,40 @@ async fn begin<'a>(
         disks,
         offer,
         awaited: None,
+    })
+}
+
+/// On a machine of the user's own nothing costs money, and what is on its disk may be lost.
+fn begin_on<'a>(
+    options: &'a SeedOptions,
+    spec: &'a Spec,
+    commit: &'a CommitId,
+    first: &First,
+    made: Made,
+) -> Result<Seed<'a>, SeedError> {
+    if let Some(wiped) = &made.found.wiped {
+        tell(format_args!(
+            "\nAll that is on {} of {} at {} is lost:\n{wiped}\n",
+            first.machine.disk, first.name, first.machine.address
+        ))?;
+        confirm::ask(&spec.name, options.yes.as_deref())?;
+    }
+    Ok(Seed {
+        options,
+        spec,
+        commit,
+        place: made.place,
+        client: None,
+        state: made.state,
+        keys: made.keys,
+        age_key: made.age_key,
+        wanted: Wanted {
+            cluster: spec.name.clone(),
+            images: Vec::new(),
+            extent: Extent::Cluster,
+        },
+        disks: Vec::new(),
+        offer: Offer::default(),
     })
 }
 

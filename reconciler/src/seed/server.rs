@@ -33,20 +33,38 @@ const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 /// A week: to look at the new cluster, and to make others.
 const KUBECONFIG_LIFE: &str = "168h";
 
+/// Where the first server is, and what a person could look at where it does not answer.
+#[derive(Debug, Clone)]
+pub struct Door {
+    pub address: String,
+    pub port: u16,
+    pub advice: String,
+}
+
+impl Door {
+    pub fn at_hetzner(seed: &Seed<'_>, address: Ipv4Addr) -> Self {
+        let from = seed.spec.firewall.ssh_from.join(", ");
+        Self {
+            address: address.to_string(),
+            port: seed.options.ssh_port,
+            advice: format!(
+                "Is this laptop's public address in [firewall] ssh-from ({from})? Does the image boot (Hetzner's console shows \
+                 its screen)? Then repeat this"
+            ),
+        }
+    }
+}
+
 /// The first server, while a step is carried out on it.
 pub struct Conversation<'a, 'b> {
     seed: &'a mut Seed<'b>,
     server: ServerId,
-    address: Ipv4Addr,
+    door: Door,
 }
 
 impl<'a, 'b> Conversation<'a, 'b> {
-    pub fn new(seed: &'a mut Seed<'b>, server: ServerId, address: Ipv4Addr) -> Self {
-        Self {
-            seed,
-            server,
-            address,
-        }
+    pub fn new(seed: &'a mut Seed<'b>, server: ServerId, door: Door) -> Self {
+        Self { seed, server, door }
     }
 
     pub async fn carry_out(&mut self, step: &Step, task: &Task) -> Result<(), SeedError> {
@@ -73,7 +91,7 @@ impl<'a, 'b> Conversation<'a, 'b> {
     /// the machine's own key is.
     async fn meet(&mut self) -> Result<(), SeedError> {
         let ssh = self.by_first_key()?;
-        ssh.answers(self.seed.options.boot_limit, &self.advice())
+        ssh.answers(self.seed.options.boot_limit, &self.door.advice)
             .await?;
         let command = "fabrik receive host-key";
         let told = ssh.say(command).await?;
@@ -82,7 +100,7 @@ impl<'a, 'b> Conversation<'a, 'b> {
         })?;
         let record = &mut self.seed.state.record;
         record.host_key = Some(key);
-        record.address = Some(self.address.to_string());
+        record.address = Some(self.door.address.clone());
         Ok(())
     }
 
@@ -100,12 +118,12 @@ impl<'a, 'b> Conversation<'a, 'b> {
         if let Ok(output) = first.run(command).await? {
             first.expect_success(command, output)?;
         }
-        own.answers(HOST_KEY_LIMIT, &self.advice()).await
+        own.answers(HOST_KEY_LIMIT, &self.door.advice).await
     }
 
     async fn hand_over(&mut self, task: &Task) -> Result<(), SeedError> {
         let own = self.by_own_key()?;
-        own.answers(self.seed.options.boot_limit, &self.advice())
+        own.answers(self.seed.options.boot_limit, &self.door.advice)
             .await?;
         let bundle = self.bundle()?;
         // From here on it may be the cluster.
@@ -215,10 +233,17 @@ impl<'a, 'b> Conversation<'a, 'b> {
         let line = format!(
             "fabrik kubeconfig --kubeconfig {KUBECONFIG} --else-server https://{}:{API_PORT} --as seed --valid-for {KUBECONFIG_LIFE} \
              --output -",
-            self.address
+            self.api_host()
         );
         let kubeconfig = Secret::new(own.say(&line).await?);
         state::write(&self.kubeconfig(), kubeconfig.expose())
+    }
+
+    /// What its certificate bears, and this laptop reaches.
+    fn api_host(&self) -> &str {
+        let name = self.seed.spec.api.name.as_ref();
+        let name = name.filter(|_| self.server.is_own());
+        name.unwrap_or(&self.door.address)
     }
 
     fn kubeconfig(&self) -> PathBuf {
@@ -241,7 +266,7 @@ impl<'a, 'b> Conversation<'a, 'b> {
         self.ssh(Host::First, &public)
     }
 
-    fn by_own_key(&self) -> Result<Ssh, SeedError> {
+    pub(super) fn by_own_key(&self) -> Result<Ssh, SeedError> {
         let public = self
             .seed
             .state
@@ -256,21 +281,14 @@ impl<'a, 'b> Conversation<'a, 'b> {
         const ALIAS: &str = "first-server";
         Ok(Ssh {
             about: "the first server",
-            address: self.address,
-            port: self.seed.options.ssh_port,
-            key: self.seed.keys.temporary.clone(),
+            address: self.door.address.clone(),
+            port: self.door.port,
+            user: "root".to_owned(),
+            key: Some(self.seed.keys.temporary.clone()),
             alias: ALIAS,
             known_hosts: self.seed.state.known_host(host, ALIAS, Some(public))?,
             learns: false,
         })
-    }
-
-    fn advice(&self) -> String {
-        let from = self.seed.spec.firewall.ssh_from.join(", ");
-        format!(
-            "Is this laptop's public address in [firewall] ssh-from ({from})? Does the image boot (Hetzner's console shows its \
-             screen)? Then repeat this"
-        )
     }
 }
 

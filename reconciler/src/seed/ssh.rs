@@ -1,7 +1,6 @@
 //! `ssh` as a child: one key, one known host, nothing of the person's own settings, and nothing secret among its arguments.
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -27,9 +26,12 @@ const OF_SSH: i32 = 255;
 pub struct Ssh {
     /// For people.
     pub about: &'static str,
-    pub address: Ipv4Addr,
+    /// An address or a DNS name.
+    pub address: String,
     pub port: u16,
-    pub key: PathBuf,
+    pub user: String,
+    /// `None`: the person's own ones, of their agent and their folder.
+    pub key: Option<PathBuf>,
     /// What the file of known hosts calls it: addresses are used again by Hetzner.
     pub alias: &'static str,
     pub known_hosts: PathBuf,
@@ -53,8 +55,11 @@ impl Ssh {
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new("ssh");
         command.env_clear().env("LC_ALL", "C");
-        if let Some(path) = std::env::var_os("PATH") {
-            command.env("PATH", path);
+        let agent = ["SSH_AUTH_SOCK"].into_iter().filter(|_| self.key.is_none());
+        for name in ["PATH"].into_iter().chain(agent) {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
         }
         let mut known_hosts = OsString::from("UserKnownHostsFile=\"");
         // Spaces separate there, and `%` begins a token (ssh_config(5)).
@@ -62,9 +67,7 @@ impl Ssh {
         known_hosts.push("\"");
         let checking = if self.learns { "accept-new" } else { "yes" };
         command
-            .args(["-F", "none", "-T", "-i"])
-            .arg(&self.key)
-            .args(["-p", &self.port.to_string(), "-o"])
+            .args(["-F", "none", "-T", "-p", &self.port.to_string(), "-o"])
             .arg(known_hosts)
             .args(["-o", &format!("StrictHostKeyChecking={checking}")])
             .args(["-o", &format!("HostKeyAlias={}", self.alias)])
@@ -75,15 +78,17 @@ impl Ssh {
             "HostKeyAlgorithms=ssh-ed25519",
             "UpdateHostKeys=no",
             "CheckHostIP=no",
-            "IdentitiesOnly=yes",
-            "IdentityAgent=none",
             "BatchMode=yes",
             "ServerAliveCountMax=3",
         ] {
             command.args(["-o", option]);
         }
+        if let Some(key) = &self.key {
+            command.args(["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-i"]);
+            command.arg(key);
+        }
         command
-            .args(["--", &format!("root@{}", self.address), line])
+            .args(["--", &format!("{}@{}", self.user, self.address), line])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -202,9 +207,10 @@ mod tests {
     fn ssh_takes_nothing_of_the_person_s_and_trusts_only_what_is_pinned() {
         let mut ssh = Ssh {
             about: "the first server",
-            address: Ipv4Addr::LOCALHOST,
+            address: "127.0.0.1".to_owned(),
             port: 2222,
-            key: "/keys/a".into(),
+            user: "root".to_owned(),
+            key: Some("/keys/a".into()),
             alias: "first",
             known_hosts: "/a b/100%".into(),
             learns: false,

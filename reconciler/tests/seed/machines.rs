@@ -39,7 +39,7 @@ const DISK_PROGRAMS: [&str; 15] = [
 ];
 
 /// A process that ends with whoever holds it.
-struct Held(Child);
+pub struct Held(Child);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -216,7 +216,7 @@ fn sshd(dir: &Path, role: Role, host_key: &str, address: SocketAddr) -> Held {
 }
 
 /// An sshd by a configuration, when it listens.
-fn serve(config: &Path, address: SocketAddr) -> Held {
+pub fn serve(config: &Path, address: SocketAddr) -> Held {
     let child = Command::new("/usr/sbin/sshd")
         .args(["-D", "-e", "-f"])
         .arg(config)

@@ -25,6 +25,7 @@ pub struct World {
     emulator: Emulator,
     git: GitServer,
     ssh_port: u16,
+    env: Vec<(String, String)>,
     _machines: Machines,
 }
 
@@ -70,6 +71,7 @@ impl World {
             emulator,
             git,
             ssh_port,
+            env: Vec::new(),
         };
         let spec = world.place.read("cluster.toml");
         let servers = "[servers]\ncount = 3\nserver-types = [\"cx33\"]\nlocations = [\"fsn1\", \"nbg1\", \"hel1\"]\n";
@@ -91,6 +93,29 @@ impl World {
             .place
             .git(&["push", "--quiet", "--set-upstream", "origin", "main"]);
         world
+    }
+
+    /// What the person's shell has besides.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// A program of the person's.
+    pub fn program(&self, name: &str, text: &str) {
+        self.place.script(&format!("bin/{name}"), text);
+    }
+
+    pub fn repository(&self) -> String {
+        let dir = self.place.repo("").canonicalize().unwrap();
+        dir.to_str().unwrap().to_owned()
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        self.place.write(path, text);
+    }
+
+    pub fn push(&self) {
+        self.place.git(&["push", "--quiet"]);
     }
 
     pub fn edit(&self, from: &str, to: &str) {
@@ -261,6 +286,7 @@ impl World {
             .args(["--ssh-port", &self.ssh_port.to_string()])
             .args(more)
             .env("XDG_STATE_HOME", self.place.path("state"))
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.place.path(""))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -398,7 +424,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex.collect()
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

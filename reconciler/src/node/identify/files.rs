@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use fabrik_core::id::NodeName;
+use fabrik_core::id::{NodeName, ServerId};
 use serde::Serialize;
 
 use super::kept::{Identity, STATE_DIR, TOKEN};
@@ -81,7 +81,10 @@ pub fn k3s(identity: &Identity, told: K3s<'_>) -> String {
         token_file: format!("/{STATE_DIR}/{TOKEN}"),
         node_label: &identity.labels,
         node_taint: &identity.taints,
-        kubelet_arg: [format!("provider-id=hcloud://{}", identity.server)],
+        kubelet_arg: [format!(
+            "provider-id={}",
+            ServerId(identity.server).provider_id()
+        )],
     };
     // Texts and lists of texts: nothing in it has no YAML.
     serde_saphyr::to_string(&config).unwrap_or_default()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use fabrik_core::id::ServerId;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
@@ -19,7 +20,6 @@ use crate::node::{NodeError, config};
 
 /// The network may come up late, and a server's private network later still.
 const METADATA_LIMIT: Duration = Duration::from_secs(300);
-const CACHE_PORT: u16 = 9642;
 
 /// The secrets first: where there is an identity, all of it is there. `None`: the user data are none of fabrik's.
 pub async fn first_boot(
@@ -132,23 +132,12 @@ fn labels_of(labels: BTreeMap<String, String>) -> Vec<String> {
 }
 
 fn of_first_server(user_data: FirstServer, metadata: Metadata) -> Identity {
-    let own = format!("https://{}:{CACHE_PORT}", metadata.addresses.private);
-    Identity {
-        server: metadata.instance_id,
-        addresses: metadata.addresses,
-        // Its key is not made yet.
-        agent: None,
-        cache_urls: vec![own],
-        node: user_data.node_name,
-        servers: Vec::new(),
-        labels: Vec::new(),
-        taints: Vec::new(),
-        control_plane: Some(ControlPlane {
-            name: user_data.cluster_name,
-            id: user_data.cluster_id,
-            is_first: true,
-        }),
-    }
+    Identity::of_first_server(
+        ServerId(metadata.instance_id),
+        metadata.addresses,
+        user_data.node_name,
+        (user_data.cluster_name, user_data.cluster_id),
+    )
 }
 
 async fn patiently<T>(

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use fabrik_core::id::{ClusterId, ClusterName, NodeName};
+use fabrik_core::id::{ClusterId, ClusterName, NodeName, ServerId};
 use fabrik_core::names::API_PORT;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,7 @@ use crate::secrets::Secret;
 
 /// Below the machine's root.
 pub const STATE_DIR: &str = "var/lib/fabrik-identity";
+const CACHE_PORT: u16 = 9642;
 const IDENTITY: &str = "identity.json";
 /// What k3s is started with.
 pub(super) const TOKEN: &str = "token";
@@ -24,7 +25,7 @@ pub(super) const TOKEN: &str = "token";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Identity {
-    /// Hetzner's id of the server.
+    /// Hetzner's id of the server, or what stands for a machine of the user's own.
     pub(super) server: u64,
     pub(super) addresses: Addresses,
     /// In the configuration of the agent, where the cluster has a key.
@@ -50,6 +51,37 @@ pub struct ControlPlane {
 }
 
 impl Identity {
+    /// Of the first server of a cluster.
+    pub fn of_first_server(
+        server: ServerId,
+        addresses: Addresses,
+        node: NodeName,
+        (name, id): (ClusterName, ClusterId),
+    ) -> Self {
+        let own_cache = format!("https://{}:{CACHE_PORT}", addresses.private);
+        Self {
+            server: server.0,
+            addresses,
+            // Its key is not made yet.
+            agent: None,
+            cache_urls: vec![own_cache],
+            node,
+            servers: Vec::new(),
+            labels: Vec::new(),
+            taints: Vec::new(),
+            control_plane: Some(ControlPlane {
+                name,
+                id,
+                is_first: true,
+            }),
+        }
+    }
+
+    /// Whether it is a machine of the user's own: no metadata service knows it, and nobody had its host key.
+    pub fn is_own_machine(&self) -> bool {
+        ServerId(self.server).is_own()
+    }
+
     pub fn node(&self) -> &NodeName {
         &self.node
     }

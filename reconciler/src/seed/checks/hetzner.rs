@@ -6,20 +6,20 @@ use fabrik_core::seed::cost::{Offer, groups};
 
 use super::{About, Found, Line, Subject};
 use crate::gate::SPEC_FILE;
-use crate::hetzner::HetznerError;
 use crate::hetzner::seeding::{self, KEY_SUFFIX};
+use crate::hetzner::{Client, HetznerError};
 
-pub async fn look(subject: &Subject<'_>) -> Found {
-    let (says, made_key) = match token(subject).await {
+pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
+    let (says, made_key) = match token(subject, client).await {
         Ok(made) => (Ok("reads and writes".to_owned()), made),
         Err(why) => (Err(why), None),
     };
     let mut lines = vec![
         Line::new(About::Token, says),
-        Line::new(About::Names, names(subject).await),
-        Line::new(About::Network, network(subject).await),
+        Line::new(About::Names, names(subject, client).await),
+        Line::new(About::Network, network(subject, client).await),
     ];
-    let offer = seeding::offer(subject.client).await;
+    let offer = seeding::offer(client).await;
     let stock = match &offer {
         Ok(offer) => stock(subject, offer),
         Err(error) => Err(error.to_string()),
@@ -28,6 +28,7 @@ pub async fn look(subject: &Subject<'_>) -> Found {
     Found {
         lines,
         offer: offer.ok(),
+        wiped: None,
         made_key,
     }
 }
@@ -38,10 +39,10 @@ pub fn key_name(subject: &Subject<'_>) -> String {
 }
 
 /// The key, where it was made now.
-async fn token(subject: &Subject<'_>) -> Result<Option<u64>, String> {
+async fn token(subject: &Subject<'_>, client: &Client) -> Result<Option<u64>, String> {
     let cluster = &subject.state.record.cluster_id;
     let public = &subject.keys.temporary_public;
-    let made = seeding::register_key(subject.client, cluster, &key_name(subject), public).await;
+    let made = seeding::register_key(client, cluster, &key_name(subject), public).await;
     match made {
         Ok((id, is_new)) => Ok(is_new.then_some(id)),
         Err(HetznerError::Unauthorized { message, .. }) => Err(format!(
@@ -57,11 +58,11 @@ async fn token(subject: &Subject<'_>) -> Result<Option<u64>, String> {
     }
 }
 
-async fn names(subject: &Subject<'_>) -> Result<String, String> {
+async fn names(subject: &Subject<'_>, client: &Client) -> Result<String, String> {
     let name = &subject.spec.name;
     let pools: Vec<String> = subject.spec.pools.keys().map(ToString::to_string).collect();
     let cluster = &subject.state.record.cluster_id;
-    let holders = seeding::holders(subject.client, name, cluster, &pools).await;
+    let holders = seeding::holders(client, name, cluster, &pools).await;
     let holders = holders.map_err(|error| error.to_string())?;
     if holders.is_empty() {
         return Ok(format!("nothing else is called {name} in this project"));
@@ -73,10 +74,10 @@ async fn names(subject: &Subject<'_>) -> Result<String, String> {
 }
 
 /// Networks at Hetzner know nothing of one another, so another's range is no matter; our own can't be changed.
-async fn network(subject: &Subject<'_>) -> Result<String, String> {
+async fn network(subject: &Subject<'_>, client: &Client) -> Result<String, String> {
     let cluster = &subject.state.record.cluster_id;
     let wanted = &subject.spec.network.range;
-    let range = seeding::network_range(subject.client, &subject.spec.name, cluster).await;
+    let range = seeding::network_range(client, &subject.spec.name, cluster).await;
     match range.map_err(|error| error.to_string())? {
         None => Ok(format!("{wanted} will be made")),
         Some(range) if range == *wanted => Ok(format!("{wanted} is there")),

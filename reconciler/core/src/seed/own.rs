@@ -1,0 +1,214 @@
+//! What `fabrik seed` does next where the first server is a machine of the user's own. It is there already, and known by a host
+//! key that nobody but the user has named: nothing is made, and no key has to be exchanged before secrets may go to it.
+
+use super::{Laptop, Stage, Step, Stop};
+use crate::id::{ClusterId, MachineName, NodeName, PoolName, ServerId};
+use crate::spec::{Machine, Spec};
+
+/// The machine that becomes the first server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct First {
+    pub name: MachineName,
+    pub machine: Machine,
+    pub node: NodeName,
+    pub id: ServerId,
+}
+
+/// What comes now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Puts the pool's system on its disk, if it is not there, and tells it who it is.
+    Install,
+    Do(Step),
+    Done,
+}
+
+/// What is on a machine before anything is done to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// `ID` of its os-release.
+    pub os: String,
+    /// It runs a system of fabrik's that was told nothing yet.
+    pub has_fabrik: bool,
+    /// It is a node already, or was one.
+    pub has_cluster: bool,
+    /// What `disk` names is a whole disk.
+    pub has_disk: bool,
+}
+
+/// What is to be done to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Its system is one of fabrik's: it is told who it is, and nothing is wiped.
+    Tell,
+    /// Its disk is wiped.
+    Wipe,
+}
+
+/// Why nothing is done to a machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "it is a node of a cluster, or was one (/var/lib/fabrik-identity or /var/lib/rancher/k3s is there). What it has would be \
+         lost: remove both folders there if nobody needs it"
+    )]
+    HasCluster,
+    #[error(
+        "it has no whole disk {0}. `lsblk --output NAME,TYPE,SIZE,MODEL` there says which it has"
+    )]
+    NoDisk(String),
+}
+
+/// The first one by its name, unless the laptop has begun with another one.
+pub fn first(spec: &Spec, cluster: &ClusterId, laptop: &Laptop) -> Option<First> {
+    let all = spec.own_servers.iter().map(|(name, machine)| {
+        let node = NodeName::of_machine(&spec.name, &PoolName::servers(), name);
+        First {
+            name: name.clone(),
+            machine: machine.clone(),
+            id: ServerId::of_machine(cluster, &node),
+            node,
+        }
+    });
+    let begun = |first: &First| laptop.server == Some(first.id);
+    all.clone().find(begun).or_else(|| all.clone().next())
+}
+
+/// The one step that comes next.
+///
+/// # Errors
+/// Another machine may be the cluster already.
+pub fn next(first: &First, laptop: &Laptop) -> Result<Next, Stop> {
+    let server = first.id;
+    let is_other = laptop.server.is_some_and(|known| known != server);
+    Ok(match laptop.stage {
+        Stage::Parted if laptop.has_secrets => Next::Do(Step::ForgetSecrets),
+        Stage::Parted => Next::Done,
+        stage if is_other && stage >= Stage::HandingOver => {
+            return Err(Stop::OtherMachine(first.node.clone()));
+        }
+        _ if is_other => Next::Install,
+        Stage::Unmet | Stage::Met => Next::Install,
+        Stage::Trusted | Stage::HandingOver => Next::Do(Step::HandOver { server }),
+        Stage::Founded => Next::Do(Step::AwaitCommit { server }),
+        Stage::CarriedOut => Next::Do(Step::WriteKubeconfig { server }),
+        Stage::KubeconfigWritten => Next::Do(Step::Part { server }),
+    })
+}
+
+/// What may be done to a machine that is not installed by this seed.
+///
+/// # Errors
+/// It may have something that somebody needs, or is not as the specification says.
+pub fn way(seen: &Seen, machine: &Machine) -> Result<Way, Refusal> {
+    if seen.has_cluster {
+        return Err(Refusal::HasCluster);
+    }
+    if seen.has_fabrik {
+        return Ok(Way::Tell);
+    }
+    if seen.has_disk {
+        Ok(Way::Wipe)
+    } else {
+        Err(Refusal::NoDisk(machine.disk.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            address: "192.168.1.20".to_owned(),
+            port: 22,
+            user: "root".to_owned(),
+            host_key: "ssh-ed25519 AAAA".to_owned(),
+            disk: "/dev/sda".to_owned(),
+            node_ip: "192.168.1.20".parse().unwrap(),
+        }
+    }
+
+    fn first(node: &str) -> First {
+        let node: NodeName = node.parse().unwrap();
+        let cluster = "abcdefgh01234567".parse().unwrap();
+        First {
+            name: "attic".parse().unwrap(),
+            machine: machine(),
+            id: ServerId::of_machine(&cluster, &node),
+            node,
+        }
+    }
+
+    #[test]
+    fn each_stage_has_one_step_and_the_last_has_none() {
+        let first = first("demo-servers-attic");
+        let mut laptop = Laptop {
+            server: None,
+            stage: Stage::Unmet,
+            has_secrets: true,
+        };
+        assert_eq!(next(&first, &laptop), Ok(Next::Install));
+        laptop.server = Some(first.id);
+        let mut steps = Vec::new();
+        for stage in [
+            Stage::Met,
+            Stage::Trusted,
+            Stage::HandingOver,
+            Stage::Founded,
+            Stage::CarriedOut,
+            Stage::KubeconfigWritten,
+            Stage::Parted,
+        ] {
+            laptop.stage = stage;
+            steps.push(next(&first, &laptop).unwrap());
+        }
+        let server = first.id;
+        let expected = [
+            Next::Install,
+            Next::Do(Step::HandOver { server }),
+            Next::Do(Step::HandOver { server }),
+            Next::Do(Step::AwaitCommit { server }),
+            Next::Do(Step::WriteKubeconfig { server }),
+            Next::Do(Step::Part { server }),
+            Next::Do(Step::ForgetSecrets),
+        ];
+        assert_eq!(steps, expected);
+        laptop.has_secrets = false;
+        assert_eq!(next(&first, &laptop), Ok(Next::Done));
+    }
+
+    #[test]
+    fn no_second_machine_is_given_the_keys_of_one_cluster() {
+        let other = first("demo-servers-cellar");
+        let mut laptop = Laptop {
+            server: Some(first("demo-servers-attic").id),
+            stage: Stage::Trusted,
+            has_secrets: true,
+        };
+        assert_eq!(next(&other, &laptop), Ok(Next::Install));
+        laptop.stage = Stage::HandingOver;
+        let stop = Stop::OtherMachine(other.node.clone());
+        assert_eq!(next(&other, &laptop), Err(stop));
+    }
+
+    #[test]
+    fn what_somebody_may_need_is_not_wiped() {
+        let debian = Seen {
+            os: "debian".to_owned(),
+            has_fabrik: false,
+            has_cluster: false,
+            has_disk: true,
+        };
+        assert_eq!(way(&debian, &machine()), Ok(Way::Wipe));
+        let told = |change: fn(&mut Seen)| {
+            let mut seen = debian.clone();
+            change(&mut seen);
+            way(&seen, &machine())
+        };
+        assert_eq!(told(|s| s.has_fabrik = true), Ok(Way::Tell));
+        assert_eq!(told(|s| s.has_cluster = true), Err(Refusal::HasCluster));
+        let no_disk = Refusal::NoDisk("/dev/sda".to_owned());
+        assert_eq!(told(|s| s.has_disk = false), Err(no_disk));
+    }
+}

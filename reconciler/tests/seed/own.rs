@@ -1,0 +1,254 @@
+//! A machine of the user's own with a real sshd that no emulator made, a person's ssh-agent, and a nixos-anywhere that notes how
+//! it is called and puts on the disk what it is given.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::machines::{Held, keygen, serve};
+use super::place::text;
+use super::world::{Ran, World, free_port, left};
+
+const ANYWHERE: &str = r#"#!/bin/sh
+printf '%s\n' "$@" >>"$DIR/anywhere"
+while [ "$1" != --extra-files ]; do shift; done
+mkdir -p "$DIR/attic" && cp -r "$2/." "$DIR/attic/"
+"#;
+
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+struct Own {
+    world: World,
+    port: u16,
+    _agent: Agent,
+    _sshd: Held,
+}
+
+impl Own {
+    /// A repository without Hetzner, whose only server is the machine `attic`.
+    async fn start() -> Self {
+        let mut world = World::start().await;
+        let dir = world.machine_file("");
+        let dir = dir.to_str().unwrap().trim_end_matches('/');
+        for key in ["attic-host", "person"] {
+            keygen(&world.machine_file(key));
+        }
+        let script = world.machine_file("attic.sh");
+        fs::write(&script, include_str!("attic.sh")).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let (ip, port) = ([127, 0, 0, 1], free_port());
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {dir}/attic-host\n\
+             AuthorizedKeysFile {dir}/person.pub {dir}/attic/root/.ssh/authorized_keys\n\
+             ForceCommand {dir}/attic.sh {dir}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
+             PermitRootLogin prohibit-password\n"
+        );
+        let path = world.machine_file("attic.config");
+        fs::write(&path, config).unwrap();
+        let sshd = serve(&path, (ip, port).into());
+
+        let socket = world.machine_file("agent");
+        let agent = Command::new("ssh-agent")
+            .arg("-D")
+            .arg("-a")
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn();
+        let agent = Agent(agent.expect("ssh-agent is needed"));
+        let mut tries = 0..100;
+        let add = || {
+            let mut add = Command::new("ssh-add");
+            add.arg("-q").arg(world.machine_file("person"));
+            add.env("SSH_AUTH_SOCK", &socket).status().unwrap()
+        };
+        while !add().success() {
+            tries.next().expect("ssh-agent does not answer");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        world.env("SSH_AUTH_SOCK", socket.to_str().unwrap());
+        world.program("nixos-anywhere", &ANYWHERE.replace("$DIR", dir));
+        let own = Self {
+            world,
+            port,
+            _agent: agent,
+            _sshd: sshd,
+        };
+        let key = fs::read_to_string(own.world.machine_file("attic-host.pub")).unwrap();
+        own.name(&key);
+        own
+    }
+
+    /// Writes and pushes a specification that knows the machine by this host key.
+    fn name(&self, host_key: &str) {
+        let spec = format!(
+            "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[firewall]\nssh-from = [\"127.0.0.0/8\"]\n\
+             [servers.machines.attic]\naddress = \"127.0.0.1\"\nport = {}\nhost-key = \"{}\"\n\
+             disk = \"/dev/disk/by-id/nvme-1\"\nnode-ip = \"10.0.1.20\"\n",
+            self.port,
+            host_key.trim()
+        );
+        self.world.write("cluster.toml", &spec);
+        self.world.commit("Have a machine of my own");
+        self.world.push();
+    }
+
+    async fn seed(&self) -> Ran {
+        self.world.seed(&["--yes", "demo"]).await
+    }
+
+    fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.world.machine_file(name)).unwrap_or_default()
+    }
+
+    /// It has all that makes it the cluster, nothing was asked of Hetzner, and nobody else has anything of it.
+    async fn is_whole(&self) {
+        let bundle: Value = serde_json::from_str(&self.file("bundle.json")).unwrap();
+        let identity = self.file("attic/var/lib/fabrik-identity/identity.json");
+        let identity: Value = serde_json::from_str(&identity).unwrap();
+        assert_eq!(identity["node"], "demo-servers-attic");
+        assert_eq!(identity["addresses"]["private"], "10.0.1.20");
+        assert!(identity["server"].as_u64().unwrap() >= 1 << 53);
+        let cluster = &identity["control-plane"];
+        assert_eq!(bundle["cluster"]["id"], cluster["id"]);
+        assert_eq!(
+            (&cluster["name"], &cluster["is-first"]),
+            (&json!("demo"), &json!(true))
+        );
+        assert_eq!(self.file("attic/root/.ssh/authorized_keys"), "");
+        let kubeconfig = fs::read_to_string(self.world.state_dir().join("kubeconfig")).unwrap();
+        assert_eq!(kubeconfig, "server: https://127.0.0.1:6443\n");
+        let kept: BTreeSet<String> = fs::read_dir(self.world.state_dir())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
+        assert_eq!(kept, ["kubeconfig", "lock", "seed.json"]);
+        assert_eq!(left(&self.world.state().await), "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_of_one_s_own_becomes_the_first_server_without_hetzner() {
+    let own = Own::start().await;
+    own.world.authorize_git();
+    let unsaid = own.world.seed(&[]).await;
+    assert!(
+        !unsaid.is_ok() && unsaid.err.contains("--yes demo"),
+        "{unsaid}"
+    );
+    assert_eq!(
+        own.file("anywhere"),
+        "",
+        "nothing is wiped before somebody agrees"
+    );
+
+    let seeded = own.seed().await;
+    assert!(seeded.is_ok(), "{seeded}");
+    for told in [
+        "ok     machine     attic answers by its host key, and runs debian",
+        "All that is on /dev/disk/by-id/nvme-1 of attic at 127.0.0.1 is lost:\nNAME SIZE TYPE FSTYPE\nsda  1T   disk",
+        "handed the cluster over",
+        "demo is up.",
+    ] {
+        assert!(seeded.out.contains(told), "{told}:\n{seeded}");
+    }
+    own.is_whole().await;
+    let call = own.file("anywhere");
+    let call: Vec<&str> = call.lines().collect();
+    let repository = own.world.repository();
+    assert_eq!(
+        call[..7],
+        [
+            "--flake",
+            &format!("{repository}#servers"),
+            "--target-host",
+            "root@127.0.0.1",
+            "--ssh-port",
+            &own.port.to_string(),
+            "--copy-host-keys",
+        ]
+    );
+    assert_eq!((call[7], call.len()), ("--extra-files", 9));
+
+    let again = own.seed().await;
+    assert!(
+        again.is_ok() && again.out.contains("demo was seeded before"),
+        "{again}"
+    );
+    let undone = own.world.seed(&["--undo", "--yes", "demo"]).await;
+    assert!(
+        undone.is_ok() && undone.out.contains("attic) stay as they are"),
+        "{undone}"
+    );
+    assert!(!own.world.state_dir().exists());
+    // What the machine has is nobody's to wipe by the same command.
+    own.world.authorize_git();
+    let refused = own.seed().await;
+    assert!(
+        !refused.is_ok() && refused.out.contains("it is a node of a cluster"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_each_step_a_machine_comes_to_the_same_end() {
+    let own = Own::start().await;
+    own.world.authorize_git();
+    let mut killed_after = BTreeSet::new();
+    let whole = &["--yes", "demo"];
+    while !own
+        .world
+        .seed_and_kill(whole, &mut killed_after)
+        .await
+        .is_ok()
+    {}
+    assert!(killed_after.len() >= 6, "{killed_after:?}");
+    own.is_whole().await;
+    assert_eq!(own.file("anywhere").matches("--flake").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_runs_a_system_of_fabrik_s_is_told_who_it_is_and_not_wiped() {
+    let own = Own::start().await;
+    own.world.authorize_git();
+    own.world.flag("has-fabrik", true);
+    let seeded = own.world.seed(&[]).await;
+    assert!(
+        seeded.is_ok() && seeded.out.contains("nothing is wiped"),
+        "{seeded}"
+    );
+    assert_eq!(own.file("anywhere"), "");
+    own.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_shows_another_host_key_is_asked_nothing() {
+    let own = Own::start().await;
+    own.world.authorize_git();
+    keygen(&own.world.machine_file("other-host"));
+    own.name(&own.file("other-host.pub"));
+    let seeded = own.seed().await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    let fingerprint = Command::new("ssh-keygen")
+        .arg("-lf")
+        .arg(own.world.machine_file("other-host.pub"))
+        .output();
+    let fingerprint = text(&fingerprint.unwrap().stdout);
+    let fingerprint = fingerprint.split_whitespace().nth(1).unwrap();
+    let told = format!("shows ANOTHER HOST KEY than cluster.toml names for it ({fingerprint})");
+    assert!(seeded.out.contains(&told), "{told}:\n{seeded}");
+    assert_eq!(
+        (own.file("asked"), own.file("anywhere")),
+        (String::new(), String::new())
+    );
+}
