@@ -9,7 +9,7 @@ mod which;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use self::which::{Unclear, which};
+pub use self::which::{Unclear, must_be_called, which};
 use crate::id::{ClusterId, ClusterName};
 use crate::observed::Power;
 

@@ -118,7 +118,10 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<bool, Failure> {
     let resources: Vec<Resource> = there.iter().map(|t| t.resource.clone()).collect();
     let id = match (cluster.as_ref(), wish.cluster_id) {
         (None, None) => core::which(&resources, &name)?,
-        (None, Some(given)) => given,
+        (None, Some(given)) => {
+            core::must_be_called(&resources, given.as_str(), &name)?;
+            given
+        }
         (Some((_, found)), given) => must_be_the_same(&name, found, given)?,
     };
     let plan = core::plan(&resources, &id, &name, wish.asked);

@@ -25,6 +25,15 @@ pub enum Unclear {
          {id}"
     )]
     NoNetwork { name: ClusterName, id: String },
+    #[error(
+        "cluster {id} in this project is called {called}, and this repository's {name}: it is another cluster, and is not \
+         touched. Repeat this in its own repository"
+    )]
+    OtherName {
+        name: ClusterName,
+        id: String,
+        called: String,
+    },
     #[error("the label of network `{name}` is no cluster's id: {source}. It is not touched")]
     NoId {
         name: ClusterName,
@@ -56,9 +65,29 @@ pub fn which(project: &[Resource], name: &ClusterName) -> Result<ClusterId, Uncl
         .and_then(|r| r.cluster.clone());
     match (of_network.or(of_snapshot), ids.into_iter().next()) {
         (Some(id), _) => id.parse().map_err(|source| Unclear::NoId { name, source }),
-        (None, Some(id)) => Err(Unclear::NoNetwork { name, id }),
+        (None, Some(id)) => Err(must_be_called(project, &id, &name)
+            .err()
+            .unwrap_or(Unclear::NoNetwork { name, id })),
         (None, None) => Err(Unclear::NoCluster),
     }
+}
+
+/// That a cluster whose id a person has given is not one of another name: its network is called as it is.
+///
+/// # Errors
+/// It has a network, and none of that name.
+pub fn must_be_called(project: &[Resource], id: &str, name: &ClusterName) -> Result<(), Unclear> {
+    let networks = project.iter().filter(|r| r.key.kind == Kind::Network);
+    let names = networks.filter(|r| r.cluster.as_deref() == Some(id));
+    let names: Vec<&str> = names.map(|r| r.name.as_str()).collect();
+    if names.is_empty() || names.contains(&name.as_str()) {
+        return Ok(());
+    }
+    Err(Unclear::OtherName {
+        name: name.clone(),
+        id: id.to_owned(),
+        called: names.join(" and "),
+    })
 }
 
 fn several(ids: &BTreeSet<String>, name: &ClusterName, of_network: Option<&str>) -> String {
@@ -101,7 +130,6 @@ mod tests {
         for project in [
             vec![server(2, Some(OURS))],
             vec![unlabelled, server(2, Some(OURS))],
-            vec![network(1, "demo-2", Some(OURS))],
         ] {
             let told = found(&project).unwrap_err().to_string();
             assert!(told.contains(&format!("--cluster-id {OURS}")), "{told}");
@@ -126,6 +154,22 @@ mod tests {
         for part in [OTHER, OURS, "--cluster-id", "Network `demo` is of"] {
             assert!(told.contains(part), "{told}");
         }
+    }
+
+    #[test]
+    fn a_cluster_of_another_name_is_not_the_one_that_is_meant_whoever_gives_its_id() {
+        let demo = "demo".parse().unwrap();
+        let given = |project: &[Resource]| must_be_called(project, OURS, &demo);
+        let called = |name: &str| network(1, name, Some(OURS));
+        for other in ["demo-2", "de", "prod"] {
+            let told = given(&[called(other)]).unwrap_err().to_string();
+            assert!(told.contains(&format!("is called {other}")), "{told}");
+            assert_eq!(found(&[called(other)]).unwrap_err().to_string(), told);
+        }
+        let own = network(2, "demo", Some(OURS));
+        let others = network(1, "prod", Some(OTHER));
+        assert_eq!(given(&[called("demo-2"), own]), Ok(()));
+        assert_eq!(given(&[server(1, Some(OURS)), others]), Ok(()));
     }
 
     #[test]
