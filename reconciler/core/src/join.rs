@@ -86,7 +86,9 @@ pub enum Refusal {
     Unknown,
     #[error("the nonce is not that of {node}")]
     OtherNode { node: NodeName },
-    #[error("the nonce of {node} has ended at {until}: the server is replaced")]
+    #[error(
+        "the nonce of {node} has ended at {until}. Delete the server at Hetzner: another one is made"
+    )]
     Ended { node: NodeName, until: Timestamp },
     #[error("at Hetzner there is no server {node} for it")]
     NoMachine { node: NodeName },
@@ -111,8 +113,9 @@ pub fn hash(nonce: &[u8]) -> NonceHash {
     NonceHash::of(Sha256::digest(nonce).into())
 }
 
-/// Lets the machine that is about to be made for `id` show a nonce with this hash; one that was given out before for it is
-/// worth nothing from then on. `None` where no server of the control plane is on its way by that name.
+/// Lets the machine that is about to be made for `id` show a nonce with this hash; another one that was given out before for it
+/// is worth nothing from then on, and who has used this one before has used it. `None` where no server of the control plane is
+/// on its way by that name.
 pub fn invite(ledger: &Ledger, id: &IntentId, hash: NonceHash, now: Timestamp) -> Option<Change> {
     let intent = ledger.intents.get(id).filter(|i| is_on_its_way(i))?;
     (intent.pool == PoolName::servers()).then(|| Change::Invite {

@@ -4,7 +4,7 @@
 mod ticket;
 
 use core::net::IpAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,9 @@ pub struct Ledger {
     /// What lets those of them in that are for the control plane, once each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nonces: BTreeMap<IntentId, Nonce>,
+    /// Servers whose nonce two machines have shown, on their way or joined all the same.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub alarmed: BTreeSet<IntentId>,
     /// Servers that have joined.
     #[serde(default)]
     pub members: BTreeMap<IntentId, Member>,
@@ -175,7 +178,8 @@ pub enum Change {
     },
     /// A machine has shown it, and is about to be answered.
     UseNonce { id: IntentId, by: Use },
-    /// Another one has shown it as well: the intent is no longer wanted. If it has a server, this counts as a deletion.
+    /// Another one has shown it as well: the intent is no longer wanted, and a member that comes of it leaves again. If it has a
+    /// server, this counts as a deletion.
     Alarm { id: IntentId },
     /// A server of an intent that was forgotten turned up: a create that took longer than anyone waited.
     Readopt {
@@ -260,6 +264,7 @@ impl Ledger {
             next_intent: 0,
             intents: BTreeMap::new(),
             nonces: BTreeMap::new(),
+            alarmed: BTreeSet::new(),
             members: BTreeMap::new(),
             recipients: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -392,12 +397,16 @@ impl Ledger {
                     intent.cut_off = Some(*at);
                 }
             }
-            Change::Alarm { id } => self.cancel(id, "two machines have shown its nonce", now),
+            Change::Alarm { id } => {
+                self.cancel(id, Reason::Alarmed.words(), now);
+                self.alarmed.insert(id.clone());
+            }
             Change::Invite { id, hash, until } => {
+                let before = self.nonces.remove(id).filter(|n| n.hash == *hash);
                 let nonce = Nonce {
                     hash: hash.clone(),
                     until: *until,
-                    used: None,
+                    used: before.and_then(|n| n.used),
                 };
                 self.nonces.insert(id.clone(), nonce);
             }
@@ -589,7 +598,9 @@ impl Ledger {
             }
         }
         // With its intent a nonce ends too.
-        let intents = &self.intents;
+        let (intents, members) = (&self.intents, &self.members);
+        self.alarmed
+            .retain(|id| intents.contains_key(id) || members.contains_key(id));
         let is_wanted = |id: &IntentId| intents.get(id).is_some_and(|i| i.cancelled.is_none());
         self.nonces
             .retain(|id, nonce| nonce.until > now && is_wanted(id));

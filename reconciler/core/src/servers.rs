@@ -66,7 +66,7 @@ pub fn resize(desired: &Desired, pool: &Pool, observed: &Observed, now: Timestam
             }
             None => {}
         }
-        match loss(member, observed).filter(|_| desired.spec.servers.is_some()) {
+        match loss(id, member, observed).filter(|_| desired.spec.servers.is_some()) {
             Some(reason) => resize.remove.push((id.clone(), reason)),
             None => staying.push((id, member)),
         }
@@ -132,9 +132,9 @@ fn stay(servers: &Servers, size: usize) -> Hold {
     }
 }
 
-/// Why a server is lost without anybody's wish, if it is. One whose Node was deleted comes back with another one as long as
-/// etcd has it as a member; k3s removes the member together with the Node.
-fn loss(member: &Member, observed: &Observed) -> Option<Reason> {
+/// Why a server has to be replaced without anybody's wish, if it has. One whose Node was deleted comes back with another one as
+/// long as etcd has it as a member; k3s removes the member together with the Node.
+fn loss(id: &IntentId, member: &Member, observed: &Observed) -> Option<Reason> {
     let there = &observed.hetzner;
     if there.gone.contains(&member.server) {
         return Some(Reason::Dead);
@@ -143,7 +143,11 @@ fn loss(member: &Member, observed: &Observed) -> Option<Reason> {
     let has_node = observed.nodes.contains_key(&member.name);
     let is_no_member =
         || etcd_members(observed).is_some_and(|all| quorum::of(&member.name, all).is_none());
-    (runs && !has_node && is_no_member()).then_some(Reason::NodeDeleted)
+    if runs && !has_node && is_no_member() {
+        return Some(Reason::NodeDeleted);
+    }
+    let is_alarmed = observed.ledger.alarmed.contains(id);
+    is_alarmed.then_some(Reason::Alarmed)
 }
 
 /// What etcd's members agree on; `None` where that is not known, or there is no etcd.

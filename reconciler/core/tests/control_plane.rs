@@ -5,7 +5,7 @@ mod model;
 use fabrik_core::effect::Effect;
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{IntentId, NodeName, ServerId};
-use fabrik_core::ledger::Reason;
+use fabrik_core::ledger::{Change, Reason};
 use fabrik_core::observed::{Datastore, Power, Role, Server};
 use fabrik_core::plan::plan;
 use fabrik_core::step::Step;
@@ -416,6 +416,27 @@ fn a_server_that_is_called_off_goes_where_it_can_take_no_quorum_along() {
     model.settle();
     assert_eq!(servers(&model).len(), 1);
     assert_eq!(verbs(&model), WAY_OUT);
+}
+
+#[test]
+fn a_server_whose_nonce_two_have_shown_does_not_stay_where_it_could_not_be_kept_out() {
+    let mut model = Model::with_servers(1);
+    model.want_servers(3);
+    let joiner = until_one_is_ordered(&mut model);
+    model.done.clear();
+    let alarm = Change::Alarm {
+        id: joiner.intent.clone().unwrap(),
+    };
+    let now = model.now;
+    model.observed.ledger.apply(&alarm, now);
+    let step = model.step();
+    assert_eq!(step.effects, [], "it could take the quorum along");
+    model.settle();
+    assert!(!servers(&model).contains(&joiner.name), "{joiner:?}");
+    assert_eq!(servers(&model).len(), 3);
+    let made = ["create-server"; 2];
+    assert_eq!(verbs(&model), [&WAY_OUT[..], &made].concat());
+    assert!(model.observed.ledger.alarmed.is_empty());
 }
 
 #[test]

@@ -122,6 +122,26 @@ fn a_new_invitation_ends_the_one_before() {
     assert_eq!(refused, Refusal::Unknown);
 }
 
+/// The server is asked for again because the answer was lost, and is there.
+#[test]
+fn the_same_invitation_keeps_who_has_used_it() {
+    let mut ledger = used(ledger());
+    let again = invite(&ledger, &id(), hash(NONCE), at("12:01:30")).unwrap();
+    ledger.apply(&again, at("12:01:30"));
+    let verdict = judge(&claim(), &ledger, &[machine()], at("12:20:30"));
+    let answer = Verdict::Answer {
+        intent: id(),
+        change: None,
+    };
+    assert_eq!(verdict, answer, "it lives on from then");
+    let second = Claim {
+        recipient: recipient('z'),
+        ..claim()
+    };
+    let verdict = judge(&second, &ledger, &[machine()], at("12:02:00"));
+    assert!(matches!(verdict, Verdict::Alarm { .. }), "{verdict:?}");
+}
+
 #[test]
 fn an_old_nonce_lets_nobody_in() {
     let mut ledger = ledger();

@@ -42,6 +42,8 @@ pub enum Reason {
     Dead,
     /// Its Node was deleted by somebody; k3s lets no machine rejoin under a deleted Node's name.
     NodeDeleted,
+    /// Two machines have shown its nonce, and it has joined before it could be kept out.
+    Alarmed,
 }
 
 /// How an update ended.
@@ -100,6 +102,7 @@ impl Reason {
             Self::ScaleDown => "the pool has more nodes than its count",
             Self::Dead => "its server no longer exists",
             Self::NodeDeleted => "its Node was deleted, and it can't rejoin",
+            Self::Alarmed => "two machines have shown its nonce",
         }
     }
 }

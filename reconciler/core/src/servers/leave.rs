@@ -101,10 +101,10 @@ pub fn may_leave(member: &Member, reason: Reason, observed: &Observed) -> Result
                  that lost its data\", says what can be done"
             )
         }),
-        (Reason::ScaleDown | Reason::NodeDeleted, _) if observed.datastore == Datastore::Other => {
+        _ if observed.datastore == Datastore::Other => {
             Err("the cluster keeps its data elsewhere than in k3s' etcd: take the server away by hand".to_owned())
         }
-        (Reason::ScaleDown | Reason::NodeDeleted, _) => {
+        (Reason::ScaleDown | Reason::NodeDeleted | Reason::Alarmed, _) => {
             let etcd = observed.datastore.etcd().map(|e| &e.members);
             quorum::may_leave(name, etcd.unwrap_or(&None), &unavailable(name, observed))
         }

@@ -146,6 +146,7 @@ fn ledger(ledger: &Ledger, into: &mut impl Hasher) {
         // No server comes or goes.
         intents: _,
         nonces: _,
+        alarmed: _,
         next_intent: _,
         history: _,
         // Never changes, or nothing is decided by it.
