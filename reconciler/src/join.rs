@@ -12,6 +12,8 @@ pub mod serve;
 use fabrik_core::id::{AgeRecipient, NodeName};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
+use crate::hetzner::{self, Client, HetznerError};
 use crate::secrets::{Secret, in_clear};
 
 pub use self::ask::{AskError, Door, ask};
@@ -33,4 +35,16 @@ pub struct Request {
     pub nonce: Secret,
     pub node_name: NodeName,
     pub age_recipient: AgeRecipient,
+}
+
+/// The configuration that a new machine is told of: whoever is at an address where it is to join gets what it joins with.
+///
+/// # Errors
+/// Hetzner does not say who the workers are.
+pub async fn for_new_machines(config: &Config, hetzner: &Client) -> Result<Config, HetznerError> {
+    let mut config = config.clone();
+    let urls = &config.kubernetes.join_urls;
+    config.kubernetes.join_urls =
+        hetzner::not_of_workers(hetzner, &config.cluster.id, urls).await?;
+    Ok(config)
 }

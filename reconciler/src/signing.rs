@@ -47,7 +47,8 @@ impl SigningKey {
         })
     }
 
-    fn parse(content: &Secret) -> Option<Self> {
+    /// `None` where it is no key in Nix's format.
+    pub fn parse(content: &Secret) -> Option<Self> {
         let text = content.trimmed();
         let (name, encoded) = text.expose_str()?.split_once(':')?;
         let bytes = Zeroizing::new(STANDARD.decode(encoded).ok()?);

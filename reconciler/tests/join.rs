@@ -20,9 +20,11 @@ use std::time::Duration;
 use age::x25519::Identity;
 use fabrik::cluster::tokens::Tokens;
 use fabrik::config::{Config, Join};
+use fabrik::handover::Bundle;
 use fabrik::join::ask::ask_one;
 use fabrik::join::{self as asking, AskError, Judge, Reply};
 use fabrik::node::identify::{self, ByHand};
+use fabrik::secrets::Secret;
 use fabrik_bed::{Bed, Options};
 use fabrik_core::join::Claim;
 use futures::FutureExt as _;
@@ -31,17 +33,31 @@ use serde_json::{Value, json};
 
 use cloud::Cloud;
 use join::control_plane::{ControlPlane, INTENT, NODE};
-use join::door::{Authority, Door, NONCE, bundle, request, sealed_to};
+use join::door::{Authority, Door, NONCE, bundle, request, sealed_to, signing_key};
 
 /// Answers each claim, and counts them.
 fn generous() -> (Judge, Arc<AtomicUsize>) {
+    giving(bundle())
+}
+
+fn giving(bundle: Bundle) -> (Judge, Arc<AtomicUsize>) {
     let asked = Arc::<AtomicUsize>::default();
     let count = Arc::clone(&asked);
     let judge: Judge = Arc::new(move |claim: Claim| {
         count.fetch_add(1, Ordering::Relaxed);
-        async move { Reply::Answer(sealed_to(&claim.recipient)) }.boxed()
+        let sealed = sealed_to(&claim.recipient, &bundle);
+        async move { Reply::Answer(sealed) }.boxed()
     });
     (judge, asked)
+}
+
+/// As the user data have it.
+fn known<'a>(ca_hash: &'a str, public_key: Option<&'a str>) -> asking::Door<'a> {
+    asking::Door {
+        urls: &[],
+        ca_hash,
+        public_key,
+    }
 }
 
 #[tokio::test]
@@ -50,11 +66,11 @@ async fn an_answer_opens_for_the_machine_that_asked_and_for_no_other() {
     let door = Door::open(&authority, Some(generous().0)).await;
     let own = Identity::generate();
     let hash = authority.hash();
-    let answer = ask_one(&door.url(), &hash, &request(&own), &own).await;
+    let answer = ask_one(&door.url(), known(&hash, None), &request(&own), &own).await;
     assert_eq!(answer.unwrap(), bundle());
     // Who repeats what was on the wire.
     let other = Identity::generate();
-    let error = ask_one(&door.url(), &hash, &request(&own), &other).await;
+    let error = ask_one(&door.url(), known(&hash, None), &request(&own), &other).await;
     let error = error.unwrap_err();
     assert!(matches!(error, AskError::NotForUs { .. }), "{error}");
     assert!(!error.to_string().contains("planted"), "{error}");
@@ -66,17 +82,53 @@ async fn who_stands_in_between_with_another_authority_is_told_nothing() {
     let own = Identity::generate();
     let (judge, asked) = generous();
     let between = Door::open(&theirs, Some(Arc::clone(&judge))).await;
-    let error = ask_one(&between.url(), &ours.hash(), &request(&own), &own).await;
+    let error = ask_one(
+        &between.url(),
+        known(&ours.hash(), None),
+        &request(&own),
+        &own,
+    )
+    .await;
     let error = error.unwrap_err();
     assert!(matches!(error, AskError::OtherAuthority { .. }), "{error}");
     assert!(!error.to_string().contains(NONCE), "{error}");
 
     // One that shows the right authority, and has no certificate of it.
     let between = Door::open_showing(&theirs, &ours, Some(judge)).await;
-    let error = ask_one(&between.url(), &ours.hash(), &request(&own), &own).await;
+    let error = ask_one(
+        &between.url(),
+        known(&ours.hash(), None),
+        &request(&own),
+        &own,
+    )
+    .await;
     let error = error.unwrap_err().to_string();
     assert!(error.contains("certificate"), "{error}");
     assert_eq!(asked.load(Ordering::Relaxed), 0, "the nonce was not sent");
+}
+
+/// k3s signs a certificate for whatever address a node says it has: a worker may answer where a server was before.
+#[tokio::test]
+async fn a_node_that_answers_where_a_server_was_gives_a_machine_no_keys() {
+    let authority = Authority::new();
+    let forged = Bundle {
+        signing_key: signing_key(2).1,
+        ..bundle()
+    };
+    let keyless = Bundle {
+        signing_key: Secret::new(Vec::new()),
+        ..bundle()
+    };
+    let own = Identity::generate();
+    let (public, _) = signing_key(1);
+    let (hash, request) = (authority.hash(), request(&own));
+    let known = known(&hash, Some(&public));
+    for answer in [forged, keyless] {
+        let node = Door::open(&authority, Some(giving(answer).0)).await;
+        let answer = ask_one(&node.url(), known, &request, &own).await;
+        let error = answer.unwrap_err();
+        assert!(matches!(error, AskError::NotOfTheCluster), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -85,7 +137,13 @@ async fn a_machine_asks_on_until_it_finds_the_one_that_leads() {
     let follower = Door::open(&authority, None).await;
     let leader = Door::open(&authority, Some(generous().0)).await;
     let own = Identity::generate();
-    let error = ask_one(&follower.url(), &authority.hash(), &request(&own), &own).await;
+    let error = ask_one(
+        &follower.url(),
+        known(&authority.hash(), None),
+        &request(&own),
+        &own,
+    )
+    .await;
     let error = error.unwrap_err().to_string();
     assert!(
         error.contains("503: this server's fabrik does not lead"),
@@ -99,6 +157,7 @@ async fn a_machine_asks_on_until_it_finds_the_one_that_leads() {
     let door = asking::Door {
         urls: &urls,
         ca_hash: &authority.hash(),
+        public_key: Some(&signing_key(1).0),
     };
     assert_eq!(asking::ask(door, &request(&own), &own).await, bundle());
 }
@@ -136,7 +195,7 @@ async fn a_server_boots_with_a_nonce_and_has_all_that_it_needs_to_join() {
     let door = Door::open(&authority, Some(judge)).await;
     let user_data = json!({
         "fabrik": 1, "role": "server", "pool": "servers", "node-name": NODE, "cluster-name": "demo",
-        "cluster-id": "abcdefgh01234567", "public-key": "fabrik-demo-1:l7HQMPq1P9pXkdFeoCXiKGVPCgIiIjYF8QxhF4K7dKE=",
+        "cluster-id": "abcdefgh01234567", "public-key": signing_key(1).0,
         "cache-urls": ["https://10.0.1.1:9642"], "nonce": NONCE, "ca-hash": authority.hash(), "join-urls": [door.url()],
         "labels": {"tier": "control"}, "taints": [],
     });
@@ -168,7 +227,7 @@ async fn a_server_boots_with_a_nonce_and_has_all_that_it_needs_to_join() {
         read("etc/fabrik/age.key").as_bytes(),
         given.age_key.expose()
     );
-    assert!(read("etc/fabrik/agent.toml").contains("fabrik-demo-1:l7HQ"));
+    assert!(read("etc/fabrik/agent.toml").contains(&signing_key(1).0));
     assert!(root.join("var/lib/fabrik-identity/founding.json").exists());
     let key = read("var/lib/fabrik-identity/age.key");
 
@@ -201,6 +260,8 @@ async fn the_desk_writes_down_who_asked_before_it_answers_and_answers_nobody_els
         Reply::Refused(format!("at Hetzner there is no server {NODE} for it"))
     );
     plane.make_server().await;
+    // Has the address of a server that left.
+    plane.make_worker().await;
     let elsewhere = plane.claim(&own, "10.0.1.77");
     let refused = desk.judge(elsewhere).await;
     assert_eq!(
@@ -258,6 +319,10 @@ async fn the_desk_writes_down_who_asked_before_it_answers_and_answers_nobody_els
         let given = age::decrypt(&own, &sealed).unwrap();
         let given: Value = serde_json::from_slice(&given).unwrap();
         assert_eq!(given["k3s-token"], "K10ca::server:planted-k3s");
+        assert_eq!(
+            given["k3s-server-urls"],
+            json!(["https://10.0.1.200:6443", "https://api.example.com"])
+        );
         assert_eq!(given["cluster"]["id"], plane.config.cluster.id.as_str());
     }
     let nonce = plane.nonce();
@@ -316,7 +381,7 @@ async fn a_replica_that_leads_judges_who_comes_to_its_door() {
     let request = request(&own);
     let asked = bed.wait_until("somebody judges", Duration::from_secs(60), async || {
         // Before it has read the token of Hetzner, it does not judge.
-        match ask_one(&url, &hash, &request, &own).await {
+        match ask_one(&url, known(&hash, None), &request, &own).await {
             Err(AskError::Refused { status: 403, words }) => Ok(Some(words)),
             Err(AskError::Unreachable { .. } | AskError::Refused { status: 503, .. }) => Ok(None),
             other => panic!("{other:?}"),

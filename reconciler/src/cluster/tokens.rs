@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use fabrik_core::id::IntentId;
+use fabrik_core::id::{ClusterId, IntentId};
 use fabrik_core::names::INTENT_LABEL;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret as KubeSecret;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
-use ring::digest;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::{digest, hmac};
 
 use crate::secrets::Secret;
 
@@ -141,16 +141,14 @@ pub fn ca_hash_of(ca: &[u8]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A word that serves once, for a server of the control plane: 240 random bits.
-pub fn new_nonce() -> Result<Secret, TokenError> {
-    let characters = [
-        random_characters()?,
-        random_characters()?,
-        random_characters()?,
-    ];
-    Ok(Secret::new(
-        characters.map(|c| c.expose().to_vec()).concat(),
-    ))
+/// The word that lets the server of an intent in, once. It follows from the cluster's age key, which all servers have: one
+/// that was asked for twice, as the first answer was lost or came to a leader of before, is let in whichever request made it.
+pub fn nonce(age_key: &Secret, cluster: &ClusterId, intent: &IntentId) -> Secret {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, age_key.trimmed().expose());
+    let about = format!("fabrik join nonce {cluster} {intent}");
+    let tag = hmac::sign(&key, about.as_bytes());
+    let hex = tag.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    Secret::new(hex.collect::<String>().into_bytes())
 }
 
 fn name(intent: &IntentId) -> String {
@@ -239,6 +237,25 @@ mod tests {
         );
         assert!(usable(&secret, now + SignedDuration::from_mins(9)).is_some());
         assert!(usable(&secret, now + SignedDuration::from_mins(11)).is_none());
+    }
+
+    #[test]
+    fn a_nonce_is_the_same_for_one_server_whoever_asks_for_it_and_another_for_each_other() {
+        let of = |key: &str, cluster: &str, intent: &str| {
+            let key = Secret::new(key.as_bytes().to_vec());
+            let nonce = nonce(&key, &cluster.parse().unwrap(), &intent.parse().unwrap());
+            nonce.expose_str().unwrap().to_owned()
+        };
+        let one = of("key\n", "abcdefgh01234567", "abc234");
+        assert_eq!(one, of("key", "abcdefgh01234567", "abc234"));
+        assert_eq!(one.len(), 64);
+        for other in [
+            of("other", "abcdefgh01234567", "abc234"),
+            of("key", "0000000000000000", "abc234"),
+            of("key", "abcdefgh01234567", "abc235"),
+        ] {
+            assert_ne!(one, other);
+        }
     }
 
     #[test]

@@ -64,6 +64,31 @@ pub async fn control_plane(
     Ok(machines.there.iter().any(is_this).then_some(machines))
 }
 
+/// `urls` of servers without those whose address is a worker's by now: Hetzner gives a machine any address of the network that
+/// is free, and so one that a server had (docs.hetzner.cloud, "Attach a Server to a Network").
+///
+/// # Errors
+/// The list is not complete.
+pub async fn not_of_workers(
+    client: &Client,
+    cluster: &ClusterId,
+    urls: &[String],
+) -> Result<Vec<String>, HetznerError> {
+    let selector = format!("{CLUSTER_LABEL}=={cluster},{ROLE_LABEL}==agent");
+    let filter = Some(("label_selector", selector));
+    let workers = client.list::<wire::Server>(filter, Purpose::Act).await?;
+    let addresses = workers.iter().flat_map(|w| machine(w).addresses);
+    let theirs: BTreeSet<IpAddr> = addresses.collect();
+    let address = |url: &String| -> Option<IpAddr> {
+        let uri: http::Uri = url.parse().ok()?;
+        uri.host()?.trim_matches(['[', ']']).parse().ok()
+    };
+    let kept = urls
+        .iter()
+        .filter(|url| address(url).is_none_or(|a| !theirs.contains(&a)));
+    Ok(kept.cloned().collect())
+}
+
 fn machine(server: &wire::Server) -> Machine {
     let private = server.private_net.iter();
     let addresses = private.chain([&server.public_net.ipv4]);

@@ -1,5 +1,5 @@
-//! The machine's side: it asks whoever may lead, again and again, and believes nobody but who has the certificate of the
-//! authority that its user data names.
+//! The machine's side: it asks whoever may lead, again and again, tells nobody who has no certificate of the authority that
+//! its user data names, and believes nobody who does not have the cluster's signing key.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::{CA_PATH, JOIN_PATH, MAX_ANSWER_BYTES, Request};
 use crate::cluster::tokens::ca_hash_of;
 use crate::handover::{Bundle, HandoverError};
 use crate::node::error::causes;
+use crate::signing::SigningKey;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The desk asks Hetzner and writes to the cluster.
@@ -29,6 +30,8 @@ pub struct Door<'a> {
     pub urls: &'a [String],
     /// SHA-256 in hex of the authority's file.
     pub ca_hash: &'a str,
+    /// The public half of the cluster's signing key, where it has one.
+    pub public_key: Option<&'a str>,
 }
 
 /// Why one of them gave no answer.
@@ -47,6 +50,11 @@ pub enum AskError {
     TooLong { limit: usize },
     #[error("its answer is not for this machine: {problem}")]
     NotForUs { problem: String },
+    #[error(
+        "its answer lacks the cluster's signing key, which the user data name: it is no server of this cluster, and nothing of \
+         what it says is used"
+    )]
+    NotOfTheCluster,
     #[error(transparent)]
     Answer(#[from] HandoverError),
 }
@@ -57,7 +65,7 @@ pub async fn ask(door: Door<'_>, request: &Request, identity: &Identity) -> Bund
     let mut said = String::new();
     loop {
         for url in door.urls {
-            match ask_one(url, door.ca_hash, request, identity).await {
+            match ask_one(url, door, request, identity).await {
                 Ok(bundle) => {
                     info!(url, "this server was given its keys");
                     return bundle;
@@ -82,12 +90,12 @@ pub async fn ask(door: Door<'_>, request: &Request, identity: &Identity) -> Bund
 /// It gave no answer that this machine believes and can open.
 pub async fn ask_one(
     url: &str,
-    ca_hash: &str,
+    door: Door<'_>,
     request: &Request,
     identity: &Identity,
 ) -> Result<Bundle, AskError> {
     let url = url.trim_end_matches('/');
-    let ca = authority(url, ca_hash).await?;
+    let ca = authority(url, door.ca_hash).await?;
     let ca = Certificate::from_pem_bundle(&ca).map_err(unreachable)?;
     let client = builder().tls_certs_only(ca).build().map_err(unreachable)?;
     // Names and texts: nothing in it has no JSON.
@@ -111,7 +119,19 @@ pub async fn ask_one(
     let opened = opened.map_err(|error| AskError::NotForUs {
         problem: error.to_string(),
     })?;
-    Ok(Bundle::parse(&opened)?)
+    let bundle = Bundle::parse(&opened)?;
+    is_of_the_cluster(&bundle, door.public_key)?;
+    Ok(bundle)
+}
+
+/// A certificate of the authority proves a node and no more: k3s signs one for whatever address a node says it has (k3s,
+/// `pkg/server/handlers/handlers.go`, `ServingKubeletCert`). Only a server has the other half of this key.
+fn is_of_the_cluster(bundle: &Bundle, public_key: Option<&str>) -> Result<(), AskError> {
+    let given = SigningKey::parse(&bundle.signing_key).map(|key| key.public_half());
+    match public_key {
+        Some(known) if given.as_deref() != Some(known) => Err(AskError::NotOfTheCluster),
+        _ => Ok(()),
+    }
 }
 
 /// The authority, believed for its hash alone: nothing is said over this connection, as k3s' agents do it (docs.k3s.io,

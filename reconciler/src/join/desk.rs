@@ -3,18 +3,19 @@
 
 use std::sync::Arc;
 
+use fabrik_core::id::IntentId;
 use fabrik_core::join::{Claim, Machine, Refusal, Verdict, invited, judge};
 use fabrik_core::ledger::{Change, Ledger};
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use super::answer;
 use super::serve::Reply;
+use super::{answer, for_new_machines};
 use crate::cluster::events::Events;
 use crate::cluster::lease::Authority;
 use crate::config::Config;
-use crate::hetzner;
+use crate::hetzner::{self, HetznerError};
 use crate::reconcile::ledger::Held;
 
 /// Another writer of the ledger is rare, and one that writes each time rarer.
@@ -47,16 +48,24 @@ impl Desk {
     async fn try_to_judge(&self, claim: &Claim) -> Result<Reply, String> {
         // Hetzner takes its time, and others need the ledger meanwhile.
         let ledger = self.ledger.lock().await.read().await?;
-        let machines = match (invited(&ledger, &claim.hash), &self.hetzner) {
-            (Ok((id, _, _)), Some(client)) => {
-                let found = hetzner::claimants(client, &self.config.cluster.id, id);
-                found.await.map_err(|error| error.to_string())?
-            }
-            (Ok(_), None) | (Err(_), _) => Vec::new(),
+        let (config, machines) = match invited(&ledger, &claim.hash) {
+            Ok((id, _, _)) => self.look(id).await.map_err(|error| error.to_string())?,
+            Err(unknown) => return Ok(self.refuse(claim, &unknown)),
         };
         let mut held = self.ledger.lock().await;
         let ledger = held.read().await?;
-        self.carry_out(&mut held, claim, &ledger, &machines).await
+        self.carry_out(&mut held, claim, &ledger, &machines, &config)
+            .await
+    }
+
+    /// What a machine is told of, and who may speak for an intent.
+    async fn look(&self, intent: &IntentId) -> Result<(Config, Vec<Machine>), HetznerError> {
+        let Some(client) = &self.hetzner else {
+            return Ok(((*self.config).clone(), Vec::new()));
+        };
+        let config = for_new_machines(&self.config, client).await?;
+        let machines = hetzner::claimants(client, &self.config.cluster.id, intent).await?;
+        Ok((config, machines))
     }
 
     async fn carry_out(
@@ -65,12 +74,13 @@ impl Desk {
         claim: &Claim,
         ledger: &Ledger,
         machines: &[Machine],
+        config: &Config,
     ) -> Result<Reply, String> {
         let now = Timestamp::now();
         match judge(claim, ledger, machines, now) {
             Verdict::Answer { change, .. } => {
                 // Before the nonce is used: what can't be answered uses none.
-                let sealed = answer::sealed(&self.config, &claim.recipient)?;
+                let sealed = answer::sealed(config, &claim.recipient)?;
                 self.write(held, change.as_slice(), now).await?;
                 info!(node = %claim.node, from = %claim.source, "a server is given its keys");
                 Ok(Reply::Answer(sealed))

@@ -19,7 +19,9 @@ use super::tell;
 use crate::cluster::events::Weight;
 use crate::cluster::user_data::{self, Invitation};
 use crate::cluster::{nodes, tokens};
+use crate::config::Config;
 use crate::hetzner::{self, HetznerError};
+use crate::join::for_new_machines;
 use crate::publication;
 use crate::report::Outcome;
 use crate::secrets::Secret;
@@ -261,7 +263,9 @@ impl<'a> Executor<'a> {
 
     /// What a machine reads when it boots.
     async fn user_data(&self, server: &NewServer) -> Result<Secret, Done> {
-        let config = &self.leader.replica.config;
+        let (config, client) = (&self.leader.replica.config, &self.in_force.hetzner);
+        let config = for_new_machines(config, client).await;
+        let config = &config.map_err(|error| at_hetzner(&error))?;
         // A node that knows no key could never be told what to run.
         let key = self.signing_key().map_err(Done::refused)?;
         let public_key = key.map(|key| key.public_half());
@@ -273,7 +277,8 @@ impl<'a> Executor<'a> {
             cache_urls: &config.cache_urls(),
         };
         if server.pool == PoolName::servers() {
-            let invitation = self.invite(&server.intent).await.map_err(Done::refused)?;
+            let invitation = self.invite(&server.intent, config).await;
+            let invitation = invitation.map_err(Done::refused)?;
             return Ok(user_data::server(server, cluster, invitation));
         }
         // The token first: a machine that boots finds it valid.
@@ -283,13 +288,12 @@ impl<'a> Executor<'a> {
     }
 
     /// A nonce for the server of an intent, which the ledger knows before the server is there.
-    async fn invite(&self, intent: &IntentId) -> Result<Invitation, String> {
-        let config = &self.leader.replica.config;
+    async fn invite(&self, intent: &IntentId, config: &Config) -> Result<Invitation, String> {
         let join_urls = config.join_desk_urls();
         if join_urls.is_empty() {
             return Err(NO_JOIN.to_owned());
         }
-        let nonce = tokens::new_nonce().map_err(|error| error.to_string())?;
+        let nonce = nonce(config, intent)?;
         let ca_hash = tokens::ca_hash(&config.kubernetes.ca_file);
         let ca_hash = ca_hash.map_err(|error| error.to_string())?;
         let mut held = self.leader.ledger.lock().await;
@@ -314,10 +318,7 @@ impl<'a> Executor<'a> {
         };
         match hetzner::execute(client, effect, context).await {
             Some(Ok(_)) => Done::Yes,
-            Some(Err(error)) => Done::No {
-                reason: reason(&error),
-                message: error.to_string(),
-            },
+            Some(Err(error)) => at_hetzner(&error),
             None => Done::refused("is no effect at Hetzner"),
         }
     }
@@ -388,6 +389,13 @@ impl<'a> Executor<'a> {
     }
 }
 
+fn nonce(config: &Config, intent: &IntentId) -> Result<Secret, String> {
+    let file = &config.secrets.age_key_file;
+    let age_key = std::fs::read(file).map(Secret::new);
+    let age_key = age_key.map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(tokens::nonce(&age_key, &config.cluster.id, intent))
+}
+
 fn key(effect: &Effect) -> String {
     format!("{} {}", effect.verb(), effect.target())
 }
@@ -397,6 +405,13 @@ fn hold(effect: &Effect, reason: HoldReason, message: &str) -> Hold {
         about: key(effect),
         reason,
         message: message.to_owned(),
+    }
+}
+
+fn at_hetzner(error: &HetznerError) -> Done {
+    Done::No {
+        reason: reason(error),
+        message: error.to_string(),
     }
 }
 

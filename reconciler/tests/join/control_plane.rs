@@ -52,6 +52,9 @@ impl ControlPlane {
             key_file: "/none".into(),
             k3s_token_file: token,
         });
+        config.kubernetes.join_urls = ["10.0.1.2:6443", "10.0.1.200:6443", "api.example.com"]
+            .map(|host| format!("https://{host}"))
+            .into();
         let clients = Clients::connect(&config).await.unwrap();
         let timing = config.leader_election;
         let lease = KubeLease::new(clients.leader_once.clone(), timing.lease_duration);
@@ -64,7 +67,11 @@ impl ControlPlane {
             clients,
             cloud: Cloud::start().await,
             leadership,
-            nonce: tokens::new_nonce().unwrap(),
+            nonce: tokens::nonce(
+                &Secret::new(b"the cluster's age key".to_vec()),
+                &founded.cluster_id,
+                &INTENT.parse().unwrap(),
+            ),
         };
         plane.want_a_server().await;
         plane
@@ -129,6 +136,16 @@ impl ControlPlane {
             "name": NODE, "server_type": "cx33", "image": "debian-12", "location": "fsn1",
             "networks": [self.cloud.network],
             "labels": {"fabrik.dev/cluster": self.config.cluster.id, "fabrik.dev/intent": INTENT},
+        });
+        self.cloud.post("servers", order).await;
+    }
+
+    /// Which gets the network's second one, where the configuration has a supervisor.
+    pub async fn make_worker(&self) {
+        let order = json!({
+            "name": "demo-workers-wrk234", "server_type": "cx33", "image": "debian-12", "location": "fsn1",
+            "networks": [self.cloud.network],
+            "labels": {"fabrik.dev/cluster": self.config.cluster.id, "fabrik.dev/role": "agent"},
         });
         self.cloud.post("servers", order).await;
     }

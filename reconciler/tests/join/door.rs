@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use age::x25519::Identity;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fabrik::cluster::tokens::ca_hash_of;
 use fabrik::config::Join;
 use fabrik::handover::{Bundle, Cluster, Repository, VERSION};
@@ -13,6 +15,7 @@ use fabrik::tls::Tls;
 use fabrik_core::id::AgeRecipient;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use reqwest::{Certificate, Client, Response};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -119,9 +122,19 @@ pub fn recipient(identity: &Identity) -> AgeRecipient {
     identity.to_public().to_string().parse().unwrap()
 }
 
-pub fn sealed_to(recipient: &AgeRecipient) -> Vec<u8> {
+pub fn sealed_to(recipient: &AgeRecipient, bundle: &Bundle) -> Vec<u8> {
     let whom: age::x25519::Recipient = recipient.as_str().parse().unwrap();
-    age::encrypt(&whom, bundle().text().expose()).unwrap()
+    age::encrypt(&whom, bundle.text().expose()).unwrap()
+}
+
+/// A cluster's key in Nix's format, as others know it and as it is.
+pub fn signing_key(seed: u8) -> (String, Secret) {
+    let seed = [seed; 32];
+    let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+    let public = pair.public_key().as_ref();
+    let text = |bytes: &[u8]| format!("fabrik-demo-1:{}", STANDARD.encode(bytes));
+    let secret = text(&[&seed, public].concat());
+    (text(public), Secret::new(secret.into_bytes()))
 }
 
 pub fn bundle() -> Bundle {
@@ -140,7 +153,7 @@ pub fn bundle() -> Bundle {
         },
         age_key: secret("age"),
         deploy_key: secret("deploy"),
-        signing_key: secret("signing"),
+        signing_key: signing_key(1).1,
         webhook_secret: secret("webhook"),
         k3s_token: secret("k3s"),
         hetzner_endpoint: None,

@@ -69,6 +69,7 @@ async fn ask(root: &Path, user_data: &ServerData) -> Result<Bundle, IdentifyErro
     let door = Door {
         urls: &user_data.join_urls,
         ca_hash: &user_data.ca_hash,
+        public_key: user_data.public_key.as_deref(),
     };
     let bundle = join::ask(door, &request, &key).await;
     let (ours, theirs) = (&user_data.cluster_id, &bundle.cluster.id);
