@@ -29,5 +29,5 @@ mod write_image;
 pub use error::SeedError;
 pub use options::{ImageFile, SeedOptions};
 pub use own::forget;
-pub use run::{Ending, seed};
+pub use run::{Ending, begun, seed};
 pub use state::State;

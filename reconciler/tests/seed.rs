@@ -304,6 +304,17 @@ async fn what_was_made_is_undone_half_way_and_whole() {
     assert!(!other.is_ok(), "{other}");
     assert_eq!(left(&world.state().await), made);
 
+    // A copy of the repository, whose cluster has the same name.
+    let copy = world
+        .seed_of("copy.git", &["--undo", "--yes", "demo"])
+        .await;
+    assert!(
+        copy.err.contains("is about a cluster of the same name"),
+        "{copy}"
+    );
+    assert_eq!(left(&world.state().await), made);
+    assert!(world.state_dir().exists());
+
     let undo = async || {
         let undone = world.seed(&["--undo", "--yes", "demo"]).await;
         assert!(undone.is_ok(), "{undone}");
@@ -352,6 +363,21 @@ async fn what_stays_when_a_seed_is_undone_is_known_afterwards() {
     assert!(world.seed(undo).await.is_ok());
     assert_eq!(left(&world.state().await), "");
     assert!(!world.state_dir().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_agree_has_made_nothing_and_who_is_stopped_is_told_what_stays() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.authorize_git();
+    let refused = world.seed(&["--image", "disk.img", "--yes", "other"]).await;
+    assert!(refused.err.contains("nothing was made"), "{refused}");
+    assert_eq!(left(&world.state().await), "");
+    world.settings(json!({"snapshot_limit": 0})).await;
+    let stopped = world.seed(&["--image", "disk.img", "--yes", "demo"]).await;
+    assert!(stopped.err.contains("snapshot_limit"), "{stopped}");
+    assert!(stopped.out.contains("fabrik seed --undo"), "{stopped}");
+    assert!(left(&world.state().await).contains("1 servers"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -224,7 +224,8 @@ pub enum Next {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Stop {
     #[error(
-        "{name} is needed and belongs to {holder}. Rename or remove that, or give this cluster another project"
+        "{name} is needed and belongs to {holder}. If that is this repository's, it was seeded from another machine: go on there. \
+         Else give this cluster another name or project, or rename that"
     )]
     NameTaken { name: String, holder: String },
     #[error(

@@ -35,10 +35,10 @@ pub async fn run(options: SeedOptions) -> Result<ExitCode, Failure> {
 /// Volumes and what is protected stay: a seed makes none of these.
 async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
     let project = ProjectOptions {
-        dir: options.dir,
+        dir: options.dir.clone(),
         token_file: None,
-        age_key_file: options.age_key_file,
-        hetzner_endpoint: options.hetzner_endpoint,
+        age_key_file: options.age_key_file.clone(),
+        hetzner_endpoint: options.hetzner_endpoint.clone(),
     };
     let (_, spec) = project.spec()?;
     if spec.hetzner.is_none() {
@@ -46,7 +46,7 @@ async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let project = project.open().await?;
-    let state = State::existing(&project.spec.name)?;
+    let state = seed::begun(&options, &project.spec.name)?;
     let of_seed = || {
         state
             .as_ref()

@@ -24,14 +24,18 @@ pub enum SeedError {
     )]
     Running { cluster: ClusterName, path: PathBuf },
     #[error(
-        "{} is about a cluster of the same name in {known}, and this repository is pushed to {asked}. Give one of them another \
-         name, or, if that other one was never seeded, remove the folder", path.display()
+        "{} is about a cluster of the same name in {known}, and this repository is pushed to {asked}. If it is that one and has \
+         moved, say --repository {known}. Else give one of them another name, or, if that other one was never seeded, remove the \
+         folder", path.display()
     )]
     OtherRepository {
         path: PathBuf,
         known: String,
         asked: String,
     },
+    /// One sentence.
+    #[error("{0}")]
+    NoPlace(String),
     #[error("{}: it holds what this fabrik can't read ({problem}). A newer one may have written it", path.display())]
     Unreadable { path: PathBuf, problem: String },
     #[error("neither XDG_STATE_HOME nor HOME is set, so there is no place for what has to be kept")]

@@ -52,6 +52,14 @@ pub fn place(options: &SeedOptions, checkout: &Checkout) -> Result<Place, String
             "no branch is checked out, so there is none to follow. Check one out".to_owned(),
         );
     };
+    let mut urls = options.repository.iter().chain(&checkout.pushed_to);
+    if urls.any(|url| holds_password(url)) {
+        return Err(
+            "the repository's URL holds a password, and others would see it. Take it out (`git remote set-url`): git keeps it \
+             elsewhere (`git help credentials`), and servers get a token of their own by --repository-token-file"
+                .to_owned(),
+        );
+    }
     let url = options.repository.clone().or(checkout.pushed_to.clone());
     let Some(url) = url else {
         return Err(format!(
@@ -65,6 +73,10 @@ pub fn place(options: &SeedOptions, checkout: &Checkout) -> Result<Place, String
         url,
         branch,
     })
+}
+
+fn holds_password(url: &str) -> bool {
+    gix::url::parse(url).is_ok_and(|url| url.password().is_some())
 }
 
 impl Place {
@@ -177,6 +189,8 @@ fn known_to_person(host: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     fn at(url: &str) -> Place {
@@ -186,6 +200,40 @@ mod tests {
             known_hosts: None,
             token_file: None,
         }
+    }
+
+    #[derive(clap::Parser)]
+    struct Words {
+        #[command(flatten)]
+        options: SeedOptions,
+    }
+
+    #[test]
+    fn a_password_in_a_url_goes_nowhere() {
+        let with_password = "https://me:hunter2@git.example.com/demo.git".to_owned();
+        let checkout = |pushed_to: &str| Checkout {
+            branch: Some("main".to_owned()),
+            pushed_to: Some(pushed_to.to_owned()),
+            is_clean: true,
+        };
+        let options = |repository: Option<&String>| {
+            let words = repository.map(|url| ["--repository", url]);
+            let words = words.into_iter().flatten();
+            Words::parse_from(["seed"].into_iter().chain(words)).options
+        };
+        let plain = "https://me@git.example.com/demo.git";
+        for (named, pushed_to) in [
+            (None, with_password.as_str()),
+            (Some(&plain.to_owned()), with_password.as_str()),
+            (Some(&with_password), plain),
+        ] {
+            let said = place(&options(named), &checkout(pushed_to)).unwrap_err();
+            assert!(
+                said.contains("holds a password") && !said.contains("hunter2"),
+                "{said}"
+            );
+        }
+        assert_eq!(place(&options(None), &checkout(plain)).unwrap().url, plain);
     }
 
     #[test]

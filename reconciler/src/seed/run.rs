@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fabrik_core::diagnostic::Diagnostic;
-use fabrik_core::id::{CommitId, ServerId};
+use fabrik_core::id::{ClusterId, ClusterName, CommitId, ServerId};
 use fabrik_core::seed::cost::Offer;
 use fabrik_core::seed::own::{self, First};
 use fabrik_core::seed::{Extent, Next, Stage, Stop, Wanted, next};
@@ -29,6 +29,7 @@ use crate::secrets::{Secret, Sops, users_age_key_file};
 /// So often in a row is tried again what fails for a passing reason.
 const TRIES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const STAYS: &str = "\nWhat was made at Hetzner stays there, and is paid for. Repeat this to go on";
 
 /// How it ended.
 #[derive(Debug)]
@@ -113,12 +114,18 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
     };
     let found = checks::look(&subject).await?;
     found.show()?;
+    let (made_key, cluster) = (found.made_key, state.record.cluster_id.clone());
     if !found.is_well() {
-        return stop(&found, client.as_ref(), &state).await;
+        take_back(made_key, client.as_ref(), &cluster).await?;
+        return Ok(if found.waits_for_key() {
+            Ending::WaitsForKey
+        } else {
+            Ending::Wrong
+        });
     }
     let made = Made {
         place,
-        client,
+        client: client.clone(),
         state,
         keys,
         age_key: age_key.ok(),
@@ -132,8 +139,17 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
             seed
         }
         None => {
-            let mut seed = begin(&options, spec, &commit, extent, made).await?;
-            go(&mut seed).await?;
+            let mut seed = match begin(&options, spec, &commit, extent, made).await {
+                Ok(seed) => seed,
+                Err(error) => {
+                    take_back(made_key, client.as_ref(), &cluster).await?;
+                    return Err(error);
+                }
+            };
+            if let Err(error) = go(&mut seed).await {
+                say_what_stays(&seed)?;
+                return Err(error);
+            }
             seed
         }
     };
@@ -147,6 +163,19 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
     Ok(Ending::Done)
 }
 
+/// What the laptop keeps of this repository's cluster; `None` where it was never seeded from here.
+///
+/// # Errors
+/// It is another repository's, a seed has it, or it can't be read.
+pub fn begun(options: &SeedOptions, cluster: &ClusterName) -> Result<Option<State>, SeedError> {
+    let Some(state) = State::existing(cluster)? else {
+        return Ok(None);
+    };
+    let place = repository::place(options, &repository::checkout(&options.dir)?);
+    state.must_be_of(&place.map_err(SeedError::NoPlace)?.url)?;
+    Ok(Some(state))
+}
+
 /// What was made and found out before anything costs money.
 struct Made {
     place: Place,
@@ -157,16 +186,25 @@ struct Made {
     found: Found,
 }
 
-/// The harmless create is taken back, if it was made now.
-async fn stop(found: &Found, client: Option<&Client>, state: &State) -> Result<Ending, SeedError> {
-    if let (Some(key), Some(client)) = (found.made_key, client) {
-        seeding::delete_key(client, &state.record.cluster_id, key).await?;
+/// The harmless create, if it was made now.
+async fn take_back(
+    key: Option<u64>,
+    client: Option<&Client>,
+    cluster: &ClusterId,
+) -> Result<(), SeedError> {
+    if let (Some(key), Some(client)) = (key, client) {
+        seeding::delete_key(client, cluster, key).await?;
     }
-    Ok(if found.waits_for_key() {
-        Ending::WaitsForKey
+    Ok(())
+}
+
+/// A cluster that lives is not undone for an error.
+fn say_what_stays(seed: &Seed<'_>) -> std::io::Result<()> {
+    if seed.wanted.extent == Extent::Cluster && seed.state.record.stage < Stage::Founded {
+        tell(format_args!("{STAYS}, or `fabrik seed --undo`."))
     } else {
-        Ending::Wrong
-    })
+        tell(format_args!("{STAYS}."))
+    }
 }
 
 async fn begin<'a>(
@@ -242,6 +280,7 @@ fn begin_on<'a>(
         },
         disks: Vec::new(),
         offer: Offer::default(),
+        awaited: None,
     })
 }
 

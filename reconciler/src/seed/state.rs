@@ -141,20 +141,26 @@ impl State {
             }
             Err(error) => return Err(SeedError::file(path)(error)),
         };
-        if record.repository != repository {
-            return Err(SeedError::OtherRepository {
-                path: dir.to_owned(),
-                known: record.repository,
-                asked: repository.to_owned(),
-            });
-        }
         let state = Self {
             dir: dir.to_owned(),
             record,
             _lock: lock,
         };
+        state.must_be_of(repository)?;
         state.save()?;
         Ok(state)
+    }
+
+    /// A copy of a repository has its cluster's name, and is another's.
+    pub fn must_be_of(&self, repository: &str) -> Result<(), SeedError> {
+        if self.record.repository == repository {
+            return Ok(());
+        }
+        Err(SeedError::OtherRepository {
+            path: self.dir.clone(),
+            known: self.record.repository.clone(),
+            asked: repository.to_owned(),
+        })
     }
 
     pub fn dir(&self) -> &Path {

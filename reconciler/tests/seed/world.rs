@@ -222,12 +222,7 @@ impl World {
 
     /// `fabrik seed` to its end.
     pub async fn seed(&self, more: &[&str]) -> Ran {
-        let output = self.command(more).output().await.unwrap();
-        Ran {
-            out: text(&output.stdout),
-            err: text(&output.stderr),
-            code: output.status.code(),
-        }
+        self.seed_of("demo.git", more).await
     }
 
     /// `fabrik seed`, killed as soon as it has told of a step that it was not killed after before.
@@ -272,11 +267,25 @@ impl World {
     }
 
     fn command(&self, more: &[&str]) -> tokio::process::Command {
+        self.command_of("demo.git", more)
+    }
+
+    /// As [`Self::seed`], in a repository that is pushed elsewhere.
+    pub async fn seed_of(&self, bare: &str, more: &[&str]) -> Ran {
+        let output = self.command_of(bare, more).output().await.unwrap();
+        Ran {
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+            code: output.status.code(),
+        }
+    }
+
+    fn command_of(&self, bare: &str, more: &[&str]) -> tokio::process::Command {
         let known_hosts = self.machine_file("known_hosts");
         let public = fs::read_to_string(self.machine_file("git-host.pub")).unwrap();
         let (ip, port) = (self.git.address.ip(), self.git.address.port());
         fs::write(&known_hosts, format!("[{ip}]:{port} {public}")).unwrap();
-        let bare = self.place.path("demo.git");
+        let bare = self.place.path(bare);
         let repository = format!("ssh://root@{ip}:{port}{}", bare.display());
         let mut command = self.place.command(FABRIK);
         command

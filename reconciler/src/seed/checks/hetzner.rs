@@ -68,7 +68,8 @@ async fn names(subject: &Subject<'_>, client: &Client) -> Result<String, String>
         return Ok(format!("nothing else is called {name} in this project"));
     }
     Err(format!(
-        "others have names that {name} needs: {}. Remove or rename them, or give this cluster another name or project",
+        "others have names that {name} needs: {}. If they are this repository's, it was seeded from another machine: go on there. \
+         Else give this cluster another name or project, or rename them",
         holders.join("; ")
     ))
 }
