@@ -77,8 +77,11 @@ impl Merge {
     }
 
     fn of_file(path: PathBuf, name: &str, cluster: &Cluster) -> Result<Self, FileError> {
-        // A link stays one.
-        let path = fs::canonicalize(&path).unwrap_or(path);
+        // A link stays one, also where what it leads to is not there yet.
+        let path = fs::canonicalize(&path).unwrap_or_else(|_| match fs::read_link(&path) {
+            Ok(target) => path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_no_link) => path,
+        });
         let document = match fs::read_to_string(&path) {
             Ok(text) => parse(&path, &text)?,
             Err(error) if error.kind() == ErrorKind::NotFound => Map::new(),
@@ -341,6 +344,26 @@ preferences: {}
             Some(STANDARD.encode("the certificate"))
         );
         assert!(user.client_key_data.is_some());
+    }
+
+    #[test]
+    fn a_link_stays_one_whether_it_leads_anywhere_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, cluster) = (dir.path().join("link"), cluster());
+        std::os::unix::fs::symlink("config", &link).unwrap();
+        for _ in 0..2 {
+            let merge = Merge::of_file(link.clone(), "demo", &cluster).unwrap();
+            let credential = credential();
+            merge
+                .write(&Entry {
+                    name: "demo",
+                    cluster: &cluster,
+                    credential: &credential,
+                })
+                .unwrap();
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            assert!(dir.path().join("config").is_file());
+        }
     }
 
     #[test]
