@@ -6,7 +6,7 @@ use fabrik_sim::schedule::{self, Schedule};
 use fabrik_sim::ways;
 
 /// Schedules that broke a rule once, by what was wrong.
-const FOUND: [(u64, &str); 13] = [
+const FOUND: [(u64, &str); 19] = [
     (2, "a server that could not go back never fetched its fix"),
     (
         7,
@@ -38,6 +38,24 @@ const FOUND: [(u64, &str); 13] = [
         "who was not heard was held out, and another one tried the system",
     ),
     (3241, "a clock jumped back, and a sick system was kept"),
+    (
+        521_696,
+        "a server's k3s was ended by a word that was late, and the quorum with it",
+    ),
+    (522_773, "a power-off was late, and hit a member"),
+    (525_852, "a power-off was late, and hit a member"),
+    (
+        518_753,
+        "one of two servers was not told that it leaves when its agent was back",
+    ),
+    (
+        520_639,
+        "one of two servers was not told that it leaves when its agent was back",
+    ),
+    (
+        522_723,
+        "one of two servers was not told that it leaves when its agent was back",
+    ),
 ];
 
 #[test]
