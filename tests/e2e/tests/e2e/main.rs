@@ -20,6 +20,7 @@ mod split;
 mod standalone;
 mod story;
 mod template;
+mod tutorial;
 mod unreadable;
 mod verbs;
 mod workers;
