@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::effect::Effect;
-use crate::id::{ClusterName, InvalidId, NodeName, PoolName, ServerId};
+use crate::id::{ClusterName, NodeName, PoolName, ServerId};
 use crate::infrastructure::Placement;
 use crate::observed::Power;
 

@@ -69,12 +69,11 @@ impl ProjectOptions {
     /// Reads the spec, opens the token, and asks Hetzner nothing yet.
     pub async fn open(&self) -> Result<Project, Failure> {
         let (tree, spec) = self.spec()?;
-        let token = match &self.token_file {
-            Some(file) => init::keys::token(Some(file)).await?,
-            None => {
-                let project = spec.hetzner.as_ref().ok_or(ProjectError::NoProject)?;
-                self.token(&tree, &project.token).await?
-            }
+        let token = if let Some(file) = &self.token_file {
+            init::keys::token(Some(file)).await?
+        } else {
+            let project = spec.hetzner.as_ref().ok_or(ProjectError::NoProject)?;
+            self.token(&tree, &project.token).await?
         };
         let client = Client::new(&self.hetzner_endpoint, Token::from(&token))?;
         Ok(Project { spec, client })

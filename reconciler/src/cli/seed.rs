@@ -18,7 +18,7 @@ pub async fn run(options: SeedOptions) -> Result<ExitCode, Failure> {
     if options.undo {
         return undo(options).await;
     }
-    Ok(match seed::seed(options).await? {
+    Ok(match Box::pin(seed::seed(options)).await? {
         Ending::Done => ExitCode::SUCCESS,
         Ending::Refused(faults) => {
             print_faults(&faults);

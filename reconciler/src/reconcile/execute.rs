@@ -263,8 +263,9 @@ impl<'a> Executor<'a> {
 
     /// What a machine reads when it boots.
     async fn user_data(&self, server: &NewServer) -> Result<Secret, Done> {
-        let (config, client) = (&self.leader.replica.config, &self.in_force.hetzner);
-        let config = for_new_machines(config, client).await;
+        let client = self.in_force.hetzner.as_ref();
+        let client = client.ok_or_else(|| Done::refused(NO_PROJECT))?;
+        let config = for_new_machines(&self.leader.replica.config, client).await;
         let config = &config.map_err(|error| at_hetzner(&error))?;
         // A node that knows no key could never be told what to run.
         let key = self.signing_key().map_err(Done::refused)?;

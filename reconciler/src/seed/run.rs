@@ -114,9 +114,9 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
     };
     let found = checks::look(&subject).await?;
     found.show()?;
-    let (made_key, cluster) = (found.made_key, state.record.cluster_id.clone());
     if !found.is_well() {
-        take_back(made_key, client.as_ref(), &cluster).await?;
+        let cluster = &state.record.cluster_id;
+        take_back(found.made_key, client.as_ref(), cluster).await?;
         return Ok(if found.waits_for_key() {
             Ending::WaitsForKey
         } else {
@@ -125,33 +125,19 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
     }
     let made = Made {
         place,
-        client: client.clone(),
+        client,
         state,
         keys,
         age_key: age_key.ok(),
         found,
     };
-    let seed = match &first {
-        Some(first) => {
-            let may_wipe = made.found.wiped.is_some();
-            let mut seed = begin_on(&options, spec, &commit, first, made)?;
-            machine::go(&mut seed, first, may_wipe).await?;
-            seed
-        }
-        None => {
-            let mut seed = match begin(&options, spec, &commit, extent, made).await {
-                Ok(seed) => seed,
-                Err(error) => {
-                    take_back(made_key, client.as_ref(), &cluster).await?;
-                    return Err(error);
-                }
-            };
-            if let Err(error) = go(&mut seed).await {
-                say_what_stays(&seed)?;
-                return Err(error);
-            }
-            seed
-        }
+    let seed = if let Some(first) = &first {
+        let may_wipe = made.found.wiped.is_some();
+        let mut seed = begin_on(&options, spec, &commit, first, made)?;
+        machine::go(&mut seed, first, may_wipe).await?;
+        seed
+    } else {
+        at_hetzner(&options, spec, &commit, extent, made).await?
     };
     if extent == Extent::Cluster {
         tell(format_args!(
@@ -205,6 +191,29 @@ fn say_what_stays(seed: &Seed<'_>) -> std::io::Result<()> {
     } else {
         tell(format_args!("{STAYS}."))
     }
+}
+
+async fn at_hetzner<'a>(
+    options: &'a SeedOptions,
+    spec: &'a Spec,
+    commit: &'a CommitId,
+    extent: Extent,
+    made: Made,
+) -> Result<Seed<'a>, SeedError> {
+    let (made_key, client) = (made.found.made_key, made.client.clone());
+    let cluster = made.state.record.cluster_id.clone();
+    let mut seed = match begin(options, spec, commit, extent, made).await {
+        Ok(seed) => seed,
+        Err(error) => {
+            take_back(made_key, client.as_ref(), &cluster).await?;
+            return Err(error);
+        }
+    };
+    if let Err(error) = go(&mut seed).await {
+        say_what_stays(&seed)?;
+        return Err(error);
+    }
+    Ok(seed)
 }
 
 async fn begin<'a>(

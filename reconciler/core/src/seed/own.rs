@@ -16,6 +16,7 @@ pub struct First {
 
 /// What comes now.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Next {
     /// Puts the pool's system on its disk, if it is not there, and tells it who it is.
     Install,

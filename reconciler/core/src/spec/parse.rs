@@ -101,7 +101,7 @@ fn read<'a>(reader: &'a Reader<'a>, tables: &'a DeTable<'a>) -> Option<Spec> {
     Some(Spec {
         name: name?,
         kubernetes: kubernetes?,
-        hetzner: hetzner?,
+        hetzner,
         network: network?.into_network(),
         firewall: firewall?,
         api: api?,

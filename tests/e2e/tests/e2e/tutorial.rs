@@ -110,7 +110,7 @@ impl Person {
     fn play(&mut self, bed: &Bed, exchange: &mut Exchange) -> Result<()> {
         let command = exchange.command.clone();
         if command.starts_with("cd ") || command.starts_with("export ") {
-            self.so_far += &format!("{command} && ");
+            self.so_far.extend([command.as_str(), " && "]);
             return Ok(());
         }
         let until = Instant::now()

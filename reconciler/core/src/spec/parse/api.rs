@@ -81,7 +81,7 @@ fn load_balancer(
         kind: kind?.value.to_owned(),
         location: location?.value.to_owned(),
         public: !private?,
-        address: address?,
+        address,
     })
 }
 
@@ -104,15 +104,13 @@ fn floating_ip(mut table: Table<'_>, zone: Option<&str>) -> Option<FloatingIp> {
     Some(FloatingIp {
         family: family?,
         location: location?.value.to_owned(),
-        address: address?,
+        address,
     })
 }
 
-/// What it came to have, as `fabrik status` tells. `None` only when a fault was noted.
-fn address(table: &mut Table<'_>, fits: impl Fn(&IpAddr) -> bool) -> Option<Option<IpAddr>> {
-    let Some(entry) = table.get("address") else {
-        return Some(None);
-    };
+/// What it came to have, as `fabrik status` tells. `None` where it is not named, or a fault was noted.
+fn address(table: &mut Table<'_>, fits: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
+    let entry = table.get("address")?;
     let text = table.as_string(&entry)?;
     let address = text.value.parse().ok().filter(fits);
     if address.is_none() {
@@ -123,7 +121,7 @@ fn address(table: &mut Table<'_>, fits: impl Fn(&IpAddr) -> bool) -> Option<Opti
             "copy it from `fabrik status`, or leave it out",
         );
     }
-    address.map(Some)
+    address
 }
 
 fn lets_all_in(firewall: &Firewall) -> bool {

@@ -9,17 +9,16 @@ use super::secret_ref;
 const EXAMPLE: &str = "{ file = \"secrets/hetzner.yaml\", key = \"token\" }";
 
 /// What is made at Hetzner, as tables and keys of `cluster.toml`; `*` stands for any.
-const MADE_THERE: [&[&str]; 3] = [
+const MADE_THERE: [&[&str]; 4] = [
     &["servers", "server-types"],
     &["pools", "*", "server-types"],
     &["api", "load-balancer"],
+    &["api", "floating-ip"],
 ];
 
-/// `None` only when a fault was noted.
-pub fn hetzner(root: &mut Table<'_>) -> Option<Option<Hetzner>> {
-    let Some(entry) = root.get("hetzner") else {
-        return Some(None);
-    };
+/// `None` where the table is not there, or a fault was noted.
+pub fn hetzner(root: &mut Table<'_>) -> Option<Hetzner> {
+    let entry = root.get("hetzner")?;
     let mut table = root.as_table(&entry, "[hetzner]")?;
     let token = match table.get("token") {
         None => {
@@ -35,7 +34,7 @@ pub fn hetzner(root: &mut Table<'_>) -> Option<Option<Hetzner>> {
             .and_then(secret_ref),
     };
     table.finish();
-    Some(Some(Hetzner { token: token? }))
+    Some(Hetzner { token: token? })
 }
 
 /// Nothing is made at Hetzner without a project there.

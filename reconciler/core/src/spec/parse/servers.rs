@@ -45,7 +45,7 @@ pub fn servers(
     // For Nix, which reads it there itself.
     system(&mut table);
     let count = own.as_ref().map_or(1, BTreeMap::len);
-    if count % 2 == 0 || count > MOST as usize {
+    if count.is_multiple_of(2) || count > MOST as usize {
         table.fault(
             &entry.key.span,
             format!("{count} servers bear the loss of no more of them than fewer do"),

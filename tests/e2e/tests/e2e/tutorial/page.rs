@@ -130,7 +130,7 @@ fn parse(text: &str) -> Result<Vec<Piece>> {
             },
             None if opened.trim() == "console" => Piece::Session(exchanges(&block)?),
             None => {
-                prose.push_str(&format!("{line}{block}```\n"));
+                prose.extend([line, block.as_str(), "```\n"]);
                 continue;
             }
         };
@@ -206,15 +206,13 @@ pub fn edit(file: &str, lines: &str) -> String {
                     .iter()
                     .any(|l| l.starts_with('[') || l.starts_with("# ["))
         };
-        match (from..text.len()).find(|at| bare(&text[*at]) && !table_ends(*at)) {
-            Some(at) => {
-                text[at] = line.to_owned();
-                after = at + 1;
-            }
-            None => {
-                text.insert(after, line.to_owned());
-                after += 1;
-            }
+        let there = (from..text.len()).find(|at| bare(&text[*at]) && !table_ends(*at));
+        if let Some(at) = there {
+            line.clone_into(&mut text[at]);
+            after = at + 1;
+        } else {
+            text.insert(after, line.to_owned());
+            after += 1;
         }
     }
     text.join("\n") + "\n"
