@@ -4,7 +4,7 @@
 //! silent default.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -237,6 +237,13 @@ impl Config {
         self.beside_supervisors(self.cache.as_ref().map(|cache| cache.listen))
     }
 
+    /// Where the caches of servers at these addresses are, likewise.
+    pub fn caches_at(&self, addresses: impl Iterator<Item = IpAddr>) -> Vec<String> {
+        let port = self.cache.as_ref().map(|cache| cache.listen.port());
+        let at = |address| Some(format!("https://{}", SocketAddr::new(address, port?)));
+        addresses.filter_map(at).collect()
+    }
+
     /// Where new servers ask for their keys, likewise.
     pub fn join_desk_urls(&self) -> Vec<String> {
         self.beside_supervisors(self.join.as_ref().map(|join| join.listen))
@@ -461,6 +468,11 @@ k3s-token-file = '/t'
                 "https://127.20.0.2:9642",
                 "https://[fd00::1]:9642"
             ]
+        );
+        let now = ["10.0.0.3", "fd00::3"].map(|address| address.parse().unwrap());
+        assert_eq!(
+            config.caches_at(now.into_iter()),
+            ["https://10.0.0.3:9642", "https://[fd00::3]:9642"]
         );
     }
 

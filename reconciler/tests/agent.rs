@@ -11,6 +11,7 @@ use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::sync::atomic::Ordering;
 
+use fabrik::cluster::resources::FabrikNodeSpec;
 use fabrik_core::system::{Action, Needs, Phase};
 
 use agent::cache::Authority;
@@ -446,8 +447,19 @@ async fn the_front_has_the_nodes_certificate_and_the_one_that_it_has_now() {
         "StoreDir: /nix/store\n",
     )
     .unwrap();
-    let config = machine.config.clone();
-    let front = tokio::spawn(async move { fabrik::node::front::serve(&config).await });
+    let mut config = machine.config.clone();
+    // It was made when another server was there; who is there now it is told.
+    let caches = std::mem::replace(
+        &mut config.cache.urls,
+        vec!["https://127.0.0.1:1".to_owned()],
+    );
+    let spec = FabrikNodeSpec {
+        caches,
+        ..machine.spec(1, &machine.old)
+    };
+    machine.show(spec);
+    let seen = machine.seen.subscribe();
+    let front = tokio::spawn(async move { fabrik::node::front::serve(&config, seen).await });
     let client = reqwest::Client::new();
     let ask = |path: &str| {
         client

@@ -164,6 +164,7 @@ async fn forge_node_status(admin: &Client) -> Result<(), kube::Error> {
         intent: String::new(),
         aim: None,
         publication: None,
+        caches: Vec::new(),
         order: None,
         retirement: None,
         standing: None,

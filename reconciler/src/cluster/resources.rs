@@ -287,6 +287,9 @@ pub struct FabrikNodeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<SignedPublicationSchema>")]
     pub publication: Option<SignedPublication>,
+    /// Where it may fetch it from, beside what it was made with: the caches of the servers that there are now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<String>,
     /// What it is to do now.
     #[serde(
         default,

@@ -13,10 +13,12 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::stream;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::error::causes;
 use super::identity::Identity;
 use super::{AgentConfig, NodeError};
+use crate::cluster::resources::FabrikNode;
 
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A server that says nothing for so long is left for the next.
@@ -25,19 +27,26 @@ pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 struct Front {
     kubeconfig: PathBuf,
+    /// What the node was made with.
     urls: Arc<[String]>,
+    /// What it is told by now: servers come and go.
+    seen: watch::Receiver<Option<FabrikNode>>,
     /// The identity that the client was made with.
     client: Arc<Mutex<Option<(Identity, reqwest::Client)>>>,
 }
 
 /// Serves until dropped.
-pub async fn serve(config: &AgentConfig) -> Result<(), NodeError> {
+pub async fn serve(
+    config: &AgentConfig,
+    seen: watch::Receiver<Option<FabrikNode>>,
+) -> Result<(), NodeError> {
     let address = config.front;
     let failed = |source| NodeError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let front = Front {
         kubeconfig: config.kubeconfig.clone(),
         urls: config.cache.urls.clone().into(),
+        seen,
         client: Arc::default(),
     };
     let router = Router::new().fallback(pass_on).with_state(front);
@@ -59,11 +68,28 @@ async fn pass_on(State(front): State<Front>, method: Method, uri: Uri) -> Respon
 }
 
 impl Front {
-    /// The first cache that has it; `None` where all say that they have not.
+    /// Where those that are there now can't say whether they have it, those that the node was made with are asked.
     async fn ask(&self, method: &Method, path: &str) -> Result<Option<Response>, String> {
+        let seen = self.seen.borrow().clone();
+        let told = seen.map(|node| node.spec.caches).unwrap_or_default();
+        if !told.is_empty()
+            && let Ok(found) = self.ask_each(&told, method, path).await
+        {
+            return Ok(found);
+        }
+        self.ask_each(&self.urls, method, path).await
+    }
+
+    /// The first cache that has it; `None` where all say that they have not.
+    async fn ask_each(
+        &self,
+        urls: &[String],
+        method: &Method,
+        path: &str,
+    ) -> Result<Option<Response>, String> {
         let client = self.client().map_err(|error| error.to_string())?;
         let mut silent = None;
-        for url in self.urls.iter() {
+        for url in urls {
             let url = format!("{}{path}", url.trim_end_matches('/'));
             match client.request(method.clone(), &url).send().await {
                 Ok(answer) if answer.status() == StatusCode::OK => return Ok(Some(stream(answer))),

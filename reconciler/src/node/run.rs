@@ -10,6 +10,7 @@ use super::agent::Channels;
 use super::secrets::{Holdings, Keeper};
 use super::stage::{Progress, Wanted};
 use super::{Agent, AgentConfig, NodeError, api, front, stage};
+use crate::cluster::resources::FabrikNode;
 
 /// How long until the front is tried again, where another program has its address.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -19,6 +20,7 @@ pub async fn run(config_file: &Path) -> Result<(), NodeError> {
     let config = AgentConfig::load(config_file)?;
     let fabrik = std::env::current_exe().map_err(NodeError::io("/proc/self/exe"))?;
     let (seen_sender, seen) = watch::channel(None);
+    let heard = seen.clone();
     let (status, status_receiver) = watch::channel(None);
     let (wanted, wanted_receiver) = watch::channel(Wanted::default());
     let (progress_sender, progress) = watch::channel(Progress::default());
@@ -38,14 +40,14 @@ pub async fn run(config_file: &Path) -> Result<(), NodeError> {
         Box::pin(agent.run()),
         api::run(config.clone(), seen_sender, status_receiver, keeper),
         stage::run(config.clone(), wanted_receiver, progress_sender),
-        serve_front(&config),
+        serve_front(&config, &heard),
     );
     Ok(())
 }
 
-async fn serve_front(config: &AgentConfig) {
+async fn serve_front(config: &AgentConfig, heard: &watch::Receiver<Option<FabrikNode>>) {
     loop {
-        if let Err(error) = front::serve(config).await {
+        if let Err(error) = front::serve(config, heard.clone()).await {
             tracing::error!(%error, "systems come from other caches only");
         }
         sleep(PAUSE).await;

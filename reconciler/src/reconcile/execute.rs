@@ -226,7 +226,7 @@ impl<'a> Executor<'a> {
         let publication = publication
             .ok_or_else(|| format!("nothing is signed yet for the nodes of pool {pool}"))?;
         let client = &self.leader.replica.clients.leader_once;
-        nodes::aim(client, node, system, publication)
+        nodes::aim(client, node, system, publication, &self.leader.caches)
             .await
             .map_err(|e| e.to_string())
     }

@@ -96,6 +96,8 @@ pub struct Leader {
     pub(super) well: BTreeMap<NodeName, Well>,
     /// What the nodes of each pool may run, as it was signed for the commit in force.
     pub(super) publications: BTreeMap<PoolName, SignedPublication>,
+    /// The caches of the servers that were seen last.
+    pub(super) caches: Vec<String>,
     /// Makes the systems of the commit in force, where the configuration says how.
     pub(super) building: Option<Building>,
     /// Its own server is to be updated: another replica is to tell it so.
@@ -192,6 +194,7 @@ impl Leader {
             blockers: (None, Vec::new()),
             well: BTreeMap::new(),
             publications: BTreeMap::new(),
+            caches: Vec::new(),
             building: replica
                 .builder
                 .clone()

@@ -93,7 +93,10 @@ pub async fn observe(
     let uids = std::mem::take(&mut told.uids);
     leader.events.know(leader.wishes.uid.clone(), uids);
     systems::look_for_blockers(leader).await;
-    systems::forget_spoiled_aims(&leader.publications, &ledger.members, &mut told);
+    let addresses = seen.hosts.by_address.keys().copied();
+    leader.caches = leader.replica.config.caches_at(addresses);
+    let (ours, caches) = (&leader.publications, &leader.caches);
+    systems::forget_spoiled_aims(ours, caches, &ledger.members, &mut told);
     move_daemons(&mut pods, &mut told);
     for (name, heard) in heard {
         if let Some(node) = seen.nodes.get_mut(&name) {

@@ -48,7 +48,7 @@ pub struct Machine {
     pub old: System,
     root: PathBuf,
     config_file: PathBuf,
-    seen: watch::Sender<Option<FabrikNode>>,
+    pub seen: watch::Sender<Option<FabrikNode>>,
     status: watch::Receiver<Option<FabrikNodeStatus>>,
     agent: JoinSet<()>,
     boots: u32,
@@ -162,9 +162,9 @@ impl Machine {
             wanted_receiver,
             progress_sender,
         ));
-        let config = self.config.clone();
+        let (config, seen) = (self.config.clone(), self.seen.subscribe());
         self.agent
-            .spawn(async move { front::serve(&config).await.unwrap() });
+            .spawn(async move { front::serve(&config, seen).await.unwrap() });
     }
 
     /// As SIGKILL does: at once, wherever it is.
@@ -314,6 +314,7 @@ impl Machine {
             intent: "abcdef".to_owned(),
             aim: Some(system.output.to_string()),
             publication: Some(self.publication(sequence, &[system])),
+            caches: Vec::new(),
             order: None,
             retirement: None,
             standing: None,

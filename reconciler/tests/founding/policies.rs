@@ -24,6 +24,7 @@ pub async fn guard_the_status_of_nodes(world: &World, leader: &Client) {
             intent: String::new(),
             aim: None,
             publication: None,
+            caches: Vec::new(),
             order: None,
             retirement: None,
             standing: None,

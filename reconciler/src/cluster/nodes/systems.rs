@@ -23,6 +23,8 @@ pub struct SystemsSeen {
     pub systems: BTreeMap<NodeName, NodeSystem>,
     /// The statement beside each aim.
     pub publications: BTreeMap<NodeName, SignedPublication>,
+    /// The caches beside each aim.
+    pub caches: BTreeMap<NodeName, Vec<String>>,
     /// Which secrets each node was told to fetch.
     pub noted: BTreeMap<NodeName, SecretsDigest>,
     /// The UIDs of the objects themselves.
@@ -47,6 +49,9 @@ pub async fn observe_systems(client: &Client) -> Result<SystemsSeen, NodeError> 
         let publication = read(object, "/spec/publication", &mut seen.unreadable);
         seen.publications
             .extend(publication.map(|publication| (name.clone(), publication)));
+        let caches = read(object, "/spec/caches", &mut seen.unreadable);
+        seen.caches
+            .extend(caches.map(|caches| (name.clone(), caches)));
         let system = NodeSystem {
             aim: read(object, "/spec/aim", &mut seen.unreadable),
             order: read(object, "/spec/order", &mut seen.unreadable),
@@ -83,14 +88,15 @@ fn retirement(object: &DynamicObject, unreadable: &mut Vec<String>) -> Option<Re
     serde_json::from_str(&signed.statement).ok()
 }
 
-/// Tells a node which system to fetch, with the statement that it may.
+/// Tells a node which system to fetch and from where, with the statement that it may.
 pub async fn aim(
     client: &Client,
     node: &NodeRef,
     system: &StorePath,
     publication: &SignedPublication,
+    caches: &[String],
 ) -> Result<(), NodeError> {
-    let spec = json!({"aim": system, "publication": publication});
+    let spec = json!({"aim": system, "publication": publication, "caches": caches});
     again(async || tell(client, node, "aim", &spec).await).await
 }
 

@@ -61,16 +61,20 @@ fn no_server_has_etcd(seen: &NodesSeen) -> bool {
 }
 
 /// An aim beside which another statement stands than ours is given again: a node does not fetch what its publication does
-/// not name, or what is older than the one before.
+/// not name, or what is older than the one before. So it is where servers came or went since: a node that knows none of
+/// those that are left could fetch nothing any more. With no caches at all it is one that an older fabrik gave.
 pub fn forget_spoiled_aims(
     publications: &BTreeMap<PoolName, SignedPublication>,
+    caches: &[String],
     members: &BTreeMap<IntentId, Member>,
     seen: &mut SystemsSeen,
 ) {
     for member in members.values() {
         let ours = publications.get(&member.pool);
+        let elsewhere = seen.caches.get(&member.name).is_some_and(|c| c != caches);
         if let Some(system) = seen.systems.get_mut(&member.name)
-            && ours.is_some_and(|ours| seen.publications.get(&member.name) != Some(ours))
+            && ours
+                .is_some_and(|ours| elsewhere || seen.publications.get(&member.name) != Some(ours))
         {
             system.aim = None;
         }
@@ -170,7 +174,8 @@ mod tests {
             signature: "demo-1:x".to_owned(),
         };
         let workers: PoolName = "workers".parse().unwrap();
-        let after = |ours: Option<&str>, beside: Option<&str>| {
+        let server = |n: u8| vec![format!("https://10.0.1.{n}:9642")];
+        let after = |ours: Option<&str>, beside: Option<&str>, caches: Option<Vec<String>>| {
             let publications = ours.map(|text| (workers.clone(), statement(text)));
             let aim = Some(format!("/nix/store/{}-x", "0".repeat(32)).parse().unwrap());
             let system = NodeSystem {
@@ -184,14 +189,24 @@ mod tests {
                     .map(|text| (node(), statement(text)))
                     .into_iter()
                     .collect(),
+                caches: caches.map(|c| (node(), c)).into_iter().collect(),
                 ..SystemsSeen::default()
             };
-            forget_spoiled_aims(&publications.into_iter().collect(), &members, &mut seen);
+            let publications = publications.into_iter().collect();
+            forget_spoiled_aims(&publications, &server(2), &members, &mut seen);
             seen.systems[&node()].aim.is_some()
         };
-        assert!(after(Some("2"), Some("2")));
-        assert!(!after(Some("2"), Some("1")));
-        assert!(!after(Some("2"), None));
-        assert!(after(None, Some("1")), "nothing is signed yet");
+        assert!(after(Some("2"), Some("2"), Some(server(2))));
+        assert!(after(Some("2"), Some("2"), None), "an older fabrik's");
+        assert!(
+            !after(Some("2"), Some("2"), Some(server(1))),
+            "its server is gone"
+        );
+        assert!(!after(Some("2"), Some("1"), Some(server(2))));
+        assert!(!after(Some("2"), None, None));
+        assert!(
+            after(None, Some("1"), Some(server(1))),
+            "nothing is signed yet"
+        );
     }
 }

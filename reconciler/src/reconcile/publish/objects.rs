@@ -144,6 +144,7 @@ impl Objects {
             intent: intent.to_string(),
             aim: None,
             publication: None,
+            caches: Vec::new(),
             order: None,
             retirement: None,
             standing: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fabrik_bed::{Bed, Machine, Options, Transport};
+use fabrik_bed::{Bed, Machine, Options, SystemChange, Transport, system};
 use fabrik_e2e::etcd::{Look, Member, Poll, Watcher, faults, lead};
 use fabrik_e2e::person::{Person, seed};
 use fabrik_e2e::writer::{Writer, config_maps};
@@ -64,6 +64,8 @@ async fn the_first_server_loses_its_disk_is_deleted_by_hand_and_replaced() -> Re
         .map(|m| m.name().to_owned())
         .collect();
     ensure!(!names.contains(&first.name().to_owned()), "{names:?}");
+
+    fetches_from_who_is_there(&world).await?;
 
     // Of the last two one leads etcd, and goes.
     let youngest = servers(&world)?.pop().context("a server")?;
@@ -191,6 +193,24 @@ async fn waits_for_ever(world: &World, first: &Machine, boots: u32) -> Result<()
         "it has data"
     );
     Ok(())
+}
+
+/// The worker was made when there was the first server alone.
+async fn fetches_from_who_is_there(world: &World) -> Result<()> {
+    let bed = &world.bed;
+    let worker = world.workers_ready(1).await?.pop().context("a worker")?;
+    let worker = bed.machine(&name(&worker))?;
+    let before = worker.system()?.path;
+    bed.change_system(
+        system::WORKERS,
+        &SystemChange::Package("another".to_owned()),
+    )?;
+    bed.git()
+        .commit_and_push("Have another package on workers")?;
+    bed.wait_until("the worker runs another system", CHANGED, async || {
+        Ok((worker.system()?.path != before).then_some(()))
+    })
+    .await
 }
 
 /// All that was acknowledged is there.
