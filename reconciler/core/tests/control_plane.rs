@@ -327,6 +327,29 @@ fn a_server_that_is_gone_leaves_etcd_first_and_is_replaced() {
 }
 
 #[test]
+fn two_of_five_that_are_gone_are_replaced_one_after_the_other() {
+    let mut model = Model::with_servers(5);
+    for number in [2, 4] {
+        let node = name(&format!("server-{number}"));
+        model.observed.hetzner.servers.remove(&ServerId(number));
+        model.observed.nodes.get_mut(&node).unwrap().ready = false;
+        let mut etcd = model.etcd().iter_mut();
+        etcd.find(|m| m.node == Some(node.clone())).unwrap().healthy = false;
+    }
+    model.tick();
+    model.settle();
+    let left = ["remove-etcd-member", "delete-node"];
+    assert_eq!(
+        verbs(&model),
+        [&left[..], &left, &["create-server"; 2]].concat()
+    );
+    let left = servers(&model);
+    assert_eq!(left.len(), 5);
+    assert!(!left.contains(&"server-2".to_owned()) && !left.contains(&"server-4".to_owned()));
+    model.nothing_is_left_over();
+}
+
+#[test]
 fn a_server_that_is_gone_stays_a_member_where_the_others_have_no_quorum() {
     let mut model = Model::with_servers(3);
     model.observed.hetzner.servers.remove(&ServerId(2));
