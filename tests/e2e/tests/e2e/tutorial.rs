@@ -29,7 +29,7 @@ const ADDRESS: &str = "203.0.113.7/32";
 const SSH_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea alice\n";
 /// The longest command waits for a server that boots, or for a rollout.
-const COMMAND: Duration = Duration::from_secs(240);
+const COMMAND: Duration = Duration::from_secs(300);
 /// What only looks is repeated until it sees what the page shows.
 const LOOKS: [&str; 3] = ["fabrik status", "fabrik plan", "kubectl get"];
 const SOON: Duration = Duration::from_secs(60);

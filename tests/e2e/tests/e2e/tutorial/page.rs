@@ -130,7 +130,7 @@ fn parse(text: &str) -> Result<Vec<Piece>> {
             },
             None if opened.trim() == "console" => Piece::Session(exchanges(&block)?),
             None => {
-                prose.extend([line, &block, "```\n"]);
+                prose.extend([line, block.as_str(), "```\n"]);
                 continue;
             }
         };
