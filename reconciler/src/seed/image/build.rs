@@ -23,9 +23,7 @@ const SUFFIXES: [&str; 4] = [".img", ".img.zst", ".raw", ".raw.zst"];
 /// Nix is there and can't be run.
 pub async fn why_not(architecture: Architecture) -> Result<Option<String>, SeedError> {
     let mut nix = nix();
-    nix.args(["config", "show", "--json"])
-        .stderr(Stdio::null())
-        .stdin(Stdio::null());
+    nix.args(["config", "show", "--json"]).stdin(Stdio::null());
     let output = match nix.output().await {
         Ok(output) => output,
         Err(error) if error.kind() == ErrorKind::NotFound => {
