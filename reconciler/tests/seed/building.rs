@@ -84,15 +84,8 @@ pub fn offer_nix(machines: &Path, sha256: &str) {
     // As `nix-store --load-db` reads it: path, digest, size, deriver, references.
     let registered = format!("{store}\n{}\n1\n\n0\n", "0".repeat(64));
     fs::write(tree.join("nix-0/.reginfo"), registered).unwrap();
-    let all = ["-R", "a+x"].map(str::to_owned);
-    assert!(
-        Command::new("chmod")
-            .args(all)
-            .arg(&bin)
-            .status()
-            .unwrap()
-            .success()
-    );
+    let executable = Command::new("chmod").args(["-R", "a+x"]).arg(&bin).status();
+    assert!(executable.unwrap().success());
     let mut tar = Command::new("tar");
     tar.arg("-cJf").arg(machines.join("nix.tar.xz"));
     let status = tar.arg("-C").arg(&tree).arg("nix-0").status();
