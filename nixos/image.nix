@@ -1,6 +1,7 @@
-# Two ways to bring ./disk.nix' layout about: `system.build.fabrikImage`, a raw disk for a snapshot, which nixpkgs' builder
+# Three ways to bring ./disk.nix' layout about: `system.build.fabrikImage`, a raw disk for a snapshot, which nixpkgs' builder
 # makes in a virtual machine; and `system.build.fabrikInstall`, a program that puts the system on a disk of the machine that it
-# runs on, where there is no KVM to build the image with (a temporary server, a rescue system).
+# runs on, where there is no KVM to build the image with (a temporary server, a rescue system); and
+# `system.build.fabrikDisk`, which makes the partitions of `fabrik.disk.device` and mounts them at /mnt, for nixos-anywhere.
 {
   config,
   lib,
@@ -11,6 +12,14 @@
 let
   isX86 = pkgs.stdenv.hostPlatform.isx86_64;
   inherit (config.system) build;
+  tools = [
+    pkgs.coreutils
+    pkgs.dosfstools
+    pkgs.e2fsprogs
+    pkgs.gptfdisk
+    pkgs.util-linux
+    config.systemd.package
+  ];
 in
 {
   system.build.fabrikImage = import (modulesPath + "/../lib/make-disk-image.nix") {
@@ -31,15 +40,7 @@ in
 
   system.build.fabrikInstall = pkgs.writeShellApplication {
     name = "fabrik-install";
-    runtimeInputs = [
-      pkgs.coreutils
-      pkgs.dosfstools
-      pkgs.e2fsprogs
-      pkgs.gptfdisk
-      pkgs.nixos-install-tools
-      pkgs.util-linux
-      config.systemd.package
-    ];
+    runtimeInputs = tools ++ [ pkgs.nixos-install-tools ];
     text = ''
       # fabrik-install DISK [ROOT]: erases DISK and puts the system of pool ${config.fabrik.pool} on it. With ROOT the partitions of
       # DISK are made already and mounted there, and nothing is erased.
@@ -60,4 +61,16 @@ in
       nixos-install --root "$root" --system ${build.toplevel} --no-root-passwd --no-channel-copy
     '';
   };
+
+  # What nixos-anywhere runs in its installer in the place of disko's script (nixos-anywhere, `--store-paths`).
+  system.build.fabrikDisk = pkgs.writeShellScript "fabrik-disk" ''
+    set -eu
+    ${builtins.readFile ./partition.sh}
+    export PATH=${builtins.concatStringsSep ":" (map (tool: "${tool}/bin") tools)}:$PATH
+    disk=${config.fabrik.disk.device}
+    root=/mnt
+    umount -R "$root" 2>/dev/null || true
+    mkdir -p "$root"
+    partition "$disk" "$root"
+  '';
 }

@@ -131,6 +131,15 @@ let
     }
   ) spec.pools;
 
+  disksOf =
+    machine: disk:
+    let
+      own = machine.extendModules { modules = [ ({ lib, ... }: { fabrik.disk.device = lib.mkForce disk; }) ]; };
+    in
+    {
+      disk = own.config.system.build.fabrikDisk;
+    };
+
   # One system serves a pool, so GRUB for BIOS can be on a disk that all its machines have under one name, or on none.
   grubOf =
     of:
@@ -142,7 +151,7 @@ let
           if disks != [ ] && builtins.all (disk: disk == builtins.head disks) disks then builtins.head disks else "nodev"
         );
       }
-    ) (if of ? disks then [ of.disks ] else [ ]);
+    ) (if of ? disks then [ (builtins.attrValues of.disks) ] else [ ]);
 
   # The first of two steps (docs/building.md): all that is new, but k3s of the minor that servers run.
   first =
@@ -183,6 +192,12 @@ in
 
   fabrik = {
     inherit faults;
+    # Of each machine of the user's own, what makes its disk.
+    machines = checked (
+      builtins.foldl' (all: pool: all // builtins.mapAttrs (_: disksOf agents.${pool}) spec.pools.${pool}.disks or { }) { } (
+        builtins.attrNames spec.pools
+      )
+    );
     first.servers = checked first;
   };
 

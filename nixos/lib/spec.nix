@@ -186,7 +186,8 @@ let
         default = "x86_64-linux";
       };
       isKnown = builtins.elem system.value [ "x86_64-linux" "aarch64-linux" ];
-      tables = builtins.filter builtins.isAttrs (builtins.attrValues given.machines);
+      hasDisk = name: builtins.isString (given.machines.${name}.disk or null);
+      disk = name: { inherit name; value = given.machines.${name}.disk; };
     in
     if !builtins.isAttrs given.machines then
       bad { } "${object} `machines` must be ${kinds.set}, and is ${kind given.machines}"
@@ -197,7 +198,7 @@ let
         inherit (system) faults;
         value = {
           system = system.value;
-          disks = builtins.filter builtins.isString (map (machine: machine.disk or null) tables);
+          disks = builtins.listToAttrs (map disk (builtins.filter hasDisk (builtins.attrNames given.machines)));
         };
       };
 
@@ -293,7 +294,7 @@ in
   # { system = "x86_64-linux"; }, with `disks` where they are the user's own machines, or nothing where `[servers]` is not there.
   servers = servers.value;
 
-  # { NAME.system = "x86_64-linux"; }, and `disks`, of each machine, in pools of the user's own.
+  # { NAME.system = "x86_64-linux"; }, and in pools of the user's own `disks.MACHINE = "/dev/…"`.
   pools = values pools;
 
   # Of each, its SOPS file, the pools that have it, and the units that another one restarts.

@@ -18,6 +18,7 @@ mod found;
 pub mod git;
 mod identify;
 mod init;
+mod install;
 mod kubeconfig;
 mod leader;
 pub mod logging;
@@ -61,6 +62,8 @@ pub enum Verb {
     Init(Box<init::Options>),
     /// Brings a cluster up at Hetzner from its repository; cut off anywhere, the same command goes on.
     Seed(Box<SeedOptions>),
+    /// Installs a machine of yours that cluster.toml names, over SSH, and lets it join.
+    Install(Box<install::Options>),
     /// Makes a cluster into one that fabrik runs; may be repeated.
     Found(Box<FoundOptions>),
     /// Runs one replica, on a control-plane node.
@@ -138,6 +141,7 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Init(options) => init::run(*options).await,
         Verb::Seed(options) => Box::pin(seed::run(*options)).await,
+        Verb::Install(options) => Box::pin(install::run(*options)).await,
         Verb::Found(options) => Box::pin(found::run(*options)).await,
         Verb::Run(options) => run::run(options).await,
         Verb::Agent(options) => Box::pin(agent::run(options)).await,

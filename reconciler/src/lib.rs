@@ -15,6 +15,7 @@ pub mod gate;
 pub mod handover;
 pub mod hetzner;
 pub mod join;
+pub mod machine;
 pub mod node;
 pub mod publication;
 pub mod reconcile;

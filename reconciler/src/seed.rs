@@ -27,6 +27,7 @@ mod state;
 mod write_image;
 
 pub use error::SeedError;
+pub(crate) use error::last_line;
 pub use options::{ImageFile, SeedOptions};
 pub use own::forget;
 pub use run::{Ending, begun, seed};

@@ -103,6 +103,16 @@ in
   broken = import ../../nixos/lib/spec.nix "[cluster\n";
   # What there is an image of.
   images = builtins.mapAttrs (_: builtins.attrNames) (mkCluster { src = ./specs/both-architectures; }).packages;
+  # Of pools of the user's own: where GRUB is for BIOS, and what makes each machine's disk.
+  own =
+    let
+      cluster = mkCluster { src = ./specs/own-machines; };
+      grub = pool: cluster.nixosConfigurations.${pool}.config.fabrik.disk.device;
+    in
+    {
+      grub = map grub [ "attic" "home" "servers" ];
+      disks = builtins.mapAttrs (_: machine: machine.disk) cluster.fabrik.machines;
+    };
   count = builtins.length names;
   good = builtins.filter (name: !lib.hasPrefix "wrong-" name) names;
   differences = lib.concatStringsSep "\n" (lib.concatMap compare names);

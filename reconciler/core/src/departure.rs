@@ -11,6 +11,7 @@ use crate::guard;
 use crate::hold::Hold;
 use crate::id::IntentId;
 use crate::ledger::{Change, Ticket};
+use crate::machines;
 use crate::mark;
 use crate::observed::{Node, Observed, Power};
 use crate::spec::{Pods, Pool};
@@ -34,6 +35,8 @@ pub enum Departure<'a> {
     DeleteNode,
     /// Its Node is gone; its server is there, off.
     DeleteServer,
+    /// It is a machine of the user's own, and the rest is theirs to do.
+    ByHand,
     /// Neither Node nor server is left.
     Gone,
     /// A Node of its name is there that is not the one that joined.
@@ -47,6 +50,9 @@ pub fn stage<'a>(id: &IntentId, ticket: &Ticket, observed: &'a Observed) -> Depa
     let node = observed.nodes.get(&ticket.node);
     if let Err(hold) = guard::is_the_node_that_joined(&ticket.node, &ticket.uid, observed) {
         return Departure::Unexplained(hold);
+    }
+    if ticket.server.is_own() {
+        return machines::leaving(id, ticket, observed);
     }
     let power = match observed.hetzner.servers.get(&ticket.server) {
         Some(server) => Some(server.power),
@@ -114,6 +120,8 @@ pub fn step(leaver: &Leaver<'_>) -> Step {
             node: node_ref(ticket),
         }),
         Departure::DeleteServer => step.effects.push(Effect::DeleteServer { server: server() }),
+        Departure::ByHand if leaver.wanted_again => return take_back(id, None),
+        Departure::ByHand => step.holds.push(machines::switch_off(ticket, observed)),
         Departure::Gone => step.changes.push(Change::Depart { id: id.clone() }),
         Departure::Unexplained(hold) => step.holds.push(hold),
         Departure::Unseen => {
@@ -160,11 +168,17 @@ impl Leaver<'_> {
 pub fn remaining(id: &IntentId, ticket: &Ticket, observed: &Observed) -> Vec<&'static str> {
     let node_is_there = observed.nodes.contains_key(&ticket.node);
     let server_is_there = observed.hetzner.servers.contains_key(&ticket.server);
+    if ticket.server.is_own() {
+        let cordon = matches!(stage(id, ticket, observed), Departure::Cordon);
+        return cordon.then_some("cordon").into_iter().collect();
+    }
     let mut verbs = match stage(id, ticket, observed) {
         Departure::Cordon => vec!["cordon", "power-off"],
         Departure::Drain(_) | Departure::PowerOff => vec!["power-off"],
         Departure::Stopping | Departure::DeleteNode | Departure::DeleteServer => Vec::new(),
-        Departure::Gone | Departure::Unexplained(_) | Departure::Unseen => return Vec::new(),
+        Departure::ByHand | Departure::Gone | Departure::Unexplained(_) | Departure::Unseen => {
+            return Vec::new();
+        }
     };
     verbs.extend(node_is_there.then_some("delete-node"));
     verbs.extend(server_is_there.then_some("delete-server"));

@@ -69,6 +69,8 @@ pub enum HoldReason {
     NoImage,
     /// Hetzner has none left of what the pool names.
     OutOfStock,
+    /// A person has to do something with a machine of theirs.
+    ByHand,
     /// A server has not joined in time.
     NotJoined,
     /// A server that is not wanted any more is not known to be there, and may still come.

@@ -232,6 +232,12 @@ impl IntentId {
         )
     }
 
+    /// What stands for a machine of the user's own that is to be this Node; `attempt` tells apart what collides.
+    pub fn of_machine(cluster: &ClusterId, node: &NodeName, attempt: u64) -> Self {
+        let own = ServerId::of_machine(cluster, node);
+        Self::derive(cluster, own.0.wrapping_add(attempt << 54))
+    }
+
     /// The id of the `sequence`-th intent of a cluster: always the same, so that a plan can name a server before it
     /// exists. A hash spreads the ids; it hides nothing.
     #[allow(clippy::cast_possible_truncation, reason = "five bits fit any usize")]

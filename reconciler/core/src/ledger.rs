@@ -153,6 +153,13 @@ pub enum Change {
         foundation: Foundation,
         kubernetes: String,
     },
+    /// A machine of the user's own is awaited.
+    Expect {
+        id: IntentId,
+        pool: PoolName,
+        name: NodeName,
+        server: ServerId,
+    },
     /// A server is wanted. Counts as a creation.
     Intend {
         sequence: u64,
@@ -254,6 +261,13 @@ pub enum Change {
     Prune { subject: String, reason: String },
 }
 
+impl Intent {
+    /// Whether it stands for a machine of the user's own.
+    pub fn is_own(&self) -> bool {
+        self.server.is_some_and(ServerId::is_own)
+    }
+}
+
 impl Ledger {
     pub fn new(cluster: ClusterId) -> Self {
         Self {
@@ -325,9 +339,10 @@ impl Ledger {
         Some(&self.members.get(other)?.name)
     }
 
-    /// Whether servers are on their way in or out.
+    /// Whether servers at Hetzner are on their way in or out.
     pub fn changes_servers(&self) -> bool {
-        !self.intents.is_empty() || self.tickets.values().any(|t| t.leave().is_some())
+        let leaves = |t: &Ticket| t.leave().is_some() && !t.server.is_own();
+        self.intents.values().any(|i| !i.is_own()) || self.tickets.values().any(leaves)
     }
 
     fn minor_in_force(&self) -> Option<u32> {
@@ -380,6 +395,23 @@ impl Ledger {
                 };
                 self.intents.insert(id.clone(), intent);
                 self.remember(EventKind::Creation, name.as_str(), "the pool is short", now);
+            }
+            Change::Expect {
+                id,
+                pool,
+                name,
+                server,
+            } => {
+                let intent = Intent {
+                    pool: pool.clone(),
+                    name: name.clone(),
+                    at: now,
+                    server: Some(*server),
+                    address: None,
+                    cancelled: None,
+                    cut_off: None,
+                };
+                self.intents.insert(id.clone(), intent);
             }
             Change::Bind {
                 id,

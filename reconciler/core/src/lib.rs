@@ -25,6 +25,7 @@ pub mod infrastructure;
 pub mod join;
 pub mod ladder;
 pub mod ledger;
+pub mod machines;
 pub mod manifest;
 pub mod mark;
 mod merge;

@@ -87,7 +87,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         let resize = if servers::is_servers(name) {
             servers::resize(desired, &pool, observed, now)
         } else {
-            pool::resize(name, &pool, observed, now)
+            pool::resize(&desired.spec, name, &pool, observed, now)
         };
         let planner = PoolPlan {
             name,
@@ -209,7 +209,7 @@ impl PoolPlan<'_> {
             .ledger
             .intents
             .iter()
-            .filter(|(_, i)| i.pool == *self.name)
+            .filter(|(_, i)| i.pool == *self.name && !i.is_own())
         {
             let name = intent.name.as_str();
             let server = intent

@@ -12,8 +12,8 @@ use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName};
 use crate::ledger::{Member, Purpose, Reason, Ticket};
 use crate::observed::{Observed, Role};
-use crate::servers;
 use crate::spec::{DrainPolicy, LocalData, PlacementStrategy, Pool, Spec};
+use crate::{machines, servers};
 
 /// What it takes to bring a pool to its count. Brakes are not in it: they decide when, not what.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,20 +49,33 @@ pub fn all<'a>(desired: &'a Desired, observed: &'a Observed) -> BTreeMap<&'a Poo
     pools
 }
 
-/// The change that brings pool `name` to its count.
-pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp) -> Resize {
+/// The change that brings pool `name` to its count of servers at Hetzner, and to its machines.
+pub fn resize(
+    spec: &Spec,
+    name: &PoolName,
+    pool: &Pool,
+    observed: &Observed,
+    now: Timestamp,
+) -> Resize {
+    let mut resize = at_hetzner(name, pool, observed, now);
+    machines::resize(spec, name, pool, observed, now, &mut resize);
+    resize
+}
+
+fn at_hetzner(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp) -> Resize {
     let ledger = &observed.ledger;
     let mut resize = Resize::default();
 
     let coming: Vec<&IntentId> = ledger
         .intents
         .iter()
-        .filter(|(_, i)| i.pool == *name && i.cancelled.is_none())
+        .filter(|(_, i)| i.pool == *name && i.cancelled.is_none() && !i.is_own())
         .map(|(id, _)| id)
         .collect();
     let mut staying = Vec::new();
     let mut updating = 0;
-    for (id, member) in ledger.members.iter().filter(|(_, m)| m.pool == *name) {
+    let of_pool = |m: &Member| m.pool == *name && !m.server.is_own();
+    for (id, member) in ledger.members.iter().filter(|(_, m)| of_pool(m)) {
         match ledger.tickets.get(id).map(|t| &t.purpose) {
             None => {}
             Some(Purpose::Leave { .. }) => continue,
@@ -93,7 +106,7 @@ pub fn resize(name: &PoolName, pool: &Pool, observed: &Observed, now: Timestamp)
         let short = wanted - size;
         let can_stay = |id: &IntentId, ticket: &Ticket| {
             let stage = departure::stage(id, ticket, observed);
-            matches!(stage, Departure::Cordon | Departure::Drain(_))
+            !ticket.server.is_own() && matches!(stage, Departure::Cordon | Departure::Drain(_))
         };
         let back = reversible(name, observed, can_stay);
         resize.take_back = back.into_iter().take(short).collect();
@@ -177,7 +190,10 @@ pub fn without_node(observed: &Observed) -> Vec<&NodeName> {
 /// Why a member is lost without anybody's wish, if it is.
 fn loss(member: &Member, observed: &Observed) -> Option<Reason> {
     let there = &observed.hetzner;
-    if there.gone.contains(&member.server) {
+    if member.server.is_own() {
+        let is_there = observed.nodes.contains_key(&member.name);
+        (!is_there).then_some(Reason::NodeDeleted)
+    } else if there.gone.contains(&member.server) {
         Some(Reason::Dead)
     } else if !there.servers.contains_key(&member.server) {
         // Nothing is known of it, so nothing is concluded.
@@ -261,11 +277,13 @@ pub(crate) fn choose_victims(
 /// Its server and its Node are those that the ledger knows.
 fn is_known(id: &IntentId, member: &Member, observed: &Observed) -> Result<(), Hold> {
     let about = format!("node {}", member.name);
-    guard::server_is_seen(id, &member.pool, about, member.server, observed)?;
+    if !member.server.is_own() {
+        guard::server_is_seen(id, &member.pool, about, member.server, observed)?;
+    }
     guard::is_the_node_that_joined(&member.name, &member.uid, observed)
 }
 
-fn may_leave(
+pub(crate) fn may_leave(
     id: &IntentId,
     member: &Member,
     pool: &Pool,

@@ -349,7 +349,13 @@ pub struct Foundation {
 impl Pool {
     /// Whether it is to have no nodes.
     pub fn is_empty(&self) -> bool {
-        self.count == 0 && self.machines.is_empty()
+        self.size() == 0
+    }
+
+    /// How many nodes it is to have.
+    pub fn size(&self) -> u32 {
+        let machines = u32::try_from(self.machines.len()).unwrap_or(u32::MAX);
+        self.count.saturating_add(machines)
     }
 
     /// Whether its servers are made from the newest snapshot that there is for it.

@@ -16,7 +16,7 @@ use crate::ledger::{Change, EventKind, Member, Purpose, Reason, Ticket};
 use crate::observed::{Observed, Role};
 use crate::pool::{self, Resize};
 use crate::spec::Pool;
-use crate::{adopt, arrival, infrastructure, rollout, secrets, servers};
+use crate::{adopt, arrival, infrastructure, machines, rollout, secrets, servers};
 
 /// What to do now, and what waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,7 +91,11 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     fn pool(&mut self, name: &PoolName, pool: &Pool) {
-        let resize = pool::resize(name, pool, self.observed, self.now);
+        let (spec, observed) = (&self.desired.spec, self.observed);
+        let resize = pool::resize(spec, name, pool, observed, self.now);
+        let believable = self.nodes_are_believable;
+        self.step
+            .extend(machines::step(spec, name, pool, observed, believable));
         self.go_on(name, pool, &resize, departure::step);
         self.label(name, pool);
         self.intend(name, resize.create);
@@ -126,7 +130,8 @@ impl Pass<'_> {
     ) {
         let (observed, now) = (self.observed, self.now);
         let ledger = &observed.ledger;
-        for (id, intent) in ledger.intents.iter().filter(|(_, i)| i.pool == *name) {
+        let coming = ledger.intents.iter();
+        for (id, intent) in coming.filter(|(_, i)| i.pool == *name && !i.is_own()) {
             let next = match guard::has_project(&self.desired.spec, &intent.name) {
                 Ok(()) => arrival::step(id, intent, pool, &mut self.ground, observed, now),
                 Err(hold) => Step::hold(hold),

@@ -11,7 +11,11 @@ pub struct Checkout(gix::Repository);
 
 impl Checkout {
     pub fn here() -> Option<Self> {
-        gix::discover(Path::new(".")).ok().map(Self)
+        Self::at(Path::new("."))
+    }
+
+    pub fn at(dir: &Path) -> Option<Self> {
+        gix::discover(dir).ok().map(Self)
     }
 
     /// The commit that a branch, a tag or a short id means.

@@ -55,11 +55,15 @@ pub struct Tokens {
 impl Tokens {
     /// `ca_file` is what k3s serves as `/cacerts`: a token names the SHA-256 of its bytes.
     pub fn new(client: Client, ca_file: &Path) -> Result<Self, TokenError> {
-        let ca_hash = ca_hash(ca_file)?;
-        Ok(Self {
+        Ok(Self::of_authority(client, ca_hash(ca_file)?))
+    }
+
+    /// The same, where the hash of the CA is known.
+    pub fn of_authority(client: Client, ca_hash: String) -> Self {
+        Self {
             api: Api::namespaced(client, "kube-system"),
             ca_hash,
-        })
+        }
     }
 
     /// Intents that have a token.
@@ -167,7 +171,10 @@ fn bootstrap_token(intent: &IntentId, token: &Secret, now: Timestamp) -> KubeSec
         ),
         ("usage-bootstrap-authentication", text("true")),
         ("auth-extra-groups", text(GROUP)),
-        ("description", text("joins one server that fabrik made")),
+        (
+            "description",
+            text("joins one machine to the cluster, for fabrik"),
+        ),
     ];
     KubeSecret {
         metadata: ObjectMeta {

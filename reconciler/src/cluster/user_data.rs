@@ -7,7 +7,10 @@ use fabrik_core::effect::NewServer;
 use fabrik_core::id::{ClusterId, ClusterName, NodeName, PoolName};
 use serde::{Deserialize, Serialize};
 
+use super::tokens;
+use crate::config::Config;
 use crate::secrets::{Secret, in_clear};
+use crate::signing::SigningKey;
 
 /// The layout's version.
 pub const VERSION: u32 = 1;
@@ -29,6 +32,40 @@ pub struct Cluster<'a> {
     pub public_key: Option<&'a str>,
     /// Where what was built here is fetched.
     pub cache_urls: &'a [String],
+}
+
+/// What a machine of the user's own joins by, but for its token: the leader publishes it for `fabrik install`. No secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Joining {
+    pub servers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    #[serde(default)]
+    pub cache_urls: Vec<String>,
+    /// SHA-256 in hex of the authority's file, which a token names.
+    pub ca_hash: String,
+}
+
+impl Joining {
+    /// `None`, with a line in the log, where a file of it can't be read.
+    pub fn of(config: &Config) -> Option<Self> {
+        let key = config.nix.as_ref();
+        let key = key.map(|nix| SigningKey::read(&nix.signing_key_file));
+        let public_key = key.transpose().map(|key| key.map(|key| key.public_half()));
+        let public_key = public_key
+            .inspect_err(|error| tracing::warn!(%error, "machines can't be installed"))
+            .ok()?;
+        let ca_hash = tokens::ca_hash(&config.kubernetes.ca_file)
+            .inspect_err(|error| tracing::warn!(%error, "machines can't be installed"))
+            .ok()?;
+        Some(Self {
+            servers: config.kubernetes.join_urls.clone(),
+            public_key,
+            cache_urls: config.cache_urls(),
+            ca_hash,
+        })
+    }
 }
 
 /// The user data of a server: JSON, with k3s' words. The machine tries `servers` in order, and again until one answers:

@@ -1,5 +1,5 @@
 //! Who this machine is: its name, addresses, provider id, labels and taints come from the server's user data and
-//! metadata, never from the system, so that one system serves a whole pool.
+//! metadata, or from the file that `fabrik install` wrote, never from the system, so that one system serves a whole pool.
 //!
 //! Both are read at the first boot only; what is known by then is kept on the disk. From it the files of k3s, the agent and
 //! the network are written at each boot, before any of these starts: another build may write them in another way.
@@ -7,10 +7,11 @@
 mod files;
 mod first_boot;
 mod kept;
+pub mod machine_file;
 mod metadata;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fabrik_core::id::NodeName;
@@ -74,6 +75,15 @@ pub enum IdentifyError {
     /// On the heap: it is big.
     #[error(transparent)]
     Handover(#[from] Box<handover::HandoverError>),
+    #[error(
+        "{path} is for {given}, and this machine has been {kept}. Install it anew, with its disk wiped",
+        path = path.display()
+    )]
+    OtherNode {
+        path: PathBuf,
+        kept: NodeName,
+        given: NodeName,
+    },
     #[error(transparent)]
     Node(#[from] NodeError),
 }
@@ -108,7 +118,13 @@ async fn who(
     root: &Path,
     by_hand: ByHand,
 ) -> Result<Option<Identity>, IdentifyError> {
+    if let Some(given) = machine_file::read(root)? {
+        return machine_file::take(root, given).map(Some);
+    }
     if let Some(identity) = kept(root)? {
+        if identity.server_id().is_own() {
+            return Ok(Some(identity));
+        }
         is_the_same_machine(metadata, &identity).await?;
         return Ok(Some(identity));
     }

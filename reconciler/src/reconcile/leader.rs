@@ -170,7 +170,7 @@ impl Leader {
         let asks = move || asking.fetch_asked.notify_one();
         beside.spawn(triggers::watch(client.clone(), hints, asks));
         let name = replica.config.cluster.name.as_str();
-        let publisher = Publisher::start(client.clone(), name, &authority, &mut beside);
+        let publisher = Publisher::start(client.clone(), &replica.config, &authority, &mut beside);
         Ok(Self {
             ledger,
             tokens,

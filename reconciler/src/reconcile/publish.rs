@@ -28,6 +28,8 @@ use super::leader::Leader;
 use super::status::{self, Facts};
 use super::tell;
 use crate::cluster::lease::Authority;
+use crate::cluster::user_data::Joining;
+use crate::config::Config;
 use crate::report::observed::{CONFIG_MAP, CONFIG_MAP_KEY};
 
 /// What is to be told by now, and the holds that were there at the last pass.
@@ -67,13 +69,21 @@ impl Publisher {
     /// Tells for as long as the leadership lasts.
     pub fn start(
         client: Client,
-        cluster: &str,
+        config: &Config,
         authority: &Authority,
         beside: &mut JoinSet<()>,
     ) -> Self {
         Self {
-            facts: begin(Objects::new(client.clone(), cluster), authority, beside),
-            observed: begin(Observation::new(client), authority, beside),
+            facts: begin(
+                Objects::new(client.clone(), config.cluster.name.as_str()),
+                authority,
+                beside,
+            ),
+            observed: begin(
+                Observation::new(client, Joining::of(config)),
+                authority,
+                beside,
+            ),
             holds: BTreeSet::new(),
         }
     }

@@ -52,9 +52,10 @@ pub struct Facts {
     pub leader: String,
 }
 
-/// Servers on their way in or out.
+/// Servers on their way in or out. A machine of the user's own waits for a person, perhaps for weeks.
 pub fn is_moving(observed: &Observed) -> bool {
-    !observed.ledger.intents.is_empty() || !observed.ledger.tickets.is_empty()
+    let ledger = &observed.ledger;
+    ledger.intents.values().any(|i| !i.is_own()) || !ledger.tickets.is_empty()
 }
 
 /// The status of now. `before` is the one of the last time: what did not change keeps its time.
@@ -168,7 +169,7 @@ fn verdict(
         pools.any(|(name, settings)| name.as_str() == pool && settings.may_be_off)
     };
     let sized = pools.iter().all(|(name, p)| {
-        p.joining == 0 && p.leaving == 0 && (p.ready == p.wanted || may_be_off(name))
+        p.leaving == 0 && (p.joining == 0 && p.ready == p.wanted || may_be_off(name))
     });
     let commit = facts.desired.as_ref().map(|d| &d.commit);
     let units_applied = facts.units.applied && facts.units.commit.as_ref() == commit;
@@ -334,7 +335,7 @@ pub fn pools(desired: &Desired, observed: &Observed) -> BTreeMap<String, PoolSta
     let control_plane = asked_for.map(|pool| (servers.to_string(), status(&servers, pool.count)));
     let pools = pool::all(desired, observed).into_iter();
     pools
-        .map(|(name, pool)| (name.to_string(), status(name, pool.count)))
+        .map(|(name, pool)| (name.to_string(), status(name, pool.size())))
         .chain(control_plane)
         .collect()
 }

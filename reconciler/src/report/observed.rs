@@ -13,6 +13,8 @@ use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::user_data::Joining;
+
 /// The version of the document's layout.
 pub const SCHEMA: u32 = 1;
 /// The `ConfigMap` in fabrik's namespace that holds the document, and its key in `binaryData`.
@@ -36,6 +38,9 @@ pub struct Document {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub truncated: Vec<Truncation>,
     pub observed: Observed,
+    /// What machines of the user's own join by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining: Option<Joining>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +86,7 @@ impl Document {
             in_force: observed.ledger.admitted.as_ref().map(|a| a.commit.clone()),
             truncated: Vec::new(),
             observed,
+            joining: None,
         }
     }
 

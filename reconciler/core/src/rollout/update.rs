@@ -105,7 +105,9 @@ fn by_itself<'a>(
         .nodes
         .get(&ticket.node)
         .filter(|n| n.uid == ticket.uid);
-    if observed.hetzner.gone.contains(&ticket.server) {
+    // Of a machine of the user's own, only that word says that it is off.
+    let let_go = ticket.server.is_own() && !observed.nodes.contains_key(&ticket.node);
+    if let_go || observed.hetzner.gone.contains(&ticket.server) {
         return Stage::Lost;
     }
     let Some(action) = told(rollout, ticket, update) else {

@@ -82,10 +82,7 @@ fn read<'a>(reader: &'a Reader<'a>, tables: &'a DeTable<'a>) -> Option<Spec> {
     let ssh_keys = ssh_keys(&mut root);
     let zone = network.as_ref().map(|network| network.zone.as_str());
     let at_hetzner = tables.contains_key("hetzner");
-    let ranges = network
-        .as_ref()
-        .map(|network| network.given_to_others(at_hetzner));
-    let mut machines = Machines::new(name.as_ref(), ranges);
+    let mut machines = Machines::new(name.as_ref(), network.as_ref(), at_hetzner);
     let control_plane = servers::servers(&mut root, zone, &mut machines);
     let (servers, own_servers) = control_plane.unwrap_or_default();
     let api = api::api(&mut root, zone, firewall.as_ref());

@@ -76,7 +76,7 @@ async fn fetch(url: &str) -> Result<Vec<u8>, reqwest::Error> {
     Ok(answer.bytes().await?.into())
 }
 
-async fn published(access: &Access) -> Result<Vec<u8>, SourceError> {
+pub async fn published(access: &Access) -> Result<Vec<u8>, SourceError> {
     let maps: Api<ConfigMap> = Api::namespaced(access.client.clone(), NAMESPACE);
     let map = maps
         .get_opt(CONFIG_MAP)

@@ -83,7 +83,7 @@ pub fn k3s(identity: &Identity, told: K3s<'_>) -> String {
         node_taint: &identity.taints,
         kubelet_arg: [format!(
             "provider-id={}",
-            ServerId(identity.server).provider_id()
+            identity.server_id().provider_id()
         )],
     };
     // Texts and lists of texts: nothing in it has no YAML.

@@ -83,7 +83,7 @@ async fn ask(root: &Path, user_data: &ServerData) -> Result<Bundle, IdentifyErro
     Ok(bundle)
 }
 
-fn of_agent(user_data: UserData, metadata: Metadata) -> Identity {
+pub(super) fn of_agent(user_data: UserData, metadata: Metadata) -> Identity {
     let agent = user_data.public_key.map(|public_key| config::Cluster {
         name: user_data.cluster_name,
         id: user_data.cluster_id,

@@ -86,6 +86,10 @@ impl Identity {
         &self.node
     }
 
+    pub(super) fn server_id(&self) -> ServerId {
+        ServerId(self.server)
+    }
+
     pub fn control_plane(&self) -> Option<&ControlPlane> {
         self.control_plane.as_ref()
     }

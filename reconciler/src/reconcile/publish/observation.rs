@@ -12,18 +12,23 @@ use kube::{Api, Client};
 use tracing::warn;
 
 use super::teller::Teller;
+use crate::cluster::user_data::Joining;
 use crate::report::observed::{CONFIG_MAP, CONFIG_MAP_KEY, Document};
 
 pub struct Observation {
     client: Client,
+    joining: Option<Joining>,
     /// What was published last, without what changes by itself.
     published: Option<Observed>,
 }
 
 impl Observation {
-    pub fn new(client: Client) -> Self {
-        let published = None;
-        Self { client, published }
+    pub fn new(client: Client, joining: Option<Joining>) -> Self {
+        Self {
+            client,
+            joining,
+            published: None,
+        }
     }
 }
 
@@ -41,7 +46,11 @@ impl Teller for Observation {
         if self.published.as_ref() == Some(&lasting) {
             return Ok(());
         }
-        let document = match Document::new(observed.clone(), Timestamp::now()).publish() {
+        let document = Document {
+            joining: self.joining.clone(),
+            ..Document::new(observed.clone(), Timestamp::now())
+        };
+        let document = match document.publish() {
             Ok(document) => document,
             Err(error) => {
                 warn!(%error, "the observation is not published");

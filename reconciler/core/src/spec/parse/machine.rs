@@ -19,6 +19,8 @@ const HOST_KEY_TYPE: &str = "ssh-ed25519";
 /// All machines of a specification: no two of them may be one.
 pub struct Machines<'a> {
     cluster: Option<&'a ClusterName>,
+    /// What nodes' addresses are in.
+    range: Option<Cidr>,
     /// Ranges that no machine's address may be in, and whose they are.
     ranges: Vec<(Cidr, &'static str)>,
     /// What may be there once, and whose it is.
@@ -28,11 +30,15 @@ pub struct Machines<'a> {
 impl<'a> Machines<'a> {
     pub fn new(
         cluster: Option<&'a ClusterName>,
-        ranges: Option<Vec<(Cidr, &'static str)>>,
+        network: Option<&Checked>,
+        at_hetzner: bool,
     ) -> Self {
         Self {
             cluster,
-            ranges: ranges.unwrap_or_default(),
+            range: network.map(Checked::range),
+            ranges: network
+                .map(|network| network.given_to_others(at_hetzner))
+                .unwrap_or_default(),
             seen: BTreeMap::new(),
         }
     }
@@ -149,12 +155,18 @@ impl<'a> Machines<'a> {
             table.fault(&text.span, problem, remedy);
             return None;
         };
-        if let Some((range, whose)) = self.ranges.iter().find(|(range, _)| range.holds(ip.into())) {
-            table.fault(
-                &text.span,
-                format!("{ip} is in {range}, {whose}"),
-                "give it an address among nodes that nobody else gives out, by `node-ip`",
-            );
+        let others = self.ranges.iter().find(|(range, _)| range.holds(ip.into()));
+        let outside = self.range.filter(|range| !range.holds(ip.into()));
+        let problem = match (others, outside) {
+            (Some((range, whose)), _) => Some(format!("{ip} is in {range}, {whose}")),
+            // The modules let nobody else in, and k3s waits for an interface with such an address.
+            (None, Some(range)) => Some(format!("{ip} is not in {range}, as nodes have to be")),
+            (None, None) => None,
+        };
+        if let Some(problem) = problem {
+            let remedy =
+                "give it an address in [network] `range` that nobody else gives out, by `node-ip`";
+            table.fault(&text.span, problem, remedy);
         }
         self.is_new(table, text, "node-ip", &ip.to_string());
         Some(ip)

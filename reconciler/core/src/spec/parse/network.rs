@@ -33,6 +33,10 @@ struct Ranged {
 }
 
 impl Checked {
+    pub fn range(&self) -> Cidr {
+        self.range.cidr
+    }
+
     /// Ranges out of which somebody gives addresses, and who. Hetzner does where the cluster has a project there.
     pub fn given_to_others(&self, at_hetzner: bool) -> Vec<(Cidr, &'static str)> {
         let hetzner = (

@@ -34,9 +34,9 @@ fn read(machines: &[String]) -> Result<Spec, Vec<String>> {
 
 #[test]
 fn a_machine_is_read_with_what_it_leaves_out() {
-    let more = "port = 2222\nuser = \"ada\"\nnode-ip = \"10.9.0.50\"";
+    let more = "port = 2222\nuser = \"ada\"\nnode-ip = \"10.0.9.50\"";
     let spec = read(&[
-        machine("desktop", "192.168.1.20", KEY, ""),
+        machine("desktop", "10.0.9.20", KEY, ""),
         machine(
             "nas",
             "nas.example.org",
@@ -50,25 +50,25 @@ fn a_machine_is_read_with_what_it_leaves_out() {
     assert_eq!(pool.system.as_deref(), Some("x86_64-linux"));
     let desktop = &pool.machines[&"desktop".parse().unwrap()];
     let expected = Machine {
-        address: "192.168.1.20".to_owned(),
+        address: "10.0.9.20".to_owned(),
         port: 22,
         user: "root".to_owned(),
         host_key: KEY.to_owned(),
         disk: "/dev/disk/by-id/nvme-desktop".to_owned(),
-        node_ip: "192.168.1.20".parse().unwrap(),
+        node_ip: "10.0.9.20".parse().unwrap(),
     };
     assert_eq!(*desktop, expected);
     let nas = &pool.machines[&"nas".parse().unwrap()];
     assert_eq!((nas.port, nas.user.as_str()), (2222, "ada"));
     assert_eq!(nas.host_key, OTHER_KEY, "without the comment");
-    assert_eq!(nas.node_ip.to_string(), "10.9.0.50");
+    assert_eq!(nas.node_ip.to_string(), "10.0.9.50");
 }
 
 #[test]
 fn no_two_machines_are_one() {
     let twice = read(&[
-        machine("desktop", "192.168.1.20", KEY, ""),
-        machine("nas", "192.168.1.20", KEY, ""),
+        machine("desktop", "10.0.9.20", KEY, ""),
+        machine("nas", "10.0.9.20", KEY, ""),
     ]);
     let expected = [
         "cluster.toml:16:11 machine nas: has the address of machine desktop",
@@ -76,8 +76,8 @@ fn no_two_machines_are_one() {
         "cluster.toml:17:12 machine nas: has the host key of machine desktop",
     ];
     assert_eq!(twice.unwrap_err(), expected);
-    let other_pool = machine("desktop", "192.168.1.21", OTHER_KEY, "").replace("home", "attic");
-    let told = read(&[machine("desktop", "192.168.1.20", KEY, ""), other_pool]).unwrap_err();
+    let other_pool = machine("desktop", "10.0.9.21", OTHER_KEY, "").replace("home", "attic");
+    let told = read(&[machine("desktop", "10.0.9.20", KEY, ""), other_pool]).unwrap_err();
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(
         told[0].contains("two machines of the name `desktop`"),
@@ -88,7 +88,7 @@ fn no_two_machines_are_one() {
 #[test]
 fn a_pool_is_of_one_kind() {
     let text = format!("{BASE}count = 1\nserver-types = [\"cx33\"]\n");
-    let text = format!("{text}{}", machine("desktop", "192.168.1.20", KEY, ""));
+    let text = format!("{text}{}", machine("desktop", "10.0.9.20", KEY, ""));
     let faults = parse("cluster.toml", &text).unwrap_err();
     let told: Vec<String> = faults
         .iter()
@@ -125,23 +125,24 @@ fn all_that_is_wrong_with_a_machine_is_told_at_once() {
 }
 
 #[test]
-fn an_address_that_hetzner_or_kubernetes_gives_out_is_no_machine_s() {
+fn an_address_of_somebody_else_s_is_no_machine_s() {
     for (ip, whose) in [
         ("10.0.1.50", "from which Hetzner gives its servers theirs"),
         ("10.42.0.9", "which are pods'"),
         ("10.43.0.9", "which are services'"),
+        ("192.168.1.20", "is not in 10.0.0.0/16, as nodes have to be"),
     ] {
         let told = read(&[machine("desktop", ip, KEY, "")]).unwrap_err();
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains(whose), "{told:?}");
     }
-    read(&[machine("desktop", "10.0.9.50", KEY, "")]).unwrap();
+    read(&[machine("desktop", "10.0.9.51", KEY, "")]).unwrap();
 }
 
 #[test]
 fn a_node_s_name_is_one_kubernetes_takes() {
     let name = "x".repeat(30);
-    let long = machine(&name, "192.168.1.20", KEY, "").replace("home", &"h".repeat(30));
+    let long = machine(&name, "10.0.9.20", KEY, "").replace("home", &"h".repeat(30));
     let told = read(&[long]).unwrap_err().join("\n");
     assert!(told.contains("longer than 63 characters"), "{told}");
 }

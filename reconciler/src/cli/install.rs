@@ -1,0 +1,406 @@
+//! `fabrik install MACHINE`: a machine of one's own becomes the node that cluster.toml has a place for.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use fabrik_core::id::{CommitId, IntentId, MachineName, NodeName, PoolName, ServerId};
+use fabrik_core::spec::{self, Machine, Pool, Spec};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use tokio::time::{Instant, sleep};
+
+use super::access::{Access, ClusterOptions, asked_to};
+use super::checkout::Checkout;
+use super::plan::source::published;
+use super::validate::print_faults;
+use super::{Failure, git, say, tree_of_root};
+use crate::cluster::tokens::Tokens;
+use crate::cluster::user_data::{self, Joining, UserData};
+use crate::gate::SPEC_FILE;
+use crate::machine::{Found, Installer, Pinned, look, write_file};
+use crate::node::identify::machine_file::MachineFile;
+use crate::report::observed::Document;
+use crate::secrets::Secret;
+
+/// How long a machine may take from its token until its Node is Ready; the token lives for 20 minutes.
+const JOIN_LIMIT: Duration = Duration::from_secs(900);
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    cluster: ClusterOptions,
+    /// The repository's root, with the commit that is in force.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Your private key for the machine, beside those that ssh tries by itself.
+    #[arg(long, short, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Agrees beforehand: the machine's name once more.
+    #[arg(long, value_name = "MACHINE")]
+    yes: Option<MachineName>,
+    /// As cluster.toml calls it.
+    machine: MachineName,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum InstallError {
+    #[error("{SPEC_FILE} has faults (see above), so nothing was done")]
+    Faults,
+    #[error("{SPEC_FILE} names no machine {machine}. There are: {known}")]
+    NoMachine { machine: MachineName, known: String },
+    #[error(
+        "the cluster follows commit {in_force}, and here is {here}. Check that one out, or push and wait: `fabrik wait HEAD`"
+    )]
+    OtherCommit { in_force: String, here: String },
+    #[error("{SPEC_FILE} differs from its commit. Commit and push, or undo it")]
+    Changed,
+    #[error(
+        "the leader has not published what machines join by: its log says why, or it is older than this fabrik"
+    )]
+    NotPublished,
+    #[error(
+        "the leader does not await {node} yet. Repeat this in a moment; `fabrik status` says what it waits for"
+    )]
+    NotAwaited { node: NodeName },
+    #[error("{machine} {problem}. Nothing was changed on it")]
+    Unfit {
+        machine: MachineName,
+        problem: String,
+    },
+    #[error("nothing was changed: {0}")]
+    NotAgreed(String),
+    #[error(
+        "{node} is not Ready after {} minutes. On the machine: `journalctl -u fabrik-identity -u k3s`. The same command goes on",
+        JOIN_LIMIT.as_secs() / 60
+    )]
+    NotReady { node: NodeName },
+}
+
+/// A machine, and what the commit in force says of it.
+struct Place<'a> {
+    spec: &'a Spec,
+    pool_name: &'a PoolName,
+    pool: &'a Pool,
+    machine: &'a Machine,
+    node: NodeName,
+}
+
+pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    let spec = read_spec(&options)?;
+    let place = place(&spec, &options.machine)?;
+    let access = options.cluster.open().await?;
+    let document = Document::read(&published(&access).await?)?;
+    let commit = in_force(&options, document.in_force.as_ref())?;
+    if is_ready(&access, &place.node).await? && awaited(&document, &place.node).is_none() {
+        say(format!(
+            "{} is a node of the cluster, and Ready",
+            place.node
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let not_awaited = || InstallError::NotAwaited {
+        node: place.node.clone(),
+    };
+    let (intent, server) = awaited(&document, &place.node).ok_or_else(not_awaited)?;
+    let joining = document
+        .joining
+        .as_ref()
+        .ok_or(InstallError::NotPublished)?;
+
+    let way = Pinned::new(&options.machine, place.machine, options.identity.clone())?;
+    let found = look(&way).await?;
+    let installer = judge(&place, &options.machine, &found)?;
+    show(&place, &found, installer)?;
+    agree(&options)?;
+    if let Some(installer) = installer {
+        installer
+            .put(&way, &options.dir, commit, place.pool_name)
+            .await?;
+    }
+    let way = way.installed();
+    say(format!("telling {} which node it is", options.machine))?;
+    let tokens = Tokens::of_authority(access.client.clone(), joining.ca_hash.clone());
+    let token = tokens.ensure(intent, Timestamp::now()).await?;
+    let file = machine_file(&place, &document, joining, server, token)?;
+    write_file(&way, &file).await?;
+    say(format!("waiting for {}", place.node))?;
+    wait_until_ready(&access, &place.node).await?;
+    say(format!("{} has joined, and is Ready", place.node))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_spec(options: &Options) -> Result<Spec, Failure> {
+    let tree = tree_of_root(&options.dir)?;
+    let text = String::from_utf8(tree.read(SPEC_FILE)?)?;
+    Ok(spec::parse(SPEC_FILE, &text).map_err(|faults| {
+        print_faults(&faults);
+        InstallError::Faults
+    })?)
+}
+
+fn place<'a>(spec: &'a Spec, name: &MachineName) -> Result<Place<'a>, InstallError> {
+    for (pool_name, pool) in &spec.pools {
+        if let Some(machine) = pool.machines.get(name) {
+            return Ok(Place {
+                spec,
+                pool_name,
+                pool,
+                machine,
+                node: NodeName::of_machine(&spec.name, pool_name, name),
+            });
+        }
+    }
+    let known = spec.pools.values().flat_map(|pool| pool.machines.keys());
+    let known: Vec<&str> = known.map(MachineName::as_str).collect();
+    Err(InstallError::NoMachine {
+        machine: name.clone(),
+        known: known.join(", "),
+    })
+}
+
+/// What is installed is what the leader wants: of the commit in force, unchanged.
+fn in_force<'a>(
+    options: &Options,
+    in_force: Option<&'a CommitId>,
+) -> Result<&'a CommitId, Failure> {
+    let here = Checkout::at(&options.dir).and_then(|checkout| checkout.resolve("HEAD"));
+    let Some(commit) = in_force.filter(|commit| here.as_ref() == Some(commit)) else {
+        let shown = |commit: Option<&CommitId>| commit.map_or("none", CommitId::short).to_owned();
+        return Err(InstallError::OtherCommit {
+            in_force: shown(in_force),
+            here: shown(here.as_ref()),
+        }
+        .into());
+    };
+    if git::is_changed(&options.dir, SPEC_FILE)? {
+        return Err(InstallError::Changed.into());
+    }
+    Ok(commit)
+}
+
+fn awaited<'a>(document: &'a Document, node: &NodeName) -> Option<(&'a IntentId, ServerId)> {
+    let mut awaited = fabrik_core::machines::awaited(&document.observed.ledger);
+    let (id, intent) = awaited.find(|(_, intent)| intent.name == *node)?;
+    Some((id, intent.server?))
+}
+
+/// How its system comes there; `None` where it has it already.
+fn judge(
+    place: &Place<'_>,
+    name: &MachineName,
+    found: &Found,
+) -> Result<Option<Installer>, InstallError> {
+    let unfit = |problem: String| {
+        Err(InstallError::Unfit {
+            machine: name.clone(),
+            problem,
+        })
+    };
+    let wanted = place.pool.system.as_deref().unwrap_or_default();
+    if found.system() != wanted {
+        return unfit(format!(
+            "is {}, and its pool is of {wanted}",
+            found.system()
+        ));
+    }
+    match &found.node {
+        Some(node) if node == place.node.as_str() => return Ok(None),
+        Some(node) => {
+            return unfit(format!(
+                "is the node {node} already. Install another Linux on it first"
+            ));
+        }
+        None => {}
+    }
+    match (found.runs_nixos(), found.has_k3s, &found.disk) {
+        (true, true, _) => {
+            unfit("runs k3s of another cluster. Take it out of that first".to_owned())
+        }
+        (true, false, _) => Ok(Some(Installer::Switch)),
+        (false, _, Some(_)) => Ok(Some(Installer::Anywhere)),
+        (false, _, None) => unfit(format!(
+            "has no disk {}: see `ls /dev/disk/by-id` there",
+            place.machine.disk
+        )),
+    }
+}
+
+fn show(place: &Place<'_>, found: &Found, installer: Option<Installer>) -> io::Result<()> {
+    let gigabytes = found.memory_kib / 1_000_000;
+    say(format!(
+        "{} at {}: {}, {}, {gigabytes} GB of memory",
+        place.node,
+        place.machine.address,
+        found.os,
+        found.system()
+    ))?;
+    match installer {
+        None => say("it has been installed; it is given a new token"),
+        Some(Installer::Switch) => {
+            say("it runs NixOS and switches to the pool's system; no disk is wiped")
+        }
+        Some(Installer::Anywhere) => {
+            say(format!("ALL OF THIS IS WIPED on {}:", place.machine.disk))?;
+            let lines = found.disk.iter().flatten();
+            lines.map(|line| format!("  {line}")).try_for_each(say)
+        }
+    }
+}
+
+fn agree(options: &Options) -> Result<(), Failure> {
+    let said = match &options.yes {
+        Some(said) => said.to_string(),
+        None if io::stdin().is_terminal() && io::stderr().is_terminal() => {
+            eprint!("Go on? Type the machine's name: ");
+            io::stderr().flush()?;
+            let mut line = String::new();
+            io::stdin().read_line(&mut line)?;
+            line.trim().to_owned()
+        }
+        None => {
+            let problem = format!(
+                "there is no terminal. Agree beforehand by --yes {}",
+                options.machine
+            );
+            return Err(InstallError::NotAgreed(problem).into());
+        }
+    };
+    if said == options.machine.as_str() {
+        return Ok(());
+    }
+    Err(InstallError::NotAgreed(format!("`{said}` is not {}", options.machine)).into())
+}
+
+fn machine_file(
+    place: &Place<'_>,
+    document: &Document,
+    joining: &Joining,
+    server: ServerId,
+    token: Secret,
+) -> Result<Secret, Failure> {
+    let file = MachineFile {
+        server,
+        node_ip: place.machine.node_ip,
+        user_data: UserData {
+            fabrik: user_data::VERSION,
+            role: user_data::AGENT.to_owned(),
+            pool: place.pool_name.clone(),
+            node_name: place.node.clone(),
+            cluster_name: place.spec.name.clone(),
+            cluster_id: document.observed.ledger.cluster.clone(),
+            public_key: joining.public_key.clone(),
+            cache_urls: joining.cache_urls.clone(),
+            servers: joining.servers.clone(),
+            token,
+            labels: place.pool.labels.clone(),
+            taints: place.pool.taints.clone(),
+        },
+    };
+    Ok(Secret::new(serde_json::to_vec(&file)?))
+}
+
+async fn is_ready(access: &Access, node: &NodeName) -> Result<bool, Failure> {
+    let nodes: Api<Node> = Api::all(access.client.clone());
+    let found = nodes.get_opt(node.as_str()).await;
+    let found = found.map_err(asked_to(format!("read Node {node}")))?;
+    let conditions = found.and_then(|node| node.status?.conditions);
+    let ready =
+        |c: &k8s_openapi::api::core::v1::NodeCondition| c.type_ == "Ready" && c.status == "True";
+    Ok(conditions.iter().flatten().any(ready))
+}
+
+async fn wait_until_ready(access: &Access, node: &NodeName) -> Result<(), Failure> {
+    let deadline = Instant::now() + JOIN_LIMIT;
+    while !is_ready(access, node).await? {
+        if Instant::now() >= deadline {
+            return Err(InstallError::NotReady { node: node.clone() }.into());
+        }
+        sleep(LOOK_PAUSE).await;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: &str = r#"
+[cluster]
+name = "demo"
+[kubernetes]
+version = "1.36.3+k3s1"
+[hetzner]
+token = { file = "secrets/hetzner.yaml", key = "token" }
+[pools.home.machines.desktop]
+address = "10.0.9.20"
+host-key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKHEChAl/ApSFKKMJbzN5kSJu3gVTOhf5B4kZ2FcJQXk"
+disk = "/dev/disk/by-id/nvme"
+"#;
+
+    fn found() -> Found {
+        Found {
+            os: "debian".to_owned(),
+            architecture: "x86_64".to_owned(),
+            memory_kib: 16_000_000,
+            node: None,
+            has_k3s: false,
+            disk: Some(vec!["nvme0n1 512.1 GB".to_owned()]),
+        }
+    }
+
+    #[test]
+    fn a_machine_is_installed_by_what_it_runs_and_another_node_is_left_alone() {
+        let spec = spec::parse(SPEC_FILE, SPEC).unwrap();
+        let name = "desktop".parse().unwrap();
+        let place = place(&spec, &name).unwrap();
+        let judged = |change: fn(&mut Found)| {
+            let mut found = found();
+            change(&mut found);
+            judge(&place, &name, &found).map_err(|error| error.to_string())
+        };
+        assert_eq!(judged(|_| ()), Ok(Some(Installer::Anywhere)));
+        assert_eq!(
+            judged(|f| f.os = "nixos".to_owned()),
+            Ok(Some(Installer::Switch))
+        );
+        let again = judged(|f| f.node = Some("demo-home-desktop".to_owned()));
+        assert_eq!(again, Ok(None), "the same command goes on");
+        let refused: [(fn(&mut Found), &str); 4] = [
+            (
+                |f| f.node = Some("demo-home-nas".to_owned()),
+                "is the node demo-home-nas already",
+            ),
+            (|f| f.disk = None, "has no disk /dev/disk/by-id/nvme"),
+            (
+                |f| f.architecture = "aarch64".to_owned(),
+                "is aarch64-linux, and its pool is of x86_64-linux",
+            ),
+            (
+                |f| (f.os, f.has_k3s) = ("nixos".to_owned(), true),
+                "runs k3s of another cluster",
+            ),
+        ];
+        for (change, why) in refused {
+            let said = judged(change).unwrap_err();
+            assert!(
+                said.contains(why) && said.contains("Nothing was changed"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_machine_that_is_not_named_is_told_with_those_that_are() {
+        let spec = spec::parse(SPEC_FILE, SPEC).unwrap();
+        let said = place(&spec, &"nas".parse().unwrap())
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(said.ends_with("There are: desktop"), "{said}");
+    }
+}

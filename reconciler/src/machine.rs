@@ -1,0 +1,65 @@
+//! A machine of the user's own, from a person's laptop: reached by SSH under its pinned host key, looked at, and installed.
+//!
+//! Nothing is asked of a machine, and nothing told it, that shows another host key.
+
+mod look;
+mod put;
+mod ssh;
+
+use std::path::PathBuf;
+
+pub use self::look::{Found, look};
+pub use self::put::{Installer, write_file};
+pub use self::ssh::Pinned;
+
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    #[error(
+        "{machine} ({address}) shows another host key, {shown}, and cluster.toml pins {pinned}: nothing was sent. Either \
+         somebody else answers there, or the machine was installed anew: then compare with its own console, `ssh-keygen -lf \
+         /etc/ssh/ssh_host_ed25519_key.pub`, and correct `host-key`"
+    )]
+    HostKey {
+        machine: String,
+        address: String,
+        shown: String,
+        pinned: String,
+    },
+    #[error("{machine} ({address}) can't be reached by SSH: {said}")]
+    Unreachable {
+        machine: String,
+        address: String,
+        said: String,
+    },
+    #[error("{machine}: {what} failed: {said}")]
+    Remote {
+        machine: String,
+        what: &'static str,
+        said: String,
+    },
+    #[error("{program} can't be run: {source}. Install it and have it in PATH")]
+    Missing {
+        program: &'static str,
+        source: std::io::Error,
+    },
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "{program} failed (see above), so the machine is not installed. The same command goes on"
+    )]
+    Program { program: &'static str },
+}
+
+impl MachineError {
+    fn missing(program: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Missing { program, source }
+    }
+
+    fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { path, source }
+    }
+}

@@ -1,0 +1,190 @@
+//! What a machine is, before anything is done to it.
+
+use serde::Deserialize;
+
+use super::{MachineError, Pinned};
+use crate::node::identify::STATE_DIR;
+
+/// What is asked of it, in the shell that each Linux has. Nothing is changed by it.
+const ASK: &str = r#"ID=; . /etc/os-release 2>/dev/null
+echo "os=$ID"
+echo "arch=$(uname -m)"
+echo "user=$(id -u)"
+echo "memory=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
+echo "identity=$(tr -d '\n' 2>/dev/null </STATE/identity.json)"
+[ -d /etc/rancher/k3s ] && echo "k3s=yes"
+echo "disk="
+lsblk --json --bytes --output NAME,TYPE,SIZE,MODEL,FSTYPE,MOUNTPOINT DISK 2>&1 || echo none"#;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The `ID` of /etc/os-release, `nixos` for one.
+    pub os: String,
+    /// As `uname -m` calls it.
+    pub architecture: String,
+    pub memory_kib: u64,
+    /// The Node that it is already, if it is one.
+    pub node: Option<String>,
+    /// Whether k3s is there, of fabrik's or another cluster.
+    pub has_k3s: bool,
+    /// The disk and what is on it, a line each; `None` where there is no such disk.
+    pub disk: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Devices {
+    blockdevices: Vec<Device>,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    size: serde_json::Value,
+    model: Option<String>,
+    fstype: Option<String>,
+    mountpoint: Option<String>,
+    #[serde(default)]
+    children: Vec<Device>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Kept {
+    node: String,
+}
+
+/// Asks the machine, by its pinned key.
+pub async fn look(way: &Pinned) -> Result<Found, MachineError> {
+    // A path of a spec has nothing in it that a shell would take for more.
+    let line = ASK
+        .replace("STATE", STATE_DIR)
+        .replace("DISK", &way.machine().disk);
+    let said = way.run("looking at it", &line, None).await?;
+    Ok(parse(&String::from_utf8_lossy(&said)))
+}
+
+fn parse(said: &str) -> Found {
+    let (facts, disk) = said.split_once("disk=\n").unwrap_or((said, ""));
+    let fact = |name: &str| {
+        let mut lines = facts.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        clean(value.unwrap_or_default())
+    };
+    let kept: Option<Kept> = serde_json::from_str(&fact("identity")).ok();
+    let devices: Option<Devices> = serde_json::from_str(disk).ok();
+    let disk = devices.and_then(|devices| devices.blockdevices.into_iter().next());
+    Found {
+        os: fact("os"),
+        architecture: fact("arch"),
+        memory_kib: fact("memory").parse().unwrap_or(0),
+        node: kept.map(|kept| clean(&kept.node)),
+        has_k3s: fact("k3s") == "yes",
+        disk: disk.filter(|d| d.kind == "disk").map(|disk| {
+            let mut lines = Vec::new();
+            describe(&disk, 0, &mut lines);
+            lines
+        }),
+    }
+}
+
+fn describe(device: &Device, depth: usize, lines: &mut Vec<String>) {
+    let size = device.size.as_u64();
+    let size = size.or_else(|| device.size.as_str()?.parse().ok());
+    let gigabytes =
+        size.map(|bytes| format!("{}.{} GB", bytes / 1_000_000_000, bytes / 100_000_000 % 10));
+    let mounted = device
+        .mountpoint
+        .as_ref()
+        .map(|at| format!("mounted at {at}"));
+    let parts = [
+        gigabytes,
+        device.model.clone(),
+        device.fstype.clone(),
+        mounted,
+    ];
+    let parts: Vec<String> = parts
+        .into_iter()
+        .flatten()
+        .map(|part| clean(part.trim()))
+        .collect();
+    let indent = "  ".repeat(depth);
+    lines.push(format!(
+        "{indent}{} {}",
+        clean(&device.name),
+        parts.join(", ")
+    ));
+    for child in &device.children {
+        describe(child, depth + 1, lines);
+    }
+}
+
+/// Without what could mislead a terminal.
+fn clean(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+impl Found {
+    pub fn runs_nixos(&self) -> bool {
+        self.os == "nixos"
+    }
+
+    /// In Nix' words.
+    pub fn system(&self) -> String {
+        format!("{}-linux", self.architecture)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = r#"os=debian
+arch=x86_64
+user=0
+memory=16303420
+identity=
+disk=
+{"blockdevices": [{"name": "nvme0n1", "type": "disk", "size": 512110190592, "model": "SAMSUNG MZVL", "fstype": null,
+ "mountpoint": null, "children": [
+ {"name": "nvme0n1p1", "type": "part", "size": "536870912", "model": null, "fstype": "vfat", "mountpoint": "/boot/efi"},
+ {"name": "nvme0n1p2", "type": "part", "size": 511000000000, "model": null, "fstype": "ext4", "mountpoint": "/"}]}]}
+"#;
+
+    #[test]
+    fn what_would_be_wiped_is_seen() {
+        let found = parse(SAID);
+        assert_eq!((found.os.as_str(), found.runs_nixos()), ("debian", false));
+        assert_eq!(found.system(), "x86_64-linux");
+        assert_eq!((found.node.as_ref(), found.has_k3s), (None, false));
+        let expected = [
+            "nvme0n1 512.1 GB, SAMSUNG MZVL",
+            "  nvme0n1p1 0.5 GB, vfat, mounted at /boot/efi",
+            "  nvme0n1p2 511.0 GB, ext4, mounted at /",
+        ];
+        assert_eq!(found.disk.unwrap(), expected);
+    }
+
+    #[test]
+    fn a_node_says_which_one_it_is() {
+        let said = SAID.replace(
+            "identity=",
+            r#"identity={"server": 1, "node": "demo-home-desktop"}"#,
+        );
+        let found = parse(&said.replace("disk=", "k3s=yes\ndisk="));
+        assert_eq!(found.node.as_deref(), Some("demo-home-desktop"));
+        assert!(found.has_k3s);
+    }
+
+    #[test]
+    fn a_partition_or_nothing_at_all_is_no_disk() {
+        assert_eq!(parse(&SAID.replacen("\"disk\"", "\"part\"", 1)).disk, None);
+        assert_eq!(
+            parse("os=debian\ndisk=\nlsblk: /dev/x: not a block device\nnone\n").disk,
+            None
+        );
+    }
+}

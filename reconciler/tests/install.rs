@@ -1,0 +1,152 @@
+//! `fabrik install`, by the real binary and to a real sshd. Nix, nixos-anywhere and the API server are stand-ins that write down
+//! what they were asked.
+
+mod install {
+    pub mod api;
+    pub mod world;
+}
+
+use install::world::World;
+
+const TOKEN_BEGINS: &str = "K10";
+
+#[tokio::test]
+async fn a_machine_that_shows_another_host_key_is_told_nothing() {
+    let world = World::start("debian").await;
+    let (ok, said) = world.install("nas", &["--yes", "nas"]).await;
+    assert!(!ok, "{said}");
+    for part in [
+        "shows another host key",
+        &world.fingerprint("host_key"),
+        &world.fingerprint("other_key"),
+        "nothing was sent",
+        "correct `host-key`",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(world.asked_of_machine(), "");
+    assert!(
+        !world.sshd_log().contains("Accepted"),
+        "{}",
+        world.sshd_log()
+    );
+    assert_eq!(
+        world.api.written(),
+        Vec::<String>::new(),
+        "no token was made"
+    );
+    assert_eq!(world.calls("nixos-anywhere"), "");
+}
+
+#[tokio::test]
+async fn another_linux_is_wiped_by_nixos_anywhere_and_told_who_it_is_afterwards() {
+    let world = World::start("debian").await;
+    let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;
+    assert!(ok, "{said}");
+    for part in [
+        "ALL OF THIS IS WIPED on /dev/disk/by-id/nvme-desktop:",
+        "nvme0n1 512.1 GB, SAMSUNG MZVL",
+        "nvme0n1p2 511.0 GB, ext4, mounted at /",
+        "demo-home-desktop has joined, and is Ready",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let port = world.port();
+    let expected = format!(
+        "--store-paths /nix/store/built-disk /nix/store/built-toplevel --copy-host-keys --ssh-port {port} -i {} \
+         --target-host root@127.0.0.1",
+        world.path("mine").display()
+    );
+    assert_eq!(world.calls("nixos-anywhere").trim(), expected);
+    // What it asks of ssh to trust anybody comes too late.
+    assert_eq!(world.calls("trusts").trim(), "stricthostkeychecking true");
+    let built = world.calls("nix");
+    for what in [
+        "fabrik.machines.desktop.disk",
+        "nixosConfigurations.home.config.system.build.toplevel",
+    ] {
+        let line = format!(
+            "git+file://{}?rev={}#{what}",
+            world.repository().display(),
+            world.commit
+        );
+        assert!(built.contains(&line), "{line}: {built}");
+    }
+
+    let file: serde_json::Value = serde_json::from_str(&world.told()).unwrap();
+    assert_eq!(file["node-ip"], "10.0.9.50");
+    let user_data = &file["user-data"];
+    assert_eq!(user_data["node-name"], "demo-home-desktop");
+    assert_eq!(user_data["labels"]["place"], "home");
+    let token = user_data["token"].as_str().unwrap();
+    assert!(
+        token.starts_with(TOKEN_BEGINS),
+        "of the authority that the leader names"
+    );
+    let secret = token.rsplit('.').next().unwrap();
+    for seen in [
+        world.asked_of_machine(),
+        world.calls("nixos-anywhere"),
+        built,
+        said,
+    ] {
+        assert!(!seen.contains(secret), "the token was seen: {seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_machine_with_nixos_switches_and_no_disk_is_wiped() {
+    let world = World::start("nixos").await;
+    let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;
+    assert!(ok, "{said}");
+    assert!(said.contains("no disk is wiped"), "{said}");
+    assert_eq!(world.calls("nixos-anywhere"), "");
+    let nix = world.calls("nix");
+    assert!(
+        nix.contains(
+            "copy --substitute-on-destination --no-check-sigs --to ssh-ng://root@127.0.0.1"
+        ),
+        "{nix}"
+    );
+    let asked = world.asked_of_machine();
+    assert!(
+        asked.contains("/nix/store/built-toplevel/bin/switch-to-configuration switch"),
+        "{asked}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_done_to_a_machine_until_its_name_was_said() {
+    let world = World::start("debian").await;
+    for (more, why) in [
+        (vec![], "Agree beforehand by --yes desktop"),
+        (vec!["--yes", "nas"], "`nas` is not desktop"),
+    ] {
+        let (ok, said) = world.install("desktop", &more).await;
+        assert!(
+            !ok && said.contains(why) && said.contains("nothing was changed"),
+            "{said}"
+        );
+    }
+    assert_eq!(world.calls("nixos-anywhere"), "");
+    assert_eq!(world.api.written(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_machine_that_was_installed_is_only_told_anew_who_it_is() {
+    let world = World::start("nixos").await;
+    world.is_already("demo-home-desktop");
+    let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;
+    assert!(ok, "{said}");
+    assert_eq!(world.calls("nixos-anywhere") + &world.calls("nix"), "");
+    assert!(world.told().contains("demo-home-desktop"));
+}
+
+#[tokio::test]
+async fn only_the_commit_in_force_is_installed() {
+    let world = World::start("debian").await;
+    world.commit_once_more();
+    let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;
+    assert!(!ok && said.contains("the cluster follows commit"), "{said}");
+    assert_eq!(world.asked_of_machine(), "");
+}
