@@ -342,6 +342,8 @@ host-key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKHEChAl/ApSFKKMJbzN5kSJu3gVTOhf
 disk = "/dev/disk/by-id/nvme"
 "#;
 
+    type Change = fn(&mut Found);
+
     fn found() -> Found {
         Found {
             os: "debian".to_owned(),
@@ -358,7 +360,7 @@ disk = "/dev/disk/by-id/nvme"
         let spec = spec::parse(SPEC_FILE, SPEC).unwrap();
         let name = "desktop".parse().unwrap();
         let place = place(&spec, &name).unwrap();
-        let judged = |change: fn(&mut Found)| {
+        let judged = |change: Change| {
             let mut found = found();
             change(&mut found);
             judge(&place, &name, &found).map_err(|error| error.to_string())
@@ -370,7 +372,7 @@ disk = "/dev/disk/by-id/nvme"
         );
         let again = judged(|f| f.node = Some("demo-home-desktop".to_owned()));
         assert_eq!(again, Ok(None), "the same command goes on");
-        let refused: [(fn(&mut Found), &str); 4] = [
+        let refused: [(Change, &str); 4] = [
             (
                 |f| f.node = Some("demo-home-nas".to_owned()),
                 "is the node demo-home-nas already",

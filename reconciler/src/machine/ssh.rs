@@ -51,6 +51,7 @@ impl Pinned {
     }
 
     /// The same machine once it is installed: root alone is let in.
+    #[must_use]
     pub fn installed(self) -> Self {
         let machine = Machine {
             user: "root".to_owned(),
