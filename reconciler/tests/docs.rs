@@ -159,11 +159,10 @@ fn anchors(text: &str) -> BTreeSet<String> {
             .chars()
             .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
         let name: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
-        let again = (1..)
-            .map(|n| format!("{name}-{n}"))
-            .find(|n| !anchors.contains(n));
+        let twins = (1..).take_while(|n| anchors.contains(&format!("{name}-{n}")));
+        let again = format!("{name}-{}", twins.count() + 1);
         if !anchors.insert(name) {
-            anchors.extend(again);
+            anchors.insert(again);
         }
     }
     anchors

@@ -103,12 +103,7 @@ pub async fn observe(
             (node.heard, node.lease_unread) = heard.map_or((None, true), |at| (at, false));
         }
     }
-    let units = leader
-        .units()
-        .units
-        .into_iter()
-        .map(|(name, unit)| (name, unit.inventory))
-        .collect();
+    let units = leader.units().units.into_iter();
     let mut observed = Observed {
         at,
         hetzner,
@@ -118,7 +113,7 @@ pub async fn observe(
         ready_pods,
         pinned: volumes.pinned,
         tokens,
-        units,
+        units: units.map(|(name, unit)| (name, unit.inventory)).collect(),
         ledger,
         systems: told.systems,
         deliveries,

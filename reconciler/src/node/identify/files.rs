@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use fabrik_core::id::{NodeName, ServerId};
+use fabrik_core::id::NodeName;
 use serde::Serialize;
 
 use super::kept::{Identity, STATE_DIR, TOKEN};

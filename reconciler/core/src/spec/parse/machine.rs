@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::super::Machine;
 use super::super::cidr::Cidr;
 use super::super::reader::{Entry, Table, Text};
+use super::network::Checked;
 use super::{invalid_name, public_key};
 use crate::id::{ClusterName, MachineName, PoolName};
 
