@@ -1,6 +1,9 @@
 //! A cluster's life: from a repository and an empty Hetzner project, by one command, to its end. The laptop only seeds it and
 //! ends it; between the two a push is all that there is.
 
+mod cut_off;
+mod planted;
+
 use std::fs;
 use std::time::Duration;
 
@@ -19,14 +22,7 @@ const ETCD: &str = "node-role.kubernetes.io/etcd";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_comes_out_of_nothing_and_ends() -> Result<()> {
-    let bed = Bed::start(Options {
-        servers: 0,
-        systems: true,
-        transport: Transport::Ssh,
-        action_duration: Duration::from_millis(50),
-        ..Options::default()
-    })
-    .await?;
+    let bed = empty_bed().await?;
     let person = Person::new(&bed)?;
     person.make_repository(&bed)?;
     let world = seed(bed, &person)?;
@@ -53,6 +49,17 @@ async fn a_cluster_comes_out_of_nothing_and_ends() -> Result<()> {
     ensure!(things(&world).await?.is_empty());
     world.bed.shutdown().await;
     Ok(())
+}
+
+async fn empty_bed() -> Result<Bed> {
+    Bed::start(Options {
+        servers: 0,
+        systems: true,
+        transport: Transport::Ssh,
+        action_duration: Duration::from_millis(50),
+        ..Options::default()
+    })
+    .await
 }
 
 /// The cluster runs, and neither Hetzner nor the laptop have what only the seed needed.
@@ -145,11 +152,11 @@ fn role_of(server: &Value) -> &str {
 
 /// The kinds of what the emulator has.
 async fn things(world: &World) -> Result<Vec<String>> {
-    let state = world.hetzner().await?;
-    let is_there = |kind: &&&str| !list(&state, kind).is_empty();
-    Ok(HETZNER_KINDS
-        .iter()
-        .filter(is_there)
-        .map(|kind| (*kind).to_owned())
-        .collect())
+    Ok(kinds(&world.hetzner().await?))
+}
+
+fn kinds(state: &Value) -> Vec<String> {
+    let is_there = |kind: &&str| !list(state, kind).is_empty();
+    let there = HETZNER_KINDS.into_iter().filter(is_there);
+    there.map(str::to_owned).collect()
 }
