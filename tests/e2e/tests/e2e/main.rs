@@ -3,6 +3,7 @@
 mod chaos;
 mod crash;
 mod destroy;
+mod endpoint;
 mod forgery;
 mod hetzner_faults;
 mod leader;
