@@ -140,7 +140,7 @@ mod tests {
     fn a_snapshot_tells_the_id_when_nothing_else_is_left() {
         let snapshot = |name: &str| Resource {
             cluster_name: Some(name.to_owned()),
-            ..network(1, "demo servers, fabrik 1", Some(OURS))
+            ..server(1, Some(OURS))
         };
         assert_eq!(found(&[snapshot("demo")]), Ok(OURS.parse().unwrap()));
         let other = found(&[snapshot("demo-2")]).unwrap_err();
