@@ -17,8 +17,8 @@ true) ;;
 "fabrik receive done") : >"$root/root/.ssh/authorized_keys" ;;
 "fabrik status "*) echo "1 of 1 servers" ;;
 "fabrik wait "*) sleep 1 ;;
-"fabrik kubeconfig --kubeconfig /etc/rancher/k3s/k3s.yaml --server "*)
-    server=${SSH_ORIGINAL_COMMAND#*--server }
+"fabrik kubeconfig --kubeconfig /etc/rancher/k3s/k3s.yaml --else-server "*)
+    server=${SSH_ORIGINAL_COMMAND#*--else-server }
     echo "server: ${server%% *}"
     ;;
 *)
