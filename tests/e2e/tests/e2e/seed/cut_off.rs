@@ -24,7 +24,9 @@ async fn killed_after_each_step_it_comes_to_one_cluster_and_shows_no_secret() ->
 
     let_in(&bed, &person)?;
     until(&bed, &person, "made the first server")?;
-    let undo = person.command(&bed, &["seed", "--undo", "--yes", "demo"])?;
+    let url = bed.repository_url();
+    let undo = ["seed", "--undo", "--repository", &url, "--yes", "demo"];
+    let undo = person.command(&bed, &undo)?;
     let undone = Ran::of(with_endpoint(undo, &bed))?.ok()?;
     let left = things_of(&bed).await?;
     ensure!(
