@@ -1,6 +1,7 @@
 # `fabrik-identity.service`: what this node is and no other, read once from its user data and Hetzner's metadata service, and
 # written where others look for it: k3s' arguments and token, the agent's configuration, the machine's name, its IPv6 address.
 # Later boots find it on the disk and only repeat what a boot forgets. What is written where: docs/nixos.md.
+# A machine of the user's own asks nobody: in its network anybody could answer. It waits for the file that it is told by.
 # `fabrik-founding.service`: the end of a server's first boot, where fabrik gave it its secrets.
 fabrik:
 {
@@ -34,9 +35,9 @@ in
       description = "The fabrik to run.";
     };
     metadata = lib.mkOption {
-      type = lib.types.str;
+      type = lib.types.nullOr lib.types.str;
       default = "http://169.254.169.254/hetzner/v1";
-      description = "Where the metadata service is.";
+      description = "Where the metadata service is. `null` where nobody is asked, as on machines of your own: they are told by a file.";
     };
   };
 
@@ -52,11 +53,21 @@ in
       # The node stays who it is.
       restartIfChanged = false;
       # Nobody else starts it again, and without it the machine is no node.
-      unitConfig.StartLimitIntervalSec = 0;
+      unitConfig = {
+        StartLimitIntervalSec = 0;
+      }
+      # Where it is skipped, what requires it starts all the same (systemd.unit(5), `Requires=`), finds nothing to start with, and
+      # waits too: a system that is switched to has no unit that failed.
+      // lib.optionalAttrs (cfg.metadata == null) {
+        ConditionPathExists = [
+          "|/var/lib/fabrik-identity/machine.json"
+          "|/var/lib/fabrik-identity/identity.json"
+        ];
+      };
       serviceConfig = import ./hardening.nix // {
         Type = "oneshot";
         RemainAfterExit = true;
-        ExecStart = "${lib.getExe cfg.package} --log-format json identify --metadata ${cfg.metadata} --root /${lib.optionalString isServer " --or-by-hand"}";
+        ExecStart = "${lib.getExe cfg.package} --log-format json identify ${lib.optionalString (cfg.metadata != null) "--metadata ${cfg.metadata} "}--root /${lib.optionalString isServer " --or-by-hand"}";
         # The `+` is for the name, which is the kernel's. Units that were to start before it was known start now.
         ExecStartPost = [
           "+${pkgs.writeShellScript "fabrik-hostname" ''

@@ -119,7 +119,7 @@ let
     role = "server";
     pool = "servers";
     system = serversSystem;
-    modules = grubOf spec.servers ++ found "servers" ++ given "servers";
+    modules = ownOf spec.servers ++ found "servers" ++ given "servers";
   };
   agents = builtins.mapAttrs (
     pool: of:
@@ -127,7 +127,7 @@ let
       inherit pool;
       inherit (of) system;
       role = "agent";
-      modules = grubOf of ++ found "agents" ++ given "agents" ++ found "pools/${pool}" ++ (modules.pools or { }).${pool} or [ ];
+      modules = ownOf of ++ found "agents" ++ given "agents" ++ found "pools/${pool}" ++ (modules.pools or { }).${pool} or [ ];
     }
   ) spec.pools;
 
@@ -140,13 +140,15 @@ let
       disk = own.config.system.build.fabrikDisk;
     };
 
-  # One system serves a pool, so GRUB for BIOS can be on a disk that all its machines have under one name, or on none.
-  grubOf =
+  # Machines of the user's own: no metadata service tells them who they are. One system serves a pool, so GRUB for BIOS can be on
+  # a disk that all its machines have under one name, or on none.
+  ownOf =
     of:
     map (
       disks:
       { lib, ... }:
       {
+        fabrik.identity.metadata = lib.mkDefault null;
         fabrik.disk.device = lib.mkDefault (
           if disks != [ ] && builtins.all (disk: disk == builtins.head disks) disks then builtins.head disks else "nodev"
         );

@@ -103,14 +103,16 @@ in
   broken = import ../../nixos/lib/spec.nix "[cluster\n";
   # What there is an image of.
   images = builtins.mapAttrs (_: builtins.attrNames) (mkCluster { src = ./specs/both-architectures; }).packages;
-  # Of pools of the user's own: where GRUB is for BIOS, and what makes each machine's disk.
+  # Of pools of the user's own: where GRUB is for BIOS, what makes each machine's disk, and without which files none learns who
+  # it is.
   own =
     let
       cluster = mkCluster { src = ./specs/own-machines; };
-      grub = pool: cluster.nixosConfigurations.${pool}.config.fabrik.disk.device;
+      pools = of: map (pool: of cluster.nixosConfigurations.${pool}.config) [ "attic" "home" "servers" ];
     in
     {
-      grub = map grub [ "attic" "home" "servers" ];
+      grub = pools (config: config.fabrik.disk.device);
+      told = pools (config: builtins.length (config.systemd.services.fabrik-identity.unitConfig.ConditionPathExists or [ ]));
       disks = builtins.mapAttrs (_: machine: machine.disk) cluster.fabrik.machines;
     };
   count = builtins.length names;
