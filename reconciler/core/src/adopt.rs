@@ -39,6 +39,7 @@ pub fn step(desired: &Desired, observed: &Observed) -> Step {
         }
     }
     step.holds.extend(own::missing(desired, observed));
+    step.holds.extend(own::left_over(desired, observed));
     for (machine, nodes) in machines(desired, observed) {
         match nodes[..] {
             [node] => adopt(machine, node, observed, &mut step),

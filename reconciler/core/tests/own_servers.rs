@@ -112,6 +112,8 @@ fn only_a_person_ends_one_by_both_words() {
     model.desired.spec.own_servers.clear();
     let step = model.step();
     assert_eq!(step.effects, []);
+    let told: Vec<_> = step.holds.iter().map(|hold| hold.reason).collect();
+    assert_eq!(told, [HoldReason::ByHand], "{:?}", step.holds);
     assert_eq!(model.observed.ledger.members.len(), 1);
     model.observed.nodes.clear();
     model.step();

@@ -5,7 +5,7 @@ use crate::desired::Desired;
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName, ServerId};
 use crate::ledger::{Change, Member};
-use crate::observed::{Node, Observed};
+use crate::observed::{Node, Observed, Role};
 
 /// What their Nodes are called.
 pub fn named(desired: &Desired) -> impl Iterator<Item = NodeName> + '_ {
@@ -45,5 +45,27 @@ pub fn missing<'a>(
         message: "is named in [servers.machines] and is no server of the cluster. fabrik makes no machine of yours one by \
                   itself: docs/own-servers.md says how"
             .to_owned(),
+    })
+}
+
+/// Members that are named no more, and are servers still.
+pub fn left_over<'a>(
+    desired: &'a Desired,
+    observed: &'a Observed,
+) -> impl Iterator<Item = Hold> + 'a {
+    let is_server = |m: &&Member| m.role == Role::Server && m.server.is_own();
+    let is_there = |m: &&Member| observed.nodes.contains_key(&m.name);
+    let is_named = move |m: &&Member| named(desired).any(|name| name == m.name);
+    let members = observed.ledger.members.values().filter(is_server);
+    let left_over = members.filter(move |m| is_there(m) && !is_named(m));
+    left_over.map(|member| Hold {
+        about: format!("node {}", member.name),
+        reason: HoldReason::ByHand,
+        message: format!(
+            "is named in [servers.machines] no more, and is a server still. fabrik takes no machine of yours away: when all other \
+             servers are Ready, power it off, and when you have seen that it is off, `kubectl delete node {}`. By that it \
+             leaves etcd",
+            member.name
+        ),
     })
 }

@@ -279,14 +279,10 @@ impl Tried<'_, '_> {
     fn may_reset(&self) -> Result<(), String> {
         let node = self.node;
         if self.ticket.server.is_own() {
-            return Err("it is a machine of yours, so nobody but you can reset it".to_owned());
+            let why = "it is a machine of yours, so nobody but you can reset it. It boots its old system then";
+            return Err(why.to_owned());
         }
         let servers = &self.rollout.observed.hetzner.servers;
-        if self.ticket.server.is_own() {
-            return Err(
-                "it is a machine of yours. Reset it, and it boots its old system".to_owned(),
-            );
-        }
         match servers.get(&self.ticket.server).map(|s| s.power) {
             Some(Power::Running) => {}
             Some(Power::Off) => return Err("its machine is off at Hetzner. Power it on".to_owned()),
