@@ -41,12 +41,12 @@ async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
         hetzner_endpoint: options.hetzner_endpoint.clone(),
     };
     let (_, spec) = project.spec()?;
+    let state = seed::begun(&options, &spec.name)?;
     if spec.hetzner.is_none() {
-        seed::forget(&spec, options.yes.as_deref())?;
+        seed::forget(&spec, state, options.yes.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
     let project = project.open().await?;
-    let state = seed::begun(&options, &project.spec.name)?;
     let of_seed = || {
         state
             .as_ref()

@@ -117,7 +117,7 @@ pub async fn go(seed: &mut Seed<'_>, first: &First, may_wipe: bool) -> Result<()
 }
 
 /// Removes what the laptop keeps of a cluster that has nothing at Hetzner. Its machines nobody undoes from here.
-pub fn forget(spec: &Spec, said: Option<&str>) -> Result<(), SeedError> {
+pub fn forget(spec: &Spec, state: Option<State>, said: Option<&str>) -> Result<(), SeedError> {
     let names: Vec<&str> = spec.own_servers.keys().map(MachineName::as_str).collect();
     progress::tell(format_args!(
         "{} has nothing at Hetzner. What this laptop keeps of it is removed. Its machines ({}) stay as they are: install them \
@@ -126,10 +126,7 @@ pub fn forget(spec: &Spec, said: Option<&str>) -> Result<(), SeedError> {
         names.join(", ")
     ))?;
     confirm::ask(&spec.name, said)?;
-    match State::existing(&spec.name)? {
-        Some(state) => state.forget(),
-        None => Ok(()),
-    }
+    state.map_or(Ok(()), State::forget)
 }
 
 /// Until it answers by the temporary key, which it was given together with who it is.

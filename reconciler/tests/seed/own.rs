@@ -185,7 +185,15 @@ async fn a_machine_of_one_s_own_becomes_the_first_server_without_hetzner() {
         again.is_ok() && again.out.contains("demo was seeded before"),
         "{again}"
     );
-    let undone = own.world.seed(&["--undo", "--yes", "demo"]).await;
+    // A copy of the repository, whose cluster has the same name.
+    let undo = &["--undo", "--yes", "demo"];
+    let copy = own.world.seed_of("copy.git", undo).await;
+    assert!(
+        copy.err.contains("is about a cluster of the same name"),
+        "{copy}"
+    );
+    assert!(own.world.state_dir().exists());
+    let undone = own.world.seed(undo).await;
     assert!(
         undone.is_ok() && undone.out.contains("attic) stay as they are"),
         "{undone}"
