@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use fabrik_core::effect::NewServer;
 use fabrik_core::id::{ClusterId, ClusterName, NodeName, PoolName};
+use fabrik_core::observed::{Hetzner, Role};
 use serde::{Deserialize, Serialize};
 
 use super::tokens;
 use crate::config::Config;
+use crate::hetzner;
 use crate::secrets::{Secret, in_clear};
 use crate::signing::SigningKey;
 
@@ -65,6 +67,18 @@ impl Joining {
             cache_urls: config.cache_urls(),
             ca_hash,
         })
+    }
+
+    /// Without servers of before whose address is a worker's by now: it is told to nobody who joins (`join::for_new_machines`).
+    #[must_use]
+    pub fn without_workers(&self, there: &Hetzner) -> Self {
+        let workers = there.servers.values().filter(|s| s.role == Role::Agent);
+        let theirs = workers.filter_map(|s| s.address).collect();
+        Self {
+            servers: hetzner::not_at(&self.servers, &theirs),
+            cache_urls: hetzner::not_at(&self.cache_urls, &theirs),
+            ..self.clone()
+        }
     }
 }
 
@@ -167,6 +181,7 @@ pub fn worker(server: &NewServer, cluster: Cluster<'_>, token: &Secret) -> Secre
 
 #[cfg(test)]
 mod tests {
+    use fabrik_core::id::ServerId;
     use serde_json::{Value, json};
 
     use super::*;
@@ -185,6 +200,31 @@ mod tests {
             node_labels: BTreeMap::from([("tier".to_owned(), "web".to_owned())]),
             node_taints: vec!["dedicated=web:NoSchedule".to_owned()],
         }
+    }
+
+    #[test]
+    fn a_machine_of_one_s_own_is_told_of_no_server_whose_address_a_worker_has_by_now() {
+        let urls = ["https://10.0.1.1:6443", "https://10.0.1.2:6443"].map(str::to_owned);
+        let joining = Joining {
+            servers: urls.to_vec(),
+            public_key: None,
+            cache_urls: urls.to_vec(),
+            ca_hash: String::new(),
+        };
+        let told = |role: &str| {
+            let server = json!({
+                "id": 1, "name": "demo-x", "role": role, "power": "running", "address": "10.0.1.2",
+                "server_type": "cx33", "location": "fsn1", "created": "2026-01-01T00:00:00Z",
+            });
+            let there = Hetzner {
+                servers: BTreeMap::from([(ServerId(1), serde_json::from_value(server).unwrap())]),
+                ..Hetzner::default()
+            };
+            let told = joining.without_workers(&there);
+            (told.servers.len(), told.cache_urls.len())
+        };
+        assert_eq!(told("server"), (2, 2));
+        assert_eq!(told("agent"), (1, 1));
     }
 
     #[test]

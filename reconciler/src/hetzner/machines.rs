@@ -78,15 +78,17 @@ pub async fn not_of_workers(
     let filter = Some(("label_selector", selector));
     let workers = client.list::<wire::Server>(filter, Purpose::Act).await?;
     let addresses = workers.iter().flat_map(|w| machine(w).addresses);
-    let theirs: BTreeSet<IpAddr> = addresses.collect();
+    Ok(not_at(urls, &addresses.collect()))
+}
+
+/// `urls` without those that lead to one of these addresses.
+pub fn not_at(urls: &[String], addresses: &BTreeSet<IpAddr>) -> Vec<String> {
     let address = |url: &String| -> Option<IpAddr> {
         let uri: http::Uri = url.parse().ok()?;
         uri.host()?.trim_matches(['[', ']']).parse().ok()
     };
-    let kept = urls
-        .iter()
-        .filter(|url| address(url).is_none_or(|a| !theirs.contains(&a)));
-    Ok(kept.cloned().collect())
+    let is_there = |url: &&String| address(url).is_some_and(|a| addresses.contains(&a));
+    urls.iter().filter(|url| !is_there(url)).cloned().collect()
 }
 
 fn machine(server: &wire::Server) -> Machine {

@@ -46,8 +46,9 @@ impl Teller for Observation {
         if self.published.as_ref() == Some(&lasting) {
             return Ok(());
         }
+        let joining = self.joining.as_ref();
         let document = Document {
-            joining: self.joining.clone(),
+            joining: joining.map(|joining| joining.without_workers(&observed.hetzner)),
             ..Document::new(observed.clone(), Timestamp::now())
         };
         let document = match document.publish() {
