@@ -122,9 +122,6 @@ async fn who(
         return machine_file::take(root, given).map(Some);
     }
     if let Some(identity) = kept(root)? {
-        if identity.server_id().is_own() {
-            return Ok(Some(identity));
-        }
         is_the_same_machine(metadata, &identity).await?;
         return Ok(Some(identity));
     }
