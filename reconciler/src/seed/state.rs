@@ -24,6 +24,8 @@ use crate::cluster::founding::random_id;
 const LAYOUT: u32 = 1;
 const RECORD: &str = "seed.json";
 const LOCK: &str = "lock";
+/// How `tempfile` calls what is not whole yet (`Builder::prefix`), keys among it.
+const UNFINISHED: &str = ".tmp";
 /// What is remembered, without anything secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -223,13 +225,27 @@ fn locked(dir: &Path, cluster: &ClusterName) -> Result<File, SeedError> {
     let path = dir.join(LOCK);
     let lock = File::create(&path).map_err(SeedError::file(&path))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => {
+            remove_unfinished(dir).map_err(SeedError::file(dir))?;
+            Ok(lock)
+        }
         Err(TryLockError::WouldBlock) => Err(SeedError::Running {
             cluster: cluster.clone(),
             path,
         }),
         Err(TryLockError::Error(error)) => Err(SeedError::file(path)(error)),
     }
+}
+
+/// What a seed that was killed while it wrote a file has left of it: it may be half a key.
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<Record, SeedError> {
@@ -269,7 +285,10 @@ mod tests {
         assert!(matches!(error, SeedError::Running { .. }), "{error}");
         let record = first.record.clone();
         drop(first);
+        let half = dir.join(".tmpHalfAKey");
+        fs::write(&half, "").unwrap();
         let second = open(&dir).unwrap();
+        assert!(!half.exists(), "a kill has left it");
         assert_eq!(second.record, record);
         assert_eq!(second.keys().unwrap().deploy_public, keys.deploy_public);
         let error = {
