@@ -196,9 +196,9 @@ in
     inherit faults;
     # Of each machine of the user's own, what makes its disk.
     machines = checked (
-      builtins.foldl' (all: pool: all // builtins.mapAttrs (_: disksOf agents.${pool}) spec.pools.${pool}.disks or { }) { } (
-        builtins.attrNames spec.pools
-      )
+      builtins.foldl' (all: pool: all // builtins.mapAttrs (_: disksOf agents.${pool}) spec.pools.${pool}.disks or { })
+        (builtins.mapAttrs (_: disksOf servers) spec.servers.disks or { })
+        (builtins.attrNames spec.pools)
     );
     first.servers = checked first;
   };

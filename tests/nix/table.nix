@@ -103,8 +103,8 @@ in
   broken = import ../../nixos/lib/spec.nix "[cluster\n";
   # What there is an image of.
   images = builtins.mapAttrs (_: builtins.attrNames) (mkCluster { src = ./specs/both-architectures; }).packages;
-  # Of pools of the user's own: where GRUB is for BIOS, what makes each machine's disk, and without which files none learns who
-  # it is.
+  # Of machines of the user's own: where GRUB is for BIOS, what makes each machine's disk, and without which files none learns
+  # who it is.
   own =
     let
       cluster = mkCluster { src = ./specs/own-machines; };
@@ -113,7 +113,9 @@ in
     {
       grub = pools (config: config.fabrik.disk.device);
       told = pools (config: builtins.length (config.systemd.services.fabrik-identity.unitConfig.ConditionPathExists or [ ]));
-      disks = builtins.mapAttrs (_: machine: machine.disk) cluster.fabrik.machines;
+      disks = builtins.mapAttrs (_: machine: machine.disk) (
+        cluster.fabrik.machines // (mkCluster { src = ./specs/own-servers; }).fabrik.machines
+      );
     };
   count = builtins.length names;
   good = builtins.filter (name: !lib.hasPrefix "wrong-" name) names;
