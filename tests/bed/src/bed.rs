@@ -2,6 +2,7 @@
 
 mod control_planes;
 mod empty;
+mod own;
 mod start;
 
 use std::path::{Path, PathBuf};

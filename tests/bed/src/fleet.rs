@@ -1,7 +1,7 @@
 //! All machines of a bed: what happens to a server at the emulator happens to its machine.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +81,20 @@ impl Fleet {
         self.all()
             .into_iter()
             .find(|machine| machine.name() == name)
+    }
+
+    /// Another machine, of which the emulator knows nothing.
+    pub(crate) fn add(
+        &self,
+        id: u64,
+        name: &str,
+        address: Ipv4Addr,
+        role: Role,
+    ) -> Result<Machine> {
+        let surroundings = Arc::clone(&self.machines.surroundings);
+        let machine = Machine::new(id, name, address, role, surroundings)?;
+        self.machines.lock().insert(id, machine.clone());
+        Ok(machine)
     }
 
     /// Cuts the power of everything, without telling the emulator.

@@ -5,6 +5,7 @@ mod joining;
 mod life;
 mod native;
 mod network;
+pub(crate) mod own;
 mod rescue;
 mod root;
 mod services;
@@ -47,6 +48,8 @@ pub enum State {
     Running { boot_id: String },
     /// Its rescue system lets those in who were named.
     Rescue,
+    /// It runs a Linux of its owner's, and lets its owner in.
+    OtherLinux,
     /// It has power, and the cluster does not want it. It tries no more until the next boot.
     Refused { reason: String },
 }
@@ -61,6 +64,8 @@ pub enum Role {
     },
     /// A server of the control plane in a bed that began empty: what is on its disk makes it one.
     Native,
+    /// Of somebody's own: nobody ordered it, and Hetzner knows nothing of it.
+    Own,
     /// Somebody else's: what is on its disk is not played here, and what it does in rescue is.
     Other,
 }
@@ -185,9 +190,12 @@ impl Machine {
         }
     }
 
-    /// The machine switches itself off at once; the emulator sees it.
+    /// The machine switches itself off at once; the emulator sees it, where it is a server there.
     pub async fn power_off(&self) -> Result<()> {
         self.cut().await;
+        if matches!(self.inner.role, Role::Own) {
+            return Ok(());
+        }
         self.inner.surroundings.hetzner.halted(self.id()).await
     }
 

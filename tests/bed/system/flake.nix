@@ -73,6 +73,24 @@
       nixosConfigurations = builtins.mapAttrs (nixos ./.) pools;
       # As another commit's system with the k3s of old: the first of two steps.
       fabrik.first.servers = { version, ... }: nixos ./. "servers" (pools.servers // { k3s = version; });
+      # What makes the disk of a machine of the user's own: nothing here, where a folder is a disk.
+      fabrik.machines =
+        let
+          spec = builtins.fromTOML (builtins.readFile ./cluster.toml);
+          disk = name: {
+            disk = derivation {
+              name = "disk-${name}";
+              system = pools.servers.platform;
+              builder = "/bin/sh";
+              args = [
+                "-c"
+                "echo >$out"
+              ];
+            };
+          };
+          names = builtins.concatMap (pool: builtins.attrNames (pool.machines or { })) (builtins.attrValues spec.pools);
+        in
+        builtins.listToAttrs (map (name: { inherit name; value = disk name; }) names);
 
       # Stands in for fabrik's own library, where it is the input of a repository that `fabrik init` made: the pools and the
       # k3s are those of cluster.toml, and all workers have one system.

@@ -23,6 +23,18 @@ impl Inner {
         let user_data = self.user_data().await?;
         let instance = hetzner.metadata(self.id, "metadata/instance-id").await?;
         let instance = instance.context("no instance id in the metadata")?;
+        let provider_id = format!("hcloud://{}", instance.trim());
+        self.be_agent(boot_id, root, user_data, provider_id).await
+    }
+
+    /// Joins as it is told to, and is that node.
+    pub(super) async fn be_agent(
+        &self,
+        boot_id: String,
+        root: Option<&Root>,
+        user_data: UserData,
+        provider_id: String,
+    ) -> Result<()> {
         let request = join::Request {
             servers: supervisors(&user_data.servers),
             token: user_data.token.clone(),
@@ -35,7 +47,7 @@ impl Inner {
             self.kubelet_settings(boot_id, &endpoint, &joined.ca_pem, &joined.kubelet)?;
         settings.address = self.node_address().await?;
         settings.node_name = user_data.node_name;
-        settings.provider_id = format!("hcloud://{}", instance.trim());
+        settings.provider_id = provider_id;
         settings.labels = user_data.labels;
         settings.taints = user_data.taints;
         if let (Some(id), Some(public_key)) = (user_data.cluster_id, user_data.public_key) {

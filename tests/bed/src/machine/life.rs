@@ -41,13 +41,15 @@ impl Inner {
     pub(super) async fn live(self: Arc<Self>) -> Result<()> {
         let hetzner = &self.surroundings.hetzner;
         loop {
-            hetzner.set_hung(self.id, false).await?;
+            if !matches!(self.role, Role::Own) {
+                hetzner.set_hung(self.id, false).await?;
+            }
             let delay = self.health.borrow().delay;
             sleep(delay).await;
             let (boot_id, root) = self.start_up().await?;
             tokio::select! {
                 ended = self.run(boot_id, root.clone()) => return ended,
-                () = reboot_wanted(root.as_ref()) => {}
+                () = reboot_wanted(self.root_dir()) => {}
             }
             self.end();
             self.state.send_replace(State::Booting);
@@ -79,7 +81,7 @@ impl Inner {
         machines.join(self.id.to_string())
     }
 
-    fn root_dir(&self) -> PathBuf {
+    pub(super) fn root_dir(&self) -> PathBuf {
         self.dir().join("root")
     }
 
@@ -138,6 +140,8 @@ impl Inner {
             return Ok(Some(root));
         }
         let pool = match &self.role {
+            // Somebody lays it there.
+            Role::Own => return Ok(None),
             Role::Agent => self.user_data().await?.pool.unwrap_or(WORKERS.to_owned()),
             Role::Server { .. } | Role::Native | Role::Other => SERVERS.to_owned(),
         };
@@ -180,6 +184,7 @@ impl Inner {
                 let root = root.context("a server without a disk (Options::systems)")?;
                 self.live_as_native(boot_id, root).await
             }
+            Role::Own => self.live_as_own(boot_id, root.as_ref()).await,
             Role::Other => std::future::pending().await,
         }
     }
@@ -401,11 +406,9 @@ impl Inner {
     }
 }
 
-async fn reboot_wanted(root: Option<&Root>) {
-    let Some(root) = root else {
-        return std::future::pending().await;
-    };
-    while !root.wants_reboot() {
+/// Whether somebody on the machine called for one.
+async fn reboot_wanted(root: PathBuf) {
+    while !root.join("run/reboot").exists() {
         sleep(LOOK).await;
     }
 }

@@ -35,7 +35,7 @@ impl Inner {
         boot_id: String,
         root: Root,
     ) -> Result<()> {
-        let namespaces = self.namespaces(&root).await?;
+        let namespaces = self.namespaces(root.dir(), true).await?;
         let entrance = namespaces.entrance();
         switch::configure(entrance, "link set lo up\n")?;
         *lock(&self.entrance) = Some(entrance);
@@ -49,15 +49,16 @@ impl Inner {
         }
     }
 
-    async fn namespaces(&self, root: &Root) -> Result<Namespaces> {
+    /// What is below `root` is its own there.
+    pub(super) async fn namespaces(&self, root: &Path, network: bool) -> Result<Namespaces> {
         let surroundings = &self.surroundings;
-        let mut arguments = vec![root.dir().into()];
+        let mut arguments = vec![root.into()];
         arguments.extend(self.kept()?.into_iter().map(PathBuf::into_os_string));
         Namespaces::start(namespaces::Settings {
             name: &format!("{}-machine", self.name),
             script: INIT,
             arguments,
-            network: true,
+            network,
             dir: &self.dir(),
             dirs: &surroundings.dirs,
         })

@@ -250,11 +250,6 @@ impl Root {
         Ok(fs::write(self.path("run/obeyed"), &system.path)?)
     }
 
-    /// Whether somebody on the machine called for a reboot.
-    pub fn wants_reboot(&self) -> bool {
-        self.path("run/reboot").exists()
-    }
-
     /// Ends the transient units, as losing power does.
     pub fn cut(&self) {
         let prefix = format!("{}-unit-", self.name);
