@@ -7,6 +7,7 @@ mod endpoint;
 mod forgery;
 mod hetzner_faults;
 mod leader;
+mod machines;
 mod manifests;
 mod node_secrets;
 mod nonsense;
