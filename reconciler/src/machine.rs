@@ -8,8 +8,11 @@ mod ssh;
 
 use std::path::PathBuf;
 
-pub use self::look::{Found, look};
-pub use self::put::{Installer, write_file};
+use fabrik_core::id::MachineName;
+use fabrik_core::machines::means::Unfit;
+
+pub use self::look::look;
+pub use self::put::{put, tell};
 pub use self::ssh::Pinned;
 
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,8 @@ pub enum MachineError {
         address: String,
         said: String,
     },
+    #[error("{machine} {why}. Nothing was changed on it")]
+    Unfit { machine: MachineName, why: Unfit },
     #[error("{machine}: {what} failed: {said}")]
     Remote {
         machine: String,
@@ -54,6 +59,12 @@ pub enum MachineError {
 }
 
 impl MachineError {
+    /// For what was found on a machine.
+    pub fn unfit(machine: &MachineName) -> impl FnOnce(Unfit) -> Self {
+        let machine = machine.clone();
+        move |why| Self::Unfit { machine, why }
+    }
+
     fn missing(program: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Missing { program, source }
     }

@@ -1,6 +1,8 @@
 //! Machines of the user's own in a pool: each is awaited until a person has installed it, and let go when a person says that
 //! it is off. Nothing here makes, powers, resets or deletes one: nobody but a person can.
 
+pub mod means;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;

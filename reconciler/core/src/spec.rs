@@ -46,6 +46,9 @@ pub struct Spec {
     /// The control plane's machines that are the user's own. fabrik makes none of them and takes none away.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub own_servers: BTreeMap<MachineName, Machine>,
+    /// What these are, in Nix' words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_servers_system: Option<String>,
     pub pools: BTreeMap<PoolName, Pool>,
     pub limits: Limits,
     #[serde(default)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use fabrik_core::id::{CommitId, IntentId, MachineName, NodeName, PoolName, ServerId};
+use fabrik_core::machines::means::{Wanted, means};
 use fabrik_core::spec::{self, Machine, Pool, Spec};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -21,8 +22,8 @@ use super::{Failure, git, say, tree_of_root};
 use crate::cluster::tokens::Tokens;
 use crate::cluster::user_data::{self, Joining, UserData};
 use crate::gate::SPEC_FILE;
-use crate::machine::{Found, Installer, Pinned, look, write_file};
-use crate::node::identify::machine_file::MachineFile;
+use crate::machine::{MachineError, Pinned, look, put, tell};
+use crate::node::identify::machine_file::{self, MachineFile};
 use crate::report::observed::Document;
 use crate::secrets::Secret;
 
@@ -67,11 +68,6 @@ enum InstallError {
         "the leader does not await {node} yet. Repeat this in a moment; `fabrik status` says what it waits for"
     )]
     NotAwaited { node: NodeName },
-    #[error("{machine} {problem}. Nothing was changed on it")]
-    Unfit {
-        machine: MachineName,
-        problem: String,
-    },
     #[error("nothing was changed: {0}")]
     NotAgreed(String),
     #[error(
@@ -88,6 +84,18 @@ struct Place<'a> {
     pool: &'a Pool,
     machine: &'a Machine,
     node: NodeName,
+}
+
+impl Place<'_> {
+    fn wanted(&self, server: ServerId) -> Wanted<'_> {
+        Wanted {
+            node: &self.node,
+            server,
+            system: self.pool.system.as_deref().unwrap_or_default(),
+            disk: &self.machine.disk,
+            has_ssh_keys: !self.spec.ssh_keys.is_empty(),
+        }
+    }
 }
 
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
@@ -113,21 +121,21 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         .ok_or(InstallError::NotPublished)?;
 
     let way = Pinned::new(&options.machine, place.machine, options.identity.clone())?;
-    let found = look(&way).await?;
-    let installer = judge(&place, &options.machine, &found)?;
-    show(&place, &found, installer)?;
+    let (way, found) = look(way).await?;
+    let wanted = place.wanted(server);
+    let means = means(&found, &wanted).map_err(MachineError::unfit(&options.machine))?;
+    let address = &place.machine.address;
+    say(format!("{} at {address}: {found}", place.node))?;
+    say(means.told(&found, &wanted))?;
     agree(&options)?;
-    if let Some(installer) = installer {
-        installer
-            .put(&way, &options.dir, commit, place.pool_name)
-            .await?;
-    }
+    put(means, &way, &options.dir, commit, place.pool_name).await?;
     let way = way.installed();
     say(format!("telling {} which node it is", options.machine))?;
     let tokens = Tokens::of_authority(access.client.clone(), joining.ca_hash.clone());
     let token = tokens.ensure(intent, Timestamp::now()).await?;
-    let file = machine_file(&place, &document, joining, server, token)?;
-    write_file(&way, &file).await?;
+    let file = file_of(&place, &document, joining, server, token)?;
+    let then = "systemctl restart --no-block fabrik-identity.service";
+    tell(&way, machine_file::NAME, &file, then).await?;
     say(format!("waiting for {}", place.node))?;
     wait_until_ready(&access, &place.node).await?;
     say(format!("{} has joined, and is Ready", place.node))?;
@@ -189,69 +197,6 @@ fn awaited<'a>(document: &'a Document, node: &NodeName) -> Option<(&'a IntentId,
     Some((id, intent.server?))
 }
 
-/// How its system comes there; `None` where it has it already.
-fn judge(
-    place: &Place<'_>,
-    name: &MachineName,
-    found: &Found,
-) -> Result<Option<Installer>, InstallError> {
-    let unfit = |problem: String| {
-        Err(InstallError::Unfit {
-            machine: name.clone(),
-            problem,
-        })
-    };
-    let wanted = place.pool.system.as_deref().unwrap_or_default();
-    if found.system() != wanted {
-        return unfit(format!(
-            "is {}, and its pool is of {wanted}",
-            found.system()
-        ));
-    }
-    match &found.node {
-        Some(node) if node == place.node.as_str() => return Ok(None),
-        Some(node) => {
-            return unfit(format!(
-                "is the node {node} already. Install another Linux on it first"
-            ));
-        }
-        None => {}
-    }
-    match (found.runs_nixos(), found.has_k3s, &found.disk) {
-        (true, true, _) => {
-            unfit("runs k3s of another cluster. Take it out of that first".to_owned())
-        }
-        (true, false, _) => Ok(Some(Installer::Switch)),
-        (false, _, Some(_)) => Ok(Some(Installer::Anywhere)),
-        (false, _, None) => unfit(format!(
-            "has no disk {}: see `ls /dev/disk/by-id` there",
-            place.machine.disk
-        )),
-    }
-}
-
-fn show(place: &Place<'_>, found: &Found, installer: Option<Installer>) -> io::Result<()> {
-    let gigabytes = found.memory_kib / 1_000_000;
-    say(format!(
-        "{} at {}: {}, {}, {gigabytes} GB of memory",
-        place.node,
-        place.machine.address,
-        found.os,
-        found.system()
-    ))?;
-    match installer {
-        None => say("it has been installed; it is given a new token"),
-        Some(Installer::Switch) => {
-            say("it runs NixOS and switches to the pool's system; no disk is wiped")
-        }
-        Some(Installer::Anywhere) => {
-            say(format!("ALL OF THIS IS WIPED on {}:", place.machine.disk))?;
-            let lines = found.disk.iter().flatten();
-            lines.map(|line| format!("  {line}")).try_for_each(say)
-        }
-    }
-}
-
 fn agree(options: &Options) -> Result<(), Failure> {
     let said = match &options.yes {
         Some(said) => said.to_string(),
@@ -276,7 +221,7 @@ fn agree(options: &Options) -> Result<(), Failure> {
     Err(InstallError::NotAgreed(format!("`{said}` is not {}", options.machine)).into())
 }
 
-fn machine_file(
+fn file_of(
     place: &Place<'_>,
     document: &Document,
     joining: &Joining,
@@ -341,60 +286,6 @@ address = "10.0.9.20"
 host-key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKHEChAl/ApSFKKMJbzN5kSJu3gVTOhf5B4kZ2FcJQXk"
 disk = "/dev/disk/by-id/nvme"
 "#;
-
-    type Change = fn(&mut Found);
-
-    fn found() -> Found {
-        Found {
-            os: "debian".to_owned(),
-            architecture: "x86_64".to_owned(),
-            memory_kib: 16_000_000,
-            node: None,
-            has_k3s: false,
-            disk: Some(vec!["nvme0n1 512.1 GB".to_owned()]),
-        }
-    }
-
-    #[test]
-    fn a_machine_is_installed_by_what_it_runs_and_another_node_is_left_alone() {
-        let spec = spec::parse(SPEC_FILE, SPEC).unwrap();
-        let name = "desktop".parse().unwrap();
-        let place = place(&spec, &name).unwrap();
-        let judged = |change: Change| {
-            let mut found = found();
-            change(&mut found);
-            judge(&place, &name, &found).map_err(|error| error.to_string())
-        };
-        assert_eq!(judged(|_| ()), Ok(Some(Installer::Anywhere)));
-        assert_eq!(
-            judged(|f| f.os = "nixos".to_owned()),
-            Ok(Some(Installer::Switch))
-        );
-        let again = judged(|f| f.node = Some("demo-home-desktop".to_owned()));
-        assert_eq!(again, Ok(None), "the same command goes on");
-        let refused: [(Change, &str); 4] = [
-            (
-                |f| f.node = Some("demo-home-nas".to_owned()),
-                "is the node demo-home-nas already",
-            ),
-            (|f| f.disk = None, "has no disk /dev/disk/by-id/nvme"),
-            (
-                |f| f.architecture = "aarch64".to_owned(),
-                "is aarch64-linux, and its pool is of x86_64-linux",
-            ),
-            (
-                |f| (f.os, f.has_k3s) = ("nixos".to_owned(), true),
-                "runs k3s of another cluster",
-            ),
-        ];
-        for (change, why) in refused {
-            let said = judged(change).unwrap_err();
-            assert!(
-                said.contains(why) && said.contains("Nothing was changed"),
-                "{said}"
-            );
-        }
-    }
 
     #[test]
     fn a_machine_that_is_not_named_is_told_with_those_that_are() {

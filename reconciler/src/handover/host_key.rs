@@ -37,19 +37,21 @@ pub async fn meet(root: &Path, host_key: &Secret, laptop: &str) -> Result<(), Ha
 }
 
 /// Lets the laptop in by its key.
-pub fn let_in(root: &Path, laptop: &str) -> Result<(), HandoverError> {
+fn let_in(root: &Path, laptop: &str) -> Result<(), HandoverError> {
     let path = root.join(AUTHORIZED_KEYS);
     let there = read(&path)?.unwrap_or_default();
-    // A line break would be a second key.
-    let line = format!(
-        "{} {MARK}",
-        laptop.lines().next().unwrap_or_default().trim()
-    );
+    let line = line_of(laptop);
     if !there.lines().any(|known| known == line) {
         let others = without_mark(&there);
         keep_authorized(&path, &format!("{others}{line}\n"))?;
     }
     Ok(())
+}
+
+/// The same, in a line for a machine's shell.
+pub fn let_in_line(laptop: &str) -> String {
+    let line = line_of(laptop);
+    format!("umask 077 && mkdir -p /root/.ssh && echo '{line}' >>/{AUTHORIZED_KEYS}")
 }
 
 /// The public half of the machine's own key, which is made once and nobody else has seen.
@@ -88,6 +90,12 @@ pub fn part(root: &Path) -> Result<(), HandoverError> {
         keep_authorized(&path, &others)?;
     }
     Ok(())
+}
+
+fn line_of(laptop: &str) -> String {
+    // A line break would be a second key.
+    let key = laptop.lines().next().unwrap_or_default().trim();
+    format!("{key} {MARK}")
 }
 
 fn own_path(root: &Path) -> PathBuf {

@@ -1,7 +1,10 @@
 //! What a machine is, before anything is done to it.
 
+use fabrik_core::id::ServerId;
+use fabrik_core::machines::means::Found;
 use serde::Deserialize;
 
+use super::ssh::ROOT;
 use super::{MachineError, Pinned};
 use crate::node::identify::STATE_DIR;
 
@@ -12,25 +15,9 @@ echo "arch=$(uname -m)"
 echo "user=$(id -u)"
 echo "memory=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 echo "identity=$(tr -d '\n' 2>/dev/null </STATE/identity.json)"
-[ -d /etc/rancher/k3s ] && echo "k3s=yes"
+[ -e /etc/rancher/k3s ] || [ -e /var/lib/rancher/k3s ] && echo "k3s=yes"
 echo "disk="
 lsblk --json --bytes --output NAME,TYPE,SIZE,MODEL,FSTYPE,MOUNTPOINT DISK 2>&1 || echo none"#;
-
-/// What was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// The `ID` of /etc/os-release, `nixos` for one.
-    pub os: String,
-    /// As `uname -m` calls it.
-    pub architecture: String,
-    pub memory_kib: u64,
-    /// The Node that it is already, if it is one.
-    pub node: Option<String>,
-    /// Whether k3s is there, of fabrik's or another cluster.
-    pub has_k3s: bool,
-    /// The disk and what is on it, a line each; `None` where there is no such disk.
-    pub disk: Option<Vec<String>>,
-}
 
 #[derive(Deserialize)]
 struct Devices {
@@ -55,10 +42,24 @@ struct Device {
 #[serde(rename_all = "kebab-case")]
 struct Kept {
     node: String,
+    server: ServerId,
 }
 
-/// Asks the machine, by its pinned key.
-pub async fn look(way: &Pinned) -> Result<Found, MachineError> {
+/// Asks the machine, by its pinned key. One that was installed before lets root in, and no other.
+pub async fn look(way: Pinned) -> Result<(Pinned, Found), MachineError> {
+    let failed = match ask(&way).await {
+        Ok(found) => return Ok((way, found)),
+        Err(error) => error,
+    };
+    if !matches!(failed, MachineError::Unreachable { .. }) || way.machine().user == ROOT {
+        return Err(failed);
+    }
+    let way = way.installed();
+    let found = ask(&way).await.map_err(|_| failed)?;
+    Ok((way, found))
+}
+
+async fn ask(way: &Pinned) -> Result<Found, MachineError> {
     // A path of a spec has nothing in it that a shell would take for more.
     let line = ASK
         .replace("STATE", STATE_DIR)
@@ -79,9 +80,9 @@ fn parse(said: &str) -> Found {
     let disk = devices.and_then(|devices| devices.blockdevices.into_iter().next());
     Found {
         os: fact("os"),
-        architecture: fact("arch"),
+        system: format!("{}-linux", fact("arch")),
         memory_kib: fact("memory").parse().unwrap_or(0),
-        node: kept.map(|kept| clean(&kept.node)),
+        node: kept.map(|kept| (clean(&kept.node), kept.server)),
         has_k3s: fact("k3s") == "yes",
         disk: disk.filter(|d| d.kind == "disk").map(|disk| {
             let mut lines = Vec::new();
@@ -127,17 +128,6 @@ fn clean(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-impl Found {
-    pub fn runs_nixos(&self) -> bool {
-        self.os == "nixos"
-    }
-
-    /// In Nix' words.
-    pub fn system(&self) -> String {
-        format!("{}-linux", self.architecture)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,8 +147,7 @@ disk=
     #[test]
     fn what_would_be_wiped_is_seen() {
         let found = parse(SAID);
-        assert_eq!((found.os.as_str(), found.runs_nixos()), ("debian", false));
-        assert_eq!(found.system(), "x86_64-linux");
+        assert_eq!(found.to_string(), "debian, x86_64-linux, 16 GB of memory");
         assert_eq!((found.node.as_ref(), found.has_k3s), (None, false));
         let expected = [
             "nvme0n1 512.1 GB, SAMSUNG MZVL",
@@ -175,7 +164,8 @@ disk=
             r#"identity={"server": 1, "node": "demo-home-desktop"}"#,
         );
         let found = parse(&said.replace("disk=", "k3s=yes\ndisk="));
-        assert_eq!(found.node.as_deref(), Some("demo-home-desktop"));
+        let expected = ("demo-home-desktop".to_owned(), ServerId(1));
+        assert_eq!(found.node, Some(expected));
         assert!(found.has_k3s);
     }
 

@@ -8,11 +8,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fabrik_core::id::{CommitId, PoolName};
+use fabrik_core::machines::means::Means;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use super::{MachineError, Pinned};
-use crate::node::identify::{STATE_DIR, machine_file};
+use crate::node::identify::STATE_DIR;
 use crate::secrets::Secret;
 
 /// How long a machine may take to boot what was installed.
@@ -20,37 +21,26 @@ const BOOT_LIMIT: Duration = Duration::from_secs(900);
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 const FEATURES: [&str; 2] = ["--extra-experimental-features", "nix-command flakes"];
 
-/// How the system comes to a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Installer {
-    /// `nixos-anywhere`: another Linux makes place for an installer, and the disk is wiped.
-    Anywhere,
-    /// It runs NixOS: it is given the system, and switches to it.
-    Switch,
-}
-
-impl Installer {
-    /// Builds what it needs of that commit of the repository in `dir`, and puts it there. All that these programs say is
-    /// shown.
-    pub async fn put(
-        self,
-        way: &Pinned,
-        dir: &Path,
-        commit: &CommitId,
-        pool: &PoolName,
-    ) -> Result<(), MachineError> {
-        let root = fs::canonicalize(dir).map_err(MachineError::file(dir))?;
-        let of = |what: &str| format!("git+file://{}?rev={commit}#{what}", root.display());
-        let system = format!("nixosConfigurations.{pool}.config.system.build.toplevel");
-        let system = build(&of(&system)).await?;
-        match self {
-            Self::Anywhere => {
-                let disk = build(&of(&format!("fabrik.machines.{}.disk", way.name()))).await?;
-                anywhere(way, &disk, &system).await
-            }
-            Self::Switch => switch(way, &system).await,
-        }
+/// Builds what it needs of that commit of the repository in `dir`, and puts it there. All that these programs say is shown.
+pub async fn put(
+    means: Means,
+    way: &Pinned,
+    dir: &Path,
+    commit: &CommitId,
+    pool: &PoolName,
+) -> Result<(), MachineError> {
+    if means == Means::Tell {
+        return Ok(());
     }
+    let root = fs::canonicalize(dir).map_err(MachineError::file(dir))?;
+    let of = |what: &str| format!("git+file://{}?rev={commit}#{what}", root.display());
+    let system = format!("nixosConfigurations.{pool}.config.system.build.toplevel");
+    let system = build(&of(&system)).await?;
+    if means == Means::Switch {
+        return switch(way, &system).await;
+    }
+    let disk = build(&of(&format!("fabrik.machines.{}.disk", way.name()))).await?;
+    anywhere(way, &disk, &system).await
 }
 
 async fn build(what: &str) -> Result<String, MachineError> {
@@ -147,12 +137,12 @@ fn in_path(program: &str) -> Option<PathBuf> {
     found.find(|file| file.is_file())
 }
 
-/// Tells the machine which node it is, as soon as it answers: by the standard input of `ssh`, to a file for root alone.
-pub async fn write_file(way: &Pinned, file: &Secret) -> Result<(), MachineError> {
-    let path = format!("/{STATE_DIR}/{}", machine_file::NAME);
+/// Tells the machine who it is, as soon as it answers: by the standard input of `ssh`, to a file of that name for root alone.
+/// Then it runs a line of commands.
+pub async fn tell(way: &Pinned, name: &str, file: &Secret, then: &str) -> Result<(), MachineError> {
+    let path = format!("/{STATE_DIR}/{name}");
     let line = format!(
-        "umask 077 && mkdir -p /{STATE_DIR} && cat >{path}.new && mv {path}.new {path} && systemctl restart --no-block \
-         fabrik-identity.service"
+        "umask 077 && mkdir -p /{STATE_DIR} && cat >{path}.new && mv {path}.new {path} && {then}"
     );
     let deadline = Instant::now() + BOOT_LIMIT;
     loop {

@@ -22,6 +22,8 @@ use crate::seed::last_line;
 const LIMIT: Duration = Duration::from_secs(600);
 /// The exit code of `ssh` itself, where no command of ours has ended (ssh(1), "EXIT STATUS").
 const OF_SSH: i32 = 255;
+/// Who is let in where fabrik's system is.
+pub const ROOT: &str = "root";
 const KNOWN_HOSTS: &str = "known_hosts";
 
 /// The way to one machine. What it needs on this disk ends with it.
@@ -54,7 +56,7 @@ impl Pinned {
     #[must_use]
     pub fn installed(self) -> Self {
         let machine = Machine {
-            user: "root".to_owned(),
+            user: ROOT.to_owned(),
             ..self.machine
         };
         Self { machine, ..self }
@@ -154,7 +156,7 @@ impl Pinned {
     }
 
     fn as_root(&self, line: &str) -> String {
-        if self.machine.user == "root" {
+        if self.machine.user == ROOT {
             return line.to_owned();
         }
         format!("sudo -n sh -c '{}'", line.replace('\'', r"'\''"))

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 pub use self::files::K3s;
-pub use self::kept::{ControlPlane, Identity, STATE_DIR, keep, keep_token, kept};
+pub use self::kept::{ControlPlane, IDENTITY, Identity, STATE_DIR, keep, keep_token, kept};
 pub use self::metadata::Addresses;
 
 use self::first_boot::first_boot;

@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 
 use fabrik_core::id::CommitId;
+use fabrik_core::machines::means::Means;
 use fabrik_core::seed::Extent;
 use fabrik_core::seed::cost::Offer;
 use fabrik_core::seed::own::First;
@@ -50,8 +51,8 @@ pub struct Found {
     pub lines: Vec<Line>,
     /// Missing where Hetzner did not answer.
     pub offer: Option<Offer>,
-    /// What would be wiped, for people.
-    pub wiped: Option<String>,
+    /// What a machine of the user's own would lose, and what people are told of it.
+    pub change: Option<(Means, String)>,
     /// The temporary SSH key, where it was made just now to see whether that is allowed.
     pub made_key: Option<u64>,
 }
@@ -147,11 +148,14 @@ pub async fn look(subject: &Subject<'_>) -> Result<Found, SeedError> {
         lines.push(Line::new(About::AgeKey, age_key.map_err(Clone::clone)));
         lines.push(Line::new(About::DeployKey, deploy_key(subject).await?));
     }
-    let wiped = match subject.first.filter(|_| whole) {
+    let change = match subject.first.filter(|_| whole) {
         Some(first) => {
-            let (line, wiped) = machine(subject, first).await?;
-            lines.push(line);
-            wiped
+            let (says, change) = match own::look(subject.spec, subject.state, first).await {
+                Ok(own::Looked { says, change }) => (Ok(says), change),
+                Err(error) => (Err(error.to_string()), None),
+            };
+            lines.push(Line::new(About::Machine, says));
+            change
         }
         None => None,
     };
@@ -164,27 +168,15 @@ pub async fn look(subject: &Subject<'_>) -> Result<Found, SeedError> {
     Ok(Found {
         lines,
         offer,
-        wiped,
+        change,
         made_key,
     })
-}
-
-async fn machine(
-    subject: &Subject<'_>,
-    first: &First,
-) -> Result<(Line, Option<String>), SeedError> {
-    let looked = own::look(subject.state, subject.keys, first).await?;
-    let (says, wiped) = match looked {
-        Ok(own::Found { says, wiped }) => (Ok(says), wiped),
-        Err(why) => (Err(format!("{}: {why}", first.name)), None),
-    };
-    Ok((Line::new(About::Machine, says), wiped))
 }
 
 fn programs(subject: &Subject<'_>) -> Result<String, String> {
     let mut wanted = vec!["git", "ssh"];
     if subject.first.is_some() {
-        wanted.extend(["tar", "nixos-anywhere"]);
+        wanted.extend(["nix", "nixos-anywhere"]);
     }
     if subject.client.is_some() {
         wanted.push("zstd");

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fabrik_core::id::ClusterName;
+use fabrik_core::id::{ClusterName, MachineName};
 use fabrik_core::seed::Stop;
 
 use crate::cli::git::GitError;
 use crate::hetzner::HetznerError;
+use crate::machine::MachineError;
 use crate::repo::RepoError;
 use crate::secrets::SecretsError;
 
@@ -91,8 +92,10 @@ pub enum SeedError {
          trust this network, --trust-rescue goes on"
     )]
     Unproven { said: String },
-    #[error("machine {about}: {why}. Mend it, and repeat this: it goes on")]
-    Machine { about: String, why: String },
+    #[error(
+        "{machine} is not what it was when you agreed. Nothing was changed on it. Look at it, and repeat this"
+    )]
+    Changed { machine: MachineName },
     #[error("`{command}` on {about} failed: {said}")]
     Remote {
         about: &'static str,
@@ -116,6 +119,8 @@ pub enum SeedError {
     NotAgreed { cluster: ClusterName, said: String },
     #[error("{0}")]
     Stopped(#[from] Stop),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
     #[error(transparent)]
     Hetzner(#[from] HetznerError),
     #[error(transparent)]

@@ -42,7 +42,7 @@ pub async fn reach(seed: &Seed<'_>, address: Ipv4Addr) -> Result<Option<Ssh>, Se
         address: address.to_string(),
         port: seed.options.ssh_port,
         user: "root".to_owned(),
-        key: Some(seed.keys.temporary.clone()),
+        key: seed.keys.temporary.clone(),
         alias: ALIAS,
         known_hosts: seed.state.known_host(Host::Rescue, ALIAS, None)?,
         learns: true,

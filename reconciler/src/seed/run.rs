@@ -132,9 +132,9 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         found,
     };
     let seed = if let Some(first) = &first {
-        let may_wipe = made.found.wiped.is_some();
+        let agreed = made.found.change.as_ref().map(|(means, _)| *means);
         let mut seed = begin_on(&options, spec, &commit, first, made)?;
-        machine::go(&mut seed, first, may_wipe).await?;
+        machine::go(&mut seed, first, agreed).await?;
         seed
     } else {
         at_hetzner(&options, spec, &commit, extent, made).await?
@@ -258,7 +258,7 @@ async fn begin<'a>(
     })
 }
 
-/// On a machine of the user's own nothing costs money, and what is on its disk may be lost.
+/// On a machine of the user's own nothing costs money, and what is there may be lost.
 fn begin_on<'a>(
     options: &'a SeedOptions,
     spec: &'a Spec,
@@ -266,11 +266,9 @@ fn begin_on<'a>(
     first: &First,
     made: Made,
 ) -> Result<Seed<'a>, SeedError> {
-    if let Some(wiped) = &made.found.wiped {
-        tell(format_args!(
-            "\nAll that is on {} of {} at {} is lost:\n{wiped}\n",
-            first.machine.disk, first.name, first.machine.address
-        ))?;
+    if let Some((_, told)) = &made.found.change {
+        let address = &first.machine.address;
+        tell(format_args!("\n{} at {address}: {told}\n", first.name))?;
         confirm::ask(&spec.name, options.yes.as_deref())?;
     }
     Ok(Seed {

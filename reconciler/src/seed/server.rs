@@ -284,7 +284,7 @@ impl<'a, 'b> Conversation<'a, 'b> {
             address: self.door.address.clone(),
             port: self.door.port,
             user: "root".to_owned(),
-            key: Some(self.seed.keys.temporary.clone()),
+            key: self.seed.keys.temporary.clone(),
             alias: ALIAS,
             known_hosts: self.seed.state.known_host(host, ALIAS, Some(public))?,
             learns: false,

@@ -30,8 +30,7 @@ pub struct Ssh {
     pub address: String,
     pub port: u16,
     pub user: String,
-    /// `None`: the person's own ones, of their agent and their folder.
-    pub key: Option<PathBuf>,
+    pub key: PathBuf,
     /// What the file of known hosts calls it: addresses are used again by Hetzner.
     pub alias: &'static str,
     pub known_hosts: PathBuf,
@@ -55,11 +54,8 @@ impl Ssh {
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new("ssh");
         command.env_clear().env("LC_ALL", "C");
-        let agent = ["SSH_AUTH_SOCK"].into_iter().filter(|_| self.key.is_none());
-        for name in ["PATH"].into_iter().chain(agent) {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
         }
         let mut known_hosts = OsString::from("UserKnownHostsFile=\"");
         // Spaces separate there, and `%` begins a token (ssh_config(5)).
@@ -83,11 +79,9 @@ impl Ssh {
         ] {
             command.args(["-o", option]);
         }
-        if let Some(key) = &self.key {
-            command.args(["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-i"]);
-            command.arg(key);
-        }
         command
+            .args(["-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-i"])
+            .arg(&self.key)
             .args(["--", &format!("{}@{}", self.user, self.address), line])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -210,7 +204,7 @@ mod tests {
             address: "127.0.0.1".to_owned(),
             port: 2222,
             user: "root".to_owned(),
-            key: Some("/keys/a".into()),
+            key: "/keys/a".into(),
             alias: "first",
             known_hosts: "/a b/100%".into(),
             learns: false,

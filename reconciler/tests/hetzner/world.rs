@@ -204,6 +204,7 @@ pub fn spec() -> Spec {
         api: Api::default(),
         servers: None,
         own_servers: BTreeMap::new(),
+        own_servers_system: None,
         pools: BTreeMap::new(),
         update: fabrik_core::spec::Update::default(),
         nix: fabrik_core::spec::Nix::default(),

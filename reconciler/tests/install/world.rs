@@ -49,6 +49,8 @@ case "$*" in
 esac
 "#;
 
+const CLUSTER: &str = "abcdefgh01234567";
+
 pub struct World {
     dir: TempDir,
     address: SocketAddr,
@@ -141,7 +143,9 @@ impl World {
     }
 
     pub fn is_already(&self, node: &str) {
-        let identity = json!({"server": 1, "node": node}).to_string();
+        let cluster: ClusterId = CLUSTER.parse().unwrap();
+        let server = ServerId::of_machine(&cluster, &node.parse().unwrap());
+        let identity = json!({"server": server, "node": node}).to_string();
         fs::write(self.path("identity"), identity).unwrap();
     }
 
@@ -178,7 +182,7 @@ impl World {
 }
 
 fn observation(commit: &str) -> Vec<u8> {
-    let cluster: ClusterId = "abcdefgh01234567".parse().unwrap();
+    let cluster: ClusterId = CLUSTER.parse().unwrap();
     let empty = json!({
         "at": "2026-11-21T12:00:00Z", "hetzner": {"servers": {}, "gone": [], "network": null, "firewall": null,
         "ssh_keys": {}, "placement_groups": {}, "taken": {}}, "nodes": {}, "pods": {}, "pinned": [], "tokens": [],
@@ -220,9 +224,10 @@ fn repository(dir: &Path, keys: &Path, port: u16) -> String {
          [pools.home.machines.desktop]\naddress = \"127.0.0.1\"\nport = {port}\nhost-key = \"{}\"\n\
          disk = \"/dev/disk/by-id/nvme-desktop\"\nnode-ip = \"10.0.9.50\"\n\
          [pools.home.machines.nas]\naddress = \"localhost\"\nport = {port}\nhost-key = \"{}\"\n\
-         disk = \"/dev/disk/by-id/ata-nas\"\nnode-ip = \"10.0.9.51\"\n",
+         disk = \"/dev/disk/by-id/ata-nas\"\nnode-ip = \"10.0.9.51\"\n[ssh-keys]\nme = \"{}\"\n",
         key("host_key"),
         key("other_key"),
+        key("mine"),
     );
     fs::create_dir(dir).unwrap();
     fs::write(dir.join("cluster.toml"), spec).unwrap();

@@ -1,18 +1,23 @@
 #!/bin/sh
-# Stands in for a machine of the user's own: some Linux, and NixOS with fabrik once something was put on its disk, which is
-# the folder $1/attic. $1 is the folder of the machines.
+# Stands in for a machine of the user's own: some Linux, whose name is in $1/attic-os, and whose disk is the folder $1/attic.
+# $1 is the folder of the machines.
 dir=$1
 root=$dir/attic
 printf '%s\n' "$SSH_ORIGINAL_COMMAND" >>"$dir/asked"
 case $SSH_ORIGINAL_COMMAND in
 true) ;;
 *os-release*)
-    echo os=debian
-    [ -e "$dir/has-fabrik" ] && echo fabrik=yes
-    [ -e "$root/var/lib/fabrik-identity/identity.json" ] && echo cluster=yes
-    printf 'disk=yes\n\nNAME SIZE TYPE FSTYPE\nsda  1T   disk\nsda1 1T   part ext4\n'
+    printf 'os=%s\narch=x86_64\nuser=0\nmemory=16303420\n' "$(cat "$dir/attic-os")"
+    echo "identity=$(tr -d '\n' 2>/dev/null <"$root/var/lib/fabrik-identity/identity.json")"
+    echo disk=
+    echo '{"blockdevices": [{"name": "sda", "type": "disk", "size": 1000000000000, "model": null, "fstype": "ext4"}]}'
     ;;
-*"tar -C / -x"*) mkdir -p "$root" && tar -C "$root" -x ;;
+*identity.json*)
+    # What it is told goes to its disk, and its systemd is none.
+    line=$(printf %s "$SSH_ORIGINAL_COMMAND" | sed "s#/root#$root/root#g; s#/var/lib#$root/var/lib#g; s#systemctl#true#")
+    sh -c "$line"
+    ;;
+*switch-to-configuration*) ;;
 "fabrik receive identity") cat >"$dir/bundle.json" ;;
 "fabrik receive done") : >"$root/root/.ssh/authorized_keys" ;;
 "fabrik status "*) echo "1 of 1 servers" ;;

@@ -1,5 +1,5 @@
-//! A machine of the user's own with a real sshd that no emulator made, a person's ssh-agent, and a nixos-anywhere that notes how
-//! it is called and puts on the disk what it is given.
+//! A machine of the user's own with a real sshd that no emulator made, a person's ssh-agent, and a nixos-anywhere and a Nix that
+//! note how they are called.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,10 +12,17 @@ use super::machines::{Held, keygen, serve};
 use super::place::text;
 use super::world::{Ran, World, free_port, left};
 
+/// It is as little choosy about host keys as the real one asks its ssh to be, and goes to that port.
 const ANYWHERE: &str = r#"#!/bin/sh
-printf '%s\n' "$@" >>"$DIR/anywhere"
-while [ "$1" != --extra-files ]; do shift; done
-mkdir -p "$DIR/attic" && cp -r "$2/." "$DIR/attic/"
+ssh -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -p PORT root@127.0.0.1 true 2>DIR/refused || exit 1
+printf '%s\n' "$@" >>DIR/anywhere
+echo nixos >DIR/attic-os
+"#;
+const NIX: &str = r#"#!/bin/sh
+echo "$*" >>DIR/nix
+case "$*" in
+*build*) for last; do :; done; echo "/nix/store/built-${last##*.}" ;;
+esac
 "#;
 
 struct Agent(Child);
@@ -40,22 +47,14 @@ impl Own {
         let mut world = World::start().await;
         let dir = world.machine_file("");
         let dir = dir.to_str().unwrap().trim_end_matches('/');
-        for key in ["attic-host", "person"] {
+        for key in ["attic-host", "other-host", "person"] {
             keygen(&world.machine_file(key));
         }
+        fs::write(world.machine_file("attic-os"), "debian").unwrap();
         let script = world.machine_file("attic.sh");
         fs::write(&script, include_str!("attic.sh")).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let (ip, port) = ([127, 0, 0, 1], free_port());
-        let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {dir}/attic-host\n\
-             AuthorizedKeysFile {dir}/person.pub {dir}/attic/root/.ssh/authorized_keys\n\
-             ForceCommand {dir}/attic.sh {dir}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-             PermitRootLogin prohibit-password\n"
-        );
-        let path = world.machine_file("attic.config");
-        fs::write(&path, config).unwrap();
-        let sshd = serve(&path, (ip, port).into());
+        let (port, sshd) = sshd(&world, "attic-host");
 
         let socket = world.machine_file("agent");
         let agent = Command::new("ssh-agent")
@@ -76,7 +75,7 @@ impl Own {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         world.env("SSH_AUTH_SOCK", socket.to_str().unwrap());
-        world.program("nixos-anywhere", &ANYWHERE.replace("$DIR", dir));
+        world.program("nix", &NIX.replace("DIR", dir));
         let own = Self {
             world,
             port,
@@ -85,7 +84,15 @@ impl Own {
         };
         let key = fs::read_to_string(own.world.machine_file("attic-host.pub")).unwrap();
         own.name(&key);
+        own.anywhere_goes_to(port);
         own
+    }
+
+    fn anywhere_goes_to(&self, port: u16) {
+        let dir = self.world.machine_file("");
+        let text = ANYWHERE.replace("DIR", dir.to_str().unwrap().trim_end_matches('/'));
+        let text = text.replace("PORT", &port.to_string());
+        self.world.program("nixos-anywhere", &text);
     }
 
     /// Writes and pushes a specification that knows the machine by this host key.
@@ -93,9 +100,11 @@ impl Own {
         let spec = format!(
             "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[firewall]\nssh-from = [\"127.0.0.0/8\"]\n\
              [servers.machines.attic]\naddress = \"127.0.0.1\"\nport = {}\nhost-key = \"{}\"\n\
-             disk = \"/dev/disk/by-id/nvme-1\"\nnode-ip = \"10.0.1.20\"\n",
+             disk = \"/dev/disk/by-id/nvme-1\"\nnode-ip = \"10.0.1.20\"\n\
+             [ssh-keys]\nme = \"{}\"\n",
             self.port,
-            host_key.trim()
+            host_key.trim(),
+            self.file("person.pub").trim()
         );
         self.world.write("cluster.toml", &spec);
         self.world.commit("Have a machine of my own");
@@ -137,6 +146,22 @@ impl Own {
     }
 }
 
+/// Shows that host key, and lets in whom the machine lets in.
+fn sshd(world: &World, host_key: &str) -> (u16, Held) {
+    let dir = world.machine_file("");
+    let dir = dir.to_str().unwrap().trim_end_matches('/');
+    let port = free_port();
+    let config = format!(
+        "Port {port}\nListenAddress 127.0.0.1\nHostKey {dir}/{host_key}\n\
+         AuthorizedKeysFile {dir}/person.pub {dir}/attic/root/.ssh/authorized_keys\n\
+         ForceCommand {dir}/attic.sh {dir}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
+         PermitRootLogin prohibit-password\n"
+    );
+    let path = world.machine_file(&format!("{host_key}.config"));
+    fs::write(&path, config).unwrap();
+    (port, serve(&path, ([127, 0, 0, 1], port).into()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_of_one_s_own_becomes_the_first_server_without_hetzner() {
     let own = Own::start().await;
@@ -155,8 +180,8 @@ async fn a_machine_of_one_s_own_becomes_the_first_server_without_hetzner() {
     let seeded = own.seed().await;
     assert!(seeded.is_ok(), "{seeded}");
     for told in [
-        "ok     machine     attic answers by its host key, and runs debian",
-        "All that is on /dev/disk/by-id/nvme-1 of attic at 127.0.0.1 is lost:\nNAME SIZE TYPE FSTYPE\nsda  1T   disk",
+        "ok     machine     attic answers by its host key: debian, x86_64-linux, 16 GB of memory",
+        "attic at 127.0.0.1: ALL OF THIS IS WIPED on /dev/disk/by-id/nvme-1:\n  sda 1000.0 GB, ext4",
         "handed the cluster over",
         "demo is up.",
     ] {
@@ -165,20 +190,29 @@ async fn a_machine_of_one_s_own_becomes_the_first_server_without_hetzner() {
     own.is_whole().await;
     let call = own.file("anywhere");
     let call: Vec<&str> = call.lines().collect();
+    let expected = [
+        "--store-paths",
+        "/nix/store/built-disk",
+        "/nix/store/built-toplevel",
+        "--copy-host-keys",
+        "--ssh-port",
+        &own.port.to_string(),
+        "--target-host",
+        "root@127.0.0.1",
+    ];
+    assert_eq!(call, expected);
     let repository = own.world.repository();
-    assert_eq!(
-        call[..7],
-        [
-            "--flake",
-            &format!("{repository}#servers"),
-            "--target-host",
-            "root@127.0.0.1",
-            "--ssh-port",
-            &own.port.to_string(),
-            "--copy-host-keys",
-        ]
-    );
-    assert_eq!((call[7], call.len()), ("--extra-files", 9));
+    let built = own.file("nix");
+    for what in [
+        "fabrik.machines.attic.disk",
+        "nixosConfigurations.servers.config.system.build.toplevel",
+    ] {
+        let line = built
+            .lines()
+            .find(|line| line.ends_with(&format!("#{what}")));
+        let of = format!("git+file://{repository}?rev=");
+        assert!(line.is_some_and(|line| line.contains(&of)), "{built}");
+    }
 
     let again = own.seed().await;
     assert!(
@@ -203,7 +237,10 @@ async fn a_machine_of_one_s_own_becomes_the_first_server_without_hetzner() {
     own.world.authorize_git();
     let refused = own.seed().await;
     assert!(
-        !refused.is_ok() && refused.out.contains("it is a node of a cluster"),
+        !refused.is_ok()
+            && refused
+                .out
+                .contains("is the node demo-servers-attic of a cluster already"),
         "{refused}"
     );
 }
@@ -222,28 +259,51 @@ async fn killed_after_each_step_a_machine_comes_to_the_same_end() {
     {}
     assert!(killed_after.len() >= 6, "{killed_after:?}");
     own.is_whole().await;
-    assert_eq!(own.file("anywhere").matches("--flake").count(), 1);
+    assert_eq!(own.file("anywhere").matches("--store-paths").count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_that_runs_a_system_of_fabrik_s_is_told_who_it_is_and_not_wiped() {
+async fn a_machine_with_nixos_switches_and_is_not_wiped() {
     let own = Own::start().await;
     own.world.authorize_git();
-    own.world.flag("has-fabrik", true);
-    let seeded = own.world.seed(&[]).await;
+    fs::write(own.world.machine_file("attic-os"), "nixos").unwrap();
+    let unsaid = own.world.seed(&[]).await;
+    assert!(!unsaid.is_ok(), "{unsaid}");
+    assert!(!own.file("asked").contains("switch"), "nobody has agreed");
+    let seeded = own.seed().await;
     assert!(
-        seeded.is_ok() && seeded.out.contains("nothing is wiped"),
+        seeded.is_ok() && seeded.out.contains("no disk is wiped"),
         "{seeded}"
     );
     assert_eq!(own.file("anywhere"), "");
+    let switch = "/nix/store/built-toplevel/bin/switch-to-configuration switch";
+    assert!(own.file("asked").contains(switch));
     own.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nixos_anywhere_takes_the_pinned_host_key_alone() {
+    let own = Own::start().await;
+    own.world.authorize_git();
+    let (port, _between) = sshd(&own.world, "other-host");
+    own.anywhere_goes_to(port);
+    let seeded = own.seed().await;
+    assert!(
+        !seeded.is_ok() && seeded.err.contains("nixos-anywhere failed"),
+        "{seeded}"
+    );
+    let refused = own.file("refused");
+    assert!(
+        refused.contains("Host key verification failed"),
+        "{refused}"
+    );
+    assert!(!own.file("asked").lines().any(|line| line == "true"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_shows_another_host_key_is_asked_nothing() {
     let own = Own::start().await;
     own.world.authorize_git();
-    keygen(&own.world.machine_file("other-host"));
     own.name(&own.file("other-host.pub"));
     let seeded = own.seed().await;
     assert!(!seeded.is_ok(), "{seeded}");
@@ -253,7 +313,8 @@ async fn a_machine_that_shows_another_host_key_is_asked_nothing() {
         .output();
     let fingerprint = text(&fingerprint.unwrap().stdout);
     let fingerprint = fingerprint.split_whitespace().nth(1).unwrap();
-    let told = format!("shows ANOTHER HOST KEY than cluster.toml names for it ({fingerprint})");
+    let told = format!("cluster.toml pins {fingerprint}: nothing was sent");
+    assert!(seeded.out.contains("shows another host key"), "{seeded}");
     assert!(seeded.out.contains(&told), "{told}:\n{seeded}");
     assert_eq!(
         (own.file("asked"), own.file("anywhere")),

@@ -24,42 +24,6 @@ pub enum Next {
     Done,
 }
 
-/// What is on a machine before anything is done to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// `ID` of its os-release.
-    pub os: String,
-    /// It runs a system of fabrik's that was told nothing yet.
-    pub has_fabrik: bool,
-    /// It is a node already, or was one.
-    pub has_cluster: bool,
-    /// What `disk` names is a whole disk.
-    pub has_disk: bool,
-}
-
-/// What is to be done to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Its system is one of fabrik's: it is told who it is, and nothing is wiped.
-    Tell,
-    /// Its disk is wiped.
-    Wipe,
-}
-
-/// Why nothing is done to a machine.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error(
-        "it is a node of a cluster, or was one (/var/lib/fabrik-identity or /var/lib/rancher/k3s is there). What it has would be \
-         lost: remove both folders there if nobody needs it"
-    )]
-    HasCluster,
-    #[error(
-        "it has no whole disk {0}. `lsblk --output NAME,TYPE,SIZE,MODEL` there says which it has"
-    )]
-    NoDisk(String),
-}
-
 /// The first one by its name, unless the laptop has begun with another one.
 pub fn first(spec: &Spec, cluster: &ClusterId, laptop: &Laptop) -> Option<First> {
     let all = spec.own_servers.iter().map(|(name, machine)| {
@@ -95,24 +59,6 @@ pub fn next(first: &First, laptop: &Laptop) -> Result<Next, Stop> {
         Stage::CarriedOut => Next::Do(Step::WriteKubeconfig { server }),
         Stage::KubeconfigWritten => Next::Do(Step::Part { server }),
     })
-}
-
-/// What may be done to a machine that is not installed by this seed.
-///
-/// # Errors
-/// It may have something that somebody needs, or is not as the specification says.
-pub fn way(seen: &Seen, machine: &Machine) -> Result<Way, Refusal> {
-    if seen.has_cluster {
-        return Err(Refusal::HasCluster);
-    }
-    if seen.has_fabrik {
-        return Ok(Way::Tell);
-    }
-    if seen.has_disk {
-        Ok(Way::Wipe)
-    } else {
-        Err(Refusal::NoDisk(machine.disk.clone()))
-    }
 }
 
 #[cfg(test)]
@@ -191,25 +137,5 @@ mod tests {
         laptop.stage = Stage::HandingOver;
         let stop = Stop::OtherMachine(other.node.clone());
         assert_eq!(next(&other, &laptop), Err(stop));
-    }
-
-    #[test]
-    fn what_somebody_may_need_is_not_wiped() {
-        let debian = Seen {
-            os: "debian".to_owned(),
-            has_fabrik: false,
-            has_cluster: false,
-            has_disk: true,
-        };
-        assert_eq!(way(&debian, &machine()), Ok(Way::Wipe));
-        let told = |change: fn(&mut Seen)| {
-            let mut seen = debian.clone();
-            change(&mut seen);
-            way(&seen, &machine())
-        };
-        assert_eq!(told(|s| s.has_fabrik = true), Ok(Way::Tell));
-        assert_eq!(told(|s| s.has_cluster = true), Err(Refusal::HasCluster));
-        let no_disk = Refusal::NoDisk("/dev/sda".to_owned());
-        assert_eq!(told(|s| s.has_disk = false), Err(no_disk));
     }
 }

@@ -84,7 +84,7 @@ fn read<'a>(reader: &'a Reader<'a>, tables: &'a DeTable<'a>) -> Option<Spec> {
     let at_hetzner = tables.contains_key("hetzner");
     let mut machines = Machines::new(name.as_ref(), network.as_ref(), at_hetzner);
     let control_plane = servers::servers(&mut root, zone, &mut machines);
-    let (servers, own_servers) = control_plane.unwrap_or_default();
+    let (servers, own_servers, system) = control_plane.unwrap_or_default();
     let api = api::api(&mut root, zone, firewall.as_ref());
     let pools = pool::pools(&mut root, zone, &mut machines);
     let limits = limits(&mut root);
@@ -105,6 +105,7 @@ fn read<'a>(reader: &'a Reader<'a>, tables: &'a DeTable<'a>) -> Option<Spec> {
         ssh_keys,
         servers,
         own_servers,
+        own_servers_system: system.map(str::to_owned),
         pools: pools?,
         limits: limits?,
         update: update?,

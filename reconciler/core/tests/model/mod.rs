@@ -79,6 +79,7 @@ impl Model {
             api: fabrik_core::spec::Api::default(),
             servers: None,
             own_servers: BTreeMap::new(),
+            own_servers_system: None,
             pools: BTreeMap::from([(pool_name(), pool(count))]),
             limits: Limits {
                 creations_per_hour: 20_000,

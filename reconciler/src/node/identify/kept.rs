@@ -17,7 +17,7 @@ use crate::secrets::Secret;
 /// Below the machine's root.
 pub const STATE_DIR: &str = "var/lib/fabrik-identity";
 const CACHE_PORT: u16 = 9642;
-const IDENTITY: &str = "identity.json";
+pub const IDENTITY: &str = "identity.json";
 /// What k3s is started with.
 pub(super) const TOKEN: &str = "token";
 

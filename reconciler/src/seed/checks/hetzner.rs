@@ -28,7 +28,7 @@ pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
     Found {
         lines,
         offer: offer.ok(),
-        wiped: None,
+        change: None,
         made_key,
     }
 }

@@ -12,19 +12,17 @@ const TEMPORARY_KEY: &str = "temporary.key";
 const FIRST_HOST_KEY: &str = "first-host.key";
 const K3S_TOKEN: &str = "k3s.token";
 const RESCUE_HOST: &str = "known_hosts.rescue";
-const OWN_MACHINE: &str = "known_hosts.machine";
 const FIRST_HOST: &str = "known_hosts.first";
 const OWN_HOST: &str = "known_hosts.own";
 /// What a rescue system proves its host key by.
 const RESCUE_WORD: &str = "rescue.word";
 const GIT_HOST: &str = "known_hosts.git";
 /// All that is removed at the end.
-const SECRET: [&str; 12] = [
+const SECRET: [&str; 11] = [
     TEMPORARY_KEY,
     FIRST_HOST_KEY,
     K3S_TOKEN,
     RESCUE_HOST,
-    OWN_MACHINE,
     FIRST_HOST,
     OWN_HOST,
     GIT_HOST,
@@ -146,8 +144,6 @@ pub enum Host {
     First,
     /// The first server, by the key that it made itself.
     Own,
-    /// A machine of the user's own, by the key that the specification names.
-    Machine,
 }
 
 impl Host {
@@ -156,7 +152,6 @@ impl Host {
             Self::Rescue => RESCUE_HOST,
             Self::First => FIRST_HOST,
             Self::Own => OWN_HOST,
-            Self::Machine => OWN_MACHINE,
         }
     }
 }

@@ -13,7 +13,11 @@ use crate::id::{MachineName, PoolName};
 const MOST: u32 = 7;
 
 /// As fabrik makes them, or as they are there.
-type ControlPlane = (Option<Servers>, BTreeMap<MachineName, Machine>);
+type ControlPlane = (
+    Option<Servers>,
+    BTreeMap<MachineName, Machine>,
+    Option<&'static str>,
+);
 
 /// `None` where the table is not there, or a fault was noted.
 pub fn servers(
@@ -24,7 +28,7 @@ pub fn servers(
     let entry = root.get("servers")?;
     let mut table = root.as_table(&entry, "[servers]")?;
     let Some(entry) = table.get("machines") else {
-        return Some((Some(at_hetzner(table, zone)?), BTreeMap::new()));
+        return Some((Some(at_hetzner(table, zone)?), BTreeMap::new(), None));
     };
     let own = machines.read(&table, &entry, Some(&PoolName::servers()));
     for key in [
@@ -42,8 +46,7 @@ pub fn servers(
             );
         }
     }
-    // For Nix, which reads it there itself.
-    system(&mut table);
+    let system = system(&mut table);
     let count = own.as_ref().map_or(1, BTreeMap::len);
     if count.is_multiple_of(2) || count > MOST as usize {
         table.fault(
@@ -53,7 +56,7 @@ pub fn servers(
         );
     }
     table.finish();
-    Some((None, own?))
+    Some((None, own?, system))
 }
 
 fn at_hetzner(mut table: Table<'_>, zone: Option<&str>) -> Option<Servers> {

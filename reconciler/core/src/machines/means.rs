@@ -1,0 +1,166 @@
+//! By what means a machine of the user's own gets its system, for `fabrik seed` and `fabrik install` alike: decided by what was
+//! found on it. What somebody may need is refused, and told.
+
+use std::fmt;
+
+use crate::id::{NodeName, ServerId};
+
+/// What was found on a machine, before anything is done to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The `ID` of its os-release, `nixos` for one.
+    pub os: String,
+    /// In Nix' words.
+    pub system: String,
+    pub memory_kib: u64,
+    /// The node that it was told to be.
+    pub node: Option<(String, ServerId)>,
+    /// Whether k3s is there, of whichever cluster.
+    pub has_k3s: bool,
+    /// The disk and what is on it, a line each; `None` where there is no such disk.
+    pub disk: Option<Vec<String>>,
+}
+
+/// What a machine is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub node: &'a NodeName,
+    pub server: ServerId,
+    /// In Nix' words.
+    pub system: &'a str,
+    pub disk: &'a str,
+    /// Whether its system will let anybody in.
+    pub has_ssh_keys: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Means {
+    /// Its system is there: it is told who it is, as often as somebody likes.
+    Tell,
+    /// It runs NixOS: it is given the system, and switches to it.
+    Switch,
+    /// Another Linux makes place, and the disk is wiped.
+    Wipe,
+}
+
+/// Why nothing is done to a machine, said of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("is {found}, and cluster.toml wants {wanted}")]
+    OtherSystem { found: String, wanted: String },
+    #[error("is the node {0} of a cluster already, or was it. Install another Linux on it first")]
+    OtherNode(String),
+    #[error("has k3s of another cluster. Take it out of that first, and remove k3s")]
+    HasK3s,
+    #[error("has no disk {0}: see `ls /dev/disk/by-id` there")]
+    NoDisk(String),
+    #[error("would let nobody in: cluster.toml has no [ssh-keys]. Put your public key there")]
+    NoSshKeys,
+}
+
+/// # Errors
+/// It has what somebody may need, or is not as the specification says.
+pub fn means(found: &Found, wanted: &Wanted<'_>) -> Result<Means, Unfit> {
+    if let Some((node, server)) = &found.node {
+        let is_wanted = node == wanted.node.as_str() && *server == wanted.server;
+        let told = is_wanted.then_some(Means::Tell);
+        return told.ok_or_else(|| Unfit::OtherNode(node.clone()));
+    }
+    if found.system != wanted.system {
+        return Err(Unfit::OtherSystem {
+            found: found.system.clone(),
+            wanted: wanted.system.to_owned(),
+        });
+    }
+    if found.has_k3s {
+        return Err(Unfit::HasK3s);
+    }
+    if !wanted.has_ssh_keys {
+        return Err(Unfit::NoSshKeys);
+    }
+    match (found.os.as_str(), &found.disk) {
+        ("nixos", _) => Ok(Means::Switch),
+        (_, Some(_)) => Ok(Means::Wipe),
+        (_, None) => Err(Unfit::NoDisk(wanted.disk.to_owned())),
+    }
+}
+
+impl Means {
+    /// What it does to a machine, for whoever has to agree.
+    pub fn told(self, found: &Found, wanted: &Wanted<'_>) -> String {
+        match self {
+            Self::Tell => "it has been installed; it is told anew who it is".to_owned(),
+            Self::Switch => {
+                "it runs NixOS and switches to its pool's system; no disk is wiped".to_owned()
+            }
+            Self::Wipe => {
+                let lines = found.disk.iter().flatten();
+                let lines: String = lines.map(|line| format!("\n  {line}")).collect();
+                format!("ALL OF THIS IS WIPED on {}:{lines}", wanted.disk)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gigabytes = self.memory_kib / 1_000_000;
+        let (os, system) = (&self.os, &self.system);
+        write!(f, "{os}, {system}, {gigabytes} GB of memory")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut Found);
+
+    fn by(change: Change, has_ssh_keys: bool) -> Result<Means, Unfit> {
+        let mut found = Found {
+            os: "debian".to_owned(),
+            system: "x86_64-linux".to_owned(),
+            memory_kib: 16_000_000,
+            node: None,
+            has_k3s: false,
+            disk: Some(vec!["nvme0n1 512.1 GB".to_owned()]),
+        };
+        change(&mut found);
+        let wanted = Wanted {
+            node: &"demo-home-desktop".parse().unwrap(),
+            server: ServerId(7),
+            system: "x86_64-linux",
+            disk: "/dev/sda",
+            has_ssh_keys,
+        };
+        means(&found, &wanted)
+    }
+
+    #[test]
+    fn a_machine_is_installed_by_what_it_runs() {
+        assert_eq!(by(|_| (), true), Ok(Means::Wipe));
+        assert_eq!(by(|f| f.os = "nixos".to_owned(), true), Ok(Means::Switch));
+        let told: Change = |f| f.node = Some(("demo-home-desktop".to_owned(), ServerId(7)));
+        assert_eq!(by(told, true), Ok(Means::Tell), "the same command goes on");
+    }
+
+    #[test]
+    fn what_somebody_may_need_is_left_alone() {
+        let of = |node: &str| Err(Unfit::OtherNode(node.to_owned()));
+        let other: Change = |f| f.node = Some(("demo-home-nas".to_owned(), ServerId(7)));
+        assert_eq!(by(other, true), of("demo-home-nas"));
+        let of_other_cluster: Change =
+            |f| f.node = Some(("demo-home-desktop".to_owned(), ServerId(8)));
+        assert_eq!(by(of_other_cluster, true), of("demo-home-desktop"));
+        let no_disk = Unfit::NoDisk("/dev/sda".to_owned());
+        assert_eq!(by(|f| f.disk = None, true), Err(no_disk));
+        assert_eq!(by(|f| f.has_k3s = true, true), Err(Unfit::HasK3s));
+        assert_eq!(by(|_| (), false), Err(Unfit::NoSshKeys));
+        let arm = by(|f| f.system = "aarch64-linux".to_owned(), true);
+        let said = arm.unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "is aarch64-linux, and cluster.toml wants x86_64-linux"
+        );
+    }
+}
