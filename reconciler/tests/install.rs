@@ -108,6 +108,8 @@ async fn a_machine_with_nixos_switches_and_no_disk_is_wiped() {
         ),
         "{nix}"
     );
+    let keys = world.calls("keys");
+    assert!(keys.contains("/mine"), "{keys}");
     let asked = world.asked_of_machine();
     assert!(
         asked.contains("/nix/store/built-toplevel/bin/switch-to-configuration switch"),

@@ -233,6 +233,17 @@ async fn all_that_is_wrong_is_told_at_once_and_nothing_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_age_key_is_told_so_and_not_to_replace_a_token() {
+    let world = World::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let seeded = world.seed_from_home(home.path()).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    let told = "wrong  age key     you have no age key: name one by --age-key-file";
+    assert!(seeded.out.contains(told), "{seeded}");
+    assert_eq!(left(&world.state().await), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn from_a_pushed_repository_to_a_first_server_that_has_all_it_needs() {
     let world = World::start().await;
     world.disk("disk.img", 2_000_000);

@@ -52,6 +52,11 @@ pub struct Options {
 enum InstallError {
     #[error("{SPEC_FILE} has faults (see above), so nothing was done")]
     Faults,
+    #[error(
+        "{0} is a server of the control plane: `fabrik seed` installs the first one, and others join by hand \
+         (docs/own-servers.md)"
+    )]
+    Server(MachineName),
     #[error("{SPEC_FILE} names no machine {machine}. There are: {known}")]
     NoMachine { machine: MachineName, known: String },
     #[error(
@@ -163,11 +168,18 @@ fn place<'a>(spec: &'a Spec, name: &MachineName) -> Result<Place<'a>, InstallErr
             });
         }
     }
+    if spec.own_servers.contains_key(name) {
+        return Err(InstallError::Server(name.clone()));
+    }
     let known = spec.pools.values().flat_map(|pool| pool.machines.keys());
     let known: Vec<&str> = known.map(MachineName::as_str).collect();
     Err(InstallError::NoMachine {
         machine: name.clone(),
-        known: known.join(", "),
+        known: if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        },
     })
 }
 
@@ -295,5 +307,17 @@ disk = "/dev/disk/by-id/nvme"
             .unwrap()
             .to_string();
         assert!(said.ends_with("There are: desktop"), "{said}");
+
+        let servers = SPEC.replace("[pools.home.machines.", "[servers.machines.");
+        let servers = servers.replace("[pools.home]", "[servers]");
+        let spec = spec::parse(SPEC_FILE, &servers).unwrap();
+        let said = |name: &str| {
+            place(&spec, &name.parse().unwrap())
+                .err()
+                .unwrap()
+                .to_string()
+        };
+        assert!(said("desktop").contains("`fabrik seed` installs the first one"));
+        assert!(said("nas").ends_with("There are: none"));
     }
 }

@@ -94,7 +94,7 @@ async fn switch(way: &Pinned, system: &str) -> Result<(), MachineError> {
         .map(drop)
 }
 
-/// Runs a program whose `ssh` takes the pinned host key alone.
+/// Runs a program whose `ssh` takes the pinned host key alone, and comes in by the person's key.
 async fn show(way: &Pinned, mut program: Command, name: &'static str) -> Result<(), MachineError> {
     let bin = way.dir().join("bin");
     ssh_in(&bin, way).map_err(MachineError::file(&bin))?;
@@ -124,10 +124,16 @@ fn ssh_in(bin: &Path, way: &Pinned) -> std::io::Result<()> {
         .iter()
         .map(|o| format!(" -o {}", quoted(o)))
         .collect();
+    // `nix` is told of no key: its own options are split at blanks.
+    let key = way.identity().map(|file| file.display().to_string());
+    let key = key.map_or_else(String::new, |file| format!(" -i {}", quoted(&file)));
     fs::create_dir_all(bin)?;
     let path = bin.join("ssh");
     let real = quoted(&real.display().to_string());
-    fs::write(&path, format!("#!/bin/sh\nexec {real}{options} \"$@\"\n"))?;
+    fs::write(
+        &path,
+        format!("#!/bin/sh\nexec {real}{options}{key} \"$@\"\n"),
+    )?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 

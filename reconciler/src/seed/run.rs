@@ -20,7 +20,7 @@ use super::progress::tell;
 use super::repository::{self, Place};
 use super::state::{Keys, State};
 use super::{confirm, image, observe, own as machine};
-use crate::gate::{Access, Candidate, read_commit};
+use crate::gate::{Access, read_commit};
 use crate::hetzner::seeding;
 use crate::hetzner::{Client, Token};
 use crate::repo::Tree;
@@ -68,10 +68,7 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
     let checkout = repository::checkout(&options.dir)?;
     let mut place = match repository::place(&options, &checkout) {
         Ok(place) => place,
-        Err(why) => {
-            tell(format_args!("wrong  repository  {why}"))?;
-            return Ok(Ending::Wrong);
-        }
+        Err(why) => return wrong("repository", &why),
     };
     let unknown_host = place.know_host(options.known_hosts.as_deref()).err();
     let state = State::open(&spec.name, &place.url)?;
@@ -90,12 +87,15 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
     let first = own::first(spec, &state.record.cluster_id, &state.laptop());
     let first = first.filter(|_| extent == Extent::Cluster);
     // Machines of the user's own need nothing there; whatever else the cluster has there the leader makes.
+    let age_key = checks::age_key(&options.dir, sops.as_ref()).await;
     let client = match (&spec.hetzner, &first) {
-        (Some(_), None) => Some(Client::new(&options.hetzner_endpoint, token(&candidate))?),
+        (Some(project), None) => match &candidate.token {
+            Some(token) => Some(Client::new(&options.hetzner_endpoint, Token::from(token))?),
+            None => return wrong("age key", &unopened(&project.token.file, age_key.err())),
+        },
         (None, None) => return Err(Stop::NoProject.into()),
         (_, Some(_)) => None,
     };
-    let age_key = checks::age_key(&options.dir, sops.as_ref()).await;
     let subject = Subject {
         dir: &options.dir,
         extent,
@@ -335,9 +335,14 @@ async fn step(seed: &mut Seed<'_>, silent: &mut BTreeSet<ServerId>) -> Result<bo
     }
 }
 
-fn token(candidate: &Candidate) -> Token {
-    let none = Secret::new(Vec::new());
-    Token::from(candidate.token.as_ref().unwrap_or(&none))
+/// Without what this is about, nothing else can be looked at.
+fn wrong(what: &str, why: &str) -> Result<Ending, SeedError> {
+    tell(format_args!("wrong  {what:<10}  {why}"))?;
+    Ok(Ending::Wrong)
+}
+
+fn unopened(file: &str, no_key: Option<String>) -> String {
+    no_key.unwrap_or_else(|| format!("no age key here opens {file}, where Hetzner's token is"))
 }
 
 fn what_next(state: &State, options: &SeedOptions) -> String {

@@ -42,10 +42,12 @@ echo "$*" >>DIR/nixos-anywhere.calls
 ssh -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -G 127.0.0.1 | grep '^stricthostkeychecking' >>DIR/trusts.calls
 "#;
 
+/// Writes down its call, and by which keys its ssh would come in.
 const NIX: &str = r#"#!/bin/sh
 echo "$*" >>DIR/nix.calls
 case "$*" in
 *build*) for last; do :; done; echo "/nix/store/built-${last##*.}" ;;
+*copy*) ssh -G 127.0.0.1 | grep '^identityfile' >>DIR/keys.calls ;;
 esac
 "#;
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use hetzner_emulator::{Emulator, Options};
@@ -39,6 +39,14 @@ pub struct Ran {
 impl Ran {
     pub fn is_ok(&self) -> bool {
         self.code == Some(0)
+    }
+}
+
+fn ran(output: &Output) -> Ran {
+    Ran {
+        out: text(&output.stdout),
+        err: text(&output.stderr),
+        code: output.status.code(),
     }
 }
 
@@ -225,6 +233,13 @@ impl World {
         self.seed_of("demo.git", more).await
     }
 
+    /// As [`Self::seed`], by whoever has another home.
+    pub async fn seed_from_home(&self, home: &Path) -> Ran {
+        let mut command = self.command(&["--yes", "demo"]);
+        command.env("HOME", home);
+        ran(&command.output().await.unwrap())
+    }
+
     /// `fabrik seed`, killed as soon as it has told of a step that it was not killed after before.
     pub async fn seed_and_kill(&self, more: &[&str], killed_after: &mut BTreeSet<String>) -> Ran {
         let mut child = self.command(more).spawn().unwrap();
@@ -272,12 +287,7 @@ impl World {
 
     /// As [`Self::seed`], in a repository that is pushed elsewhere.
     pub async fn seed_of(&self, bare: &str, more: &[&str]) -> Ran {
-        let output = self.command_of(bare, more).output().await.unwrap();
-        Ran {
-            out: text(&output.stdout),
-            err: text(&output.stderr),
-            code: output.status.code(),
-        }
+        ran(&self.command_of(bare, more).output().await.unwrap())
     }
 
     fn command_of(&self, bare: &str, more: &[&str]) -> tokio::process::Command {

@@ -32,7 +32,9 @@ pub enum SourceError {
         "no observation was given (--observed FILE or URL, or {VARIABLE}), and the cluster could not be asked: {0}"
     )]
     Cluster(#[source] AccessError),
-    #[error("the leader has not published an observation yet (ConfigMap {NAMESPACE}/{CONFIG_MAP})")]
+    #[error(
+        "the leader has not published an observation yet (ConfigMap {NAMESPACE}/{CONFIG_MAP}). Repeat this in a moment"
+    )]
     NotPublished,
 }
 

@@ -63,7 +63,9 @@ fn have_pool(bed: &Bed, machines: &[(&str, &Machine, &str)]) -> Result<()> {
     bed.write_default_repo(0)?;
     bed.add_system("home")?;
     let spec = bed.git().read("cluster.toml")?;
-    let pool = "\n[pools.home]\nlabels = { place = \"attic\" }\n".to_owned();
+    let pool = format!(
+        "\n[ssh-keys]\nme = \"{OTHER_KEY} me\"\n[pools.home]\nlabels = {{ place = \"attic\" }}\n"
+    );
     let tables = machines.iter().enumerate();
     let tables = tables.map(|(number, (name, machine, key))| table(number, name, machine, key));
     bed.git()
