@@ -262,6 +262,19 @@ pub enum Change {
 }
 
 impl Intent {
+    /// Wanted from now on, and not there yet.
+    fn new(pool: &PoolName, name: &NodeName, now: Timestamp) -> Self {
+        Self {
+            pool: pool.clone(),
+            name: name.clone(),
+            at: now,
+            server: None,
+            address: None,
+            cancelled: None,
+            cut_off: None,
+        }
+    }
+
     /// Whether it stands for a machine of the user's own.
     pub fn is_own(&self) -> bool {
         self.server.is_some_and(ServerId::is_own)
@@ -384,15 +397,7 @@ impl Ledger {
                 name,
             } => {
                 self.next_intent = self.next_intent.max(sequence + 1);
-                let intent = Intent {
-                    pool: pool.clone(),
-                    name: name.clone(),
-                    at: now,
-                    server: None,
-                    address: None,
-                    cancelled: None,
-                    cut_off: None,
-                };
+                let intent = Intent::new(pool, name, now);
                 self.intents.insert(id.clone(), intent);
                 self.remember(EventKind::Creation, name.as_str(), "the pool is short", now);
             }
@@ -403,13 +408,8 @@ impl Ledger {
                 server,
             } => {
                 let intent = Intent {
-                    pool: pool.clone(),
-                    name: name.clone(),
-                    at: now,
                     server: Some(*server),
-                    address: None,
-                    cancelled: None,
-                    cut_off: None,
+                    ..Intent::new(pool, name, now)
                 };
                 self.intents.insert(id.clone(), intent);
             }
@@ -454,13 +454,9 @@ impl Ledger {
                 server,
             } => {
                 let intent = Intent {
-                    pool: pool.clone(),
-                    name: name.clone(),
-                    at: now,
                     server: Some(*server),
-                    address: None,
                     cancelled: Some(now),
-                    cut_off: None,
+                    ..Intent::new(pool, name, now)
                 };
                 self.intents.insert(id.clone(), intent);
                 self.remember(EventKind::Deletion, name.as_str(), "a late server", now);

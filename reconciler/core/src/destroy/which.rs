@@ -21,8 +21,8 @@ pub enum Unclear {
         of_network: Option<String>,
     },
     #[error(
-        "cluster {id} is in this project, and no network `{name}` or snapshot of it says that it is this one. If it is, repeat with --cluster-id \
-         {id}"
+        "cluster {id} is in this project, and no network `{name}` or snapshot of it says that it is this one. If it is, repeat \
+         with --cluster-id {id}"
     )]
     NoNetwork { name: ClusterName, id: String },
     #[error(
