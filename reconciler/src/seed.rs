@@ -26,6 +26,7 @@ mod ssh;
 mod state;
 mod write_image;
 
+pub use confirm::typed;
 pub use error::SeedError;
 pub(crate) use error::last_line;
 pub use options::{ImageFile, SeedOptions};

@@ -1,6 +1,5 @@
 //! `fabrik install MACHINE`: a machine of one's own becomes the node that cluster.toml has a place for.
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,6 +25,7 @@ use crate::machine::{MachineError, Pinned, look, put, tell};
 use crate::node::identify::machine_file::{self, MachineFile};
 use crate::report::observed::Document;
 use crate::secrets::Secret;
+use crate::seed::typed;
 
 /// How long a machine may take from its token until its Node is Ready; the token lives for 20 minutes.
 const JOIN_LIMIT: Duration = Duration::from_secs(900);
@@ -210,22 +210,13 @@ fn awaited<'a>(document: &'a Document, node: &NodeName) -> Option<(&'a IntentId,
 }
 
 fn agree(options: &Options) -> Result<(), Failure> {
-    let said = match &options.yes {
-        Some(said) => said.to_string(),
-        None if io::stdin().is_terminal() && io::stderr().is_terminal() => {
-            eprint!("Go on? Type the machine's name: ");
-            io::stderr().flush()?;
-            let mut line = String::new();
-            io::stdin().read_line(&mut line)?;
-            line.trim().to_owned()
-        }
-        None => {
-            let problem = format!(
-                "there is no terminal. Agree beforehand by --yes {}",
-                options.machine
-            );
-            return Err(InstallError::NotAgreed(problem).into());
-        }
+    let said = options.yes.as_ref().map(MachineName::as_str);
+    let Some(said) = typed("machine", said)? else {
+        let problem = format!(
+            "there is no terminal. Agree beforehand by --yes {}",
+            options.machine
+        );
+        return Err(InstallError::NotAgreed(problem).into());
     };
     if said == options.machine.as_str() {
         return Ok(());
@@ -309,7 +300,6 @@ disk = "/dev/disk/by-id/nvme"
         assert!(said.ends_with("There are: desktop"), "{said}");
 
         let servers = SPEC.replace("[pools.home.machines.", "[servers.machines.");
-        let servers = servers.replace("[pools.home]", "[servers]");
         let spec = spec::parse(SPEC_FILE, &servers).unwrap();
         let said = |name: &str| {
             place(&spec, &name.parse().unwrap())

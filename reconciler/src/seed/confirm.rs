@@ -37,21 +37,26 @@ pub fn show(bill: &Bill) -> io::Result<()> {
     )
 }
 
+/// The name that was said before, or is typed now; `None` where nobody can be asked.
+pub fn typed(of: &str, said: Option<&str>) -> io::Result<Option<String>> {
+    if said.is_some() {
+        return Ok(said.map(str::to_owned));
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    eprint!("Go on? Type the {of}'s name: ");
+    io::stderr().flush()?;
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    Ok(Some(line.trim().to_owned()))
+}
+
 /// Asks for the cluster's name, unless it was said before.
 pub fn ask(cluster: &ClusterName, said: Option<&str>) -> Result<(), SeedError> {
-    let said = match said {
-        Some(said) => said.to_owned(),
-        None if io::stdin().is_terminal() && io::stderr().is_terminal() => {
-            eprint!("Go on? Type the cluster's name: ");
-            io::stderr().flush()?;
-            let mut line = String::new();
-            io::stdin().read_line(&mut line)?;
-            line.trim().to_owned()
-        }
-        None => {
-            let cluster = cluster.clone();
-            return Err(SeedError::NobodyAgrees { cluster });
-        }
+    let Some(said) = typed("cluster", said)? else {
+        let cluster = cluster.clone();
+        return Err(SeedError::NobodyAgrees { cluster });
     };
     if said == cluster.as_str() {
         return Ok(());
