@@ -53,6 +53,16 @@ pub struct UnitsReport {
     pub holds: Vec<Hold>,
 }
 
+impl UnitsReport {
+    /// What is stored of each unit.
+    pub fn inventories(&self) -> BTreeMap<UnitName, Inventory> {
+        let units = self.units.iter();
+        units
+            .map(|(name, unit)| (name.clone(), unit.inventory.clone()))
+            .collect()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct UnitReport {
     /// The last commit that changed something in this unit.

@@ -103,7 +103,6 @@ pub async fn observe(
             (node.heard, node.lease_unread) = heard.map_or((None, true), |at| (at, false));
         }
     }
-    let units = leader.units().units.into_iter();
     let mut observed = Observed {
         at,
         hetzner,
@@ -113,7 +112,7 @@ pub async fn observe(
         ready_pods,
         pinned: volumes.pinned,
         tokens,
-        units: units.map(|(name, unit)| (name, unit.inventory)).collect(),
+        units: leader.units().inventories(),
         ledger,
         systems: told.systems,
         deliveries,

@@ -73,17 +73,11 @@ impl Publisher {
         authority: &Authority,
         beside: &mut JoinSet<()>,
     ) -> Self {
+        let (observation, published) = Observation::new(client.clone(), Joining::of(config));
+        let objects = Objects::new(client, config.cluster.name.as_str(), published);
         Self {
-            facts: begin(
-                Objects::new(client.clone(), config.cluster.name.as_str()),
-                authority,
-                beside,
-            ),
-            observed: begin(
-                Observation::new(client, Joining::of(config)),
-                authority,
-                beside,
-            ),
+            facts: begin(objects, authority, beside),
+            observed: begin(observation, authority, beside),
             holds: BTreeSet::new(),
         }
     }
@@ -117,7 +111,7 @@ fn begin<T: Teller<News: Default> + 'static>(
 pub fn cluster(leader: &mut Leader, pass: Pass) {
     let Pass {
         desired,
-        observed,
+        mut observed,
         mut holds,
         idle,
         blind,
@@ -132,6 +126,8 @@ pub fn cluster(leader: &mut Leader, pass: Pass) {
     let (come, gone) = leader.publisher.log_news(&holds);
     tell::holds(&leader.events, &come, &gone);
     let units = leader.units();
+    // The engine went on while this pass looked at the rest, and both are told as one.
+    observed.units = units.inventories();
     let metrics = &leader.replica.metrics;
     metrics.set_holds(&holds);
     metrics.set_units(&status::units(&units));

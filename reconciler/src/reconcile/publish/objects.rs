@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::teller::Teller;
 use crate::cluster::nodes;
@@ -24,6 +26,9 @@ use crate::reconcile::status::{self, Facts};
 /// How many FabrikNodes are written at once.
 const CONCURRENCY: usize = 8;
 
+/// How long "carried out" waits for the observation that shows it, which may be one that is never published.
+const AFTER_THE_OBSERVATION: Duration = Duration::from_secs(5);
+
 /// What was told last, so that nothing is told twice.
 pub struct Objects {
     client: Client,
@@ -35,6 +40,8 @@ pub struct Objects {
     strangers: bool,
     /// What each FabrikNode says of its node.
     standings: BTreeMap<String, Option<Standing>>,
+    /// As of when readers of the observation know what there is.
+    published: watch::Receiver<Timestamp>,
 }
 
 impl Teller for Objects {
@@ -53,7 +60,7 @@ impl Teller for Objects {
 }
 
 impl Objects {
-    pub fn new(client: Client, cluster: &str) -> Self {
+    pub fn new(client: Client, cluster: &str, published: watch::Receiver<Timestamp>) -> Self {
         Self {
             client,
             cluster: cluster.to_owned(),
@@ -61,6 +68,7 @@ impl Objects {
             nodes: BTreeMap::new(),
             strangers: true,
             standings: BTreeMap::new(),
+            published,
         }
     }
 
@@ -79,6 +87,9 @@ impl Objects {
         if now == before {
             self.status = Some((before, generation));
         } else {
+            if now.applied_commit != before.applied_commit {
+                self.let_the_observation_go_first(facts).await;
+            }
             let patch = json!({
                 "apiVersion": "fabrik.dev/v1alpha1",
                 "kind": "FabrikCluster",
@@ -91,6 +102,16 @@ impl Objects {
             self.status = Some((now, written.metadata.generation));
         }
         Ok(())
+    }
+
+    /// `fabrik wait HEAD && fabrik plan` plans on the cluster as that commit left it.
+    async fn let_the_observation_go_first(&mut self, facts: &Facts) {
+        let Some(observed) = &facts.observed else {
+            return;
+        };
+        let known = self.published.wait_for(|known| *known >= observed.at);
+        // Late or never, it keeps nobody from the status.
+        let _ = timeout(AFTER_THE_OBSERVATION, known).await;
     }
 
     /// A `FabrikNode` for each member, also where somebody deleted it, and none for others. One that can't be written

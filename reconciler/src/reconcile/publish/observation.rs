@@ -9,6 +9,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::{Api, Client};
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::teller::Teller;
@@ -20,15 +21,21 @@ pub struct Observation {
     joining: Option<Joining>,
     /// What was published last, without what changes by itself.
     published: Option<Observed>,
+    /// When that was observed, or what did not differ from it.
+    known: watch::Sender<Timestamp>,
 }
 
 impl Observation {
-    pub fn new(client: Client, joining: Option<Joining>) -> Self {
-        Self {
+    /// With it: as of when readers know all that was observed.
+    pub fn new(client: Client, joining: Option<Joining>) -> (Self, watch::Receiver<Timestamp>) {
+        let (known, published) = watch::channel(Timestamp::UNIX_EPOCH);
+        let observation = Self {
             client,
             joining,
             published: None,
-        }
+            known,
+        };
+        (observation, published)
     }
 }
 
@@ -44,6 +51,7 @@ impl Teller for Observation {
         };
         let lasting = lasting(observed);
         if self.published.as_ref() == Some(&lasting) {
+            self.known.send_replace(observed.at);
             return Ok(());
         }
         let joining = self.joining.as_ref();
@@ -70,6 +78,7 @@ impl Teller for Observation {
         let params = PatchParams::apply(LEADER_MANAGER).force();
         api.patch(CONFIG_MAP, &params, &Patch::Apply(&map)).await?;
         self.published = Some(lasting);
+        self.known.send_replace(observed.at);
         Ok(())
     }
 }
