@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
+/// What comes soon is seen soon; what takes long is asked for less often, because to ask takes time from what is waited for.
 const POLL: Duration = Duration::from_millis(100);
+const SELDOM: Duration = Duration::from_millis(500);
 const TAIL_LINES: usize = 15;
 
 /// Asks `probe` until it gives a value; an error counts as "not yet".
@@ -30,7 +32,7 @@ pub async fn until<T>(
                 "{what}: not within {deadline:?}; the last answer: {last}"
             ));
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep((started.elapsed() / 10).clamp(POLL, SELDOM)).await;
     }
 }
 
