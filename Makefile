@@ -10,6 +10,8 @@ SOPS  := $(PARTS)/sops-3.13.3/sops
 # For tests that call sops without a bed.
 export FABRIK_SOPS ?= $(abspath $(SOPS))
 
+STORIES_AT_ONCE ?= $(shell echo $$((2 * $$(nproc))))
+
 .PHONY: help
 help:
 	@echo 'make demo    a cluster out of nothing, and what pushes make of it, played before your eyes (KEEP=1 leaves it running)'
@@ -44,10 +46,12 @@ test: packages components $(FABRIK_SOPS) format lint deny nix
 	$(BUILT)/bed parts
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going stories others
 
-# Stories mostly wait, for a machine to boot or a Lease to end: the others fill the gaps. No page has an example to test.
+# Stories mostly wait, for a machine to boot or a Lease to end: more of them than there are cores, and the others, fill the
+# gaps. No page has an example to test.
 .PHONY: stories others
 stories:
-	$(CARGO) test --workspace --test e2e -- --skip rolling::long:: --skip rolling::trouble:: --skip chaos::long::
+	$(CARGO) test --workspace --test e2e -- --test-threads=$(STORIES_AT_ONCE) \
+		--skip rolling::long:: --skip rolling::trouble:: --skip chaos::long::
 
 others:
 	$(CARGO) test --workspace --exclude fabrik-e2e --lib --bins --tests --no-fail-fast

@@ -206,7 +206,7 @@ impl Machine {
             .hetzner
             .action(self.id(), "poweron")
             .await?;
-        self.wait_for(Duration::from_secs(30), |state| *state != State::Off)
+        self.wait_for(Duration::from_secs(90), |state| *state != State::Off)
             .await?;
         Ok(())
     }

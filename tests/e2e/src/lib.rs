@@ -39,9 +39,9 @@ pub const HETZNER_KINDS: [&str; 11] = [
     "certificates",
 ];
 /// For what takes a moment: a few effects, on a machine that has other things to do.
-pub const SOON: Duration = Duration::from_secs(45);
+pub const SOON: Duration = Duration::from_secs(90);
 /// For a change of the number of workers, with faults in its way.
-pub const RESIZED: Duration = Duration::from_secs(90);
+pub const RESIZED: Duration = Duration::from_secs(180);
 
 /// A bed with a founded cluster in which `fabrik run` is up.
 pub struct World {

@@ -18,7 +18,7 @@ use crate::parts::Parts;
 const FIRST_ID: u64 = 1 << 40;
 /// The third part of their addresses, outside of what the emulator gives.
 const NETWORK: u8 = 200;
-const BOOT: Duration = Duration::from_secs(30);
+const BOOT: Duration = Duration::from_secs(90);
 const NIXOS_ANYWHERE: &str = include_str!("../../stand-ins/own/nixos-anywhere");
 const OF_MACHINE: [(&str, &str); 2] = [
     ("lay-system", include_str!("../../stand-ins/own/lay-system")),

@@ -13,7 +13,7 @@ use fabrik_e2e::set_count;
 use jiff::Timestamp;
 use serde_json::Value;
 
-const DEADLINE: Duration = Duration::from_secs(90);
+const DEADLINE: Duration = Duration::from_secs(180);
 /// Verbs of effects on servers and Nodes.
 const ON_SERVERS_AND_NODES: [&str; 7] = [
     "create-server",

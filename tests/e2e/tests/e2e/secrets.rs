@@ -17,7 +17,7 @@ use fabrik_e2e::search::{find, forms, in_the_cluster, leaks, without_user_data};
 use fabrik_e2e::watch::{Sample, Seen, Watched, files};
 use serde_json::{Value, json};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 const HETZNER: &str = "planted-hetzner-token-7d1f0c";
 const REFUSED_HETZNER: &str = "planted-refused-token-91ab3e";
 /// Needs escaping in JSON.

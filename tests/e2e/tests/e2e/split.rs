@@ -14,7 +14,7 @@ use fabrik_e2e::{resize, settled};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-const DEADLINE: Duration = Duration::from_secs(90);
+const DEADLINE: Duration = Duration::from_secs(180);
 /// Long enough to freeze a process meanwhile.
 const REPLY_HELD: Duration = Duration::from_secs(6);
 const LOST: &str = "leadership was lost";

@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 async fn ready_workers(bed: &Bed) -> Result<Vec<String>> {
     let nodes: Api<Node> = Api::all(bed.kube().await?);

@@ -32,7 +32,7 @@ const SSH_KEY: &str =
 const COMMAND: Duration = Duration::from_secs(300);
 /// What only looks is repeated until it sees what the page shows.
 const LOOKS: [&str; 3] = ["fabrik status", "fabrik plan", "kubectl get"];
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 /// What is taken over is looked at this long after the command before.
 const COME_TO_REST: Duration = Duration::from_secs(8);
 
