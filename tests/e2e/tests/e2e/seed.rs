@@ -15,7 +15,7 @@ use fabrik_e2e::{HETZNER_KINDS, Ran, World, ledger, list, name};
 use serde_json::Value;
 
 /// fabrik looks at the repository four times a minute.
-const FOLLOWED: Duration = Duration::from_secs(120);
+const FOLLOWED: Duration = Duration::from_secs(300);
 /// Of two servers, one after the other.
 const JOINED: Duration = Duration::from_secs(240);
 const ETCD: &str = "node-role.kubernetes.io/etcd";
