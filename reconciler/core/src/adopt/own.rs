@@ -4,8 +4,9 @@
 use crate::desired::Desired;
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName, ServerId};
-use crate::ledger::{Change, Member};
-use crate::observed::{Node, Observed, Role};
+use crate::ledger::{Change, Member, Reason};
+use crate::observed::{Datastore, Node, Observed, Role};
+use crate::servers;
 
 /// What their Nodes are called.
 pub fn named(desired: &Desired) -> impl Iterator<Item = NodeName> + '_ {
@@ -48,24 +49,87 @@ pub fn missing<'a>(
     })
 }
 
-/// Members that are named no more, and are servers still.
+/// Members that are named no more, and are servers still; and all whose Nodes are being deleted. Whether etcd can do without
+/// them is told before a person ends what nobody can bring back.
 pub fn left_over<'a>(
     desired: &'a Desired,
     observed: &'a Observed,
 ) -> impl Iterator<Item = Hold> + 'a {
     let is_server = |m: &&Member| m.role == Role::Server && m.server.is_own();
-    let is_there = |m: &&Member| observed.nodes.contains_key(&m.name);
-    let is_named = move |m: &&Member| named(desired).any(|name| name == m.name);
     let members = observed.ledger.members.values().filter(is_server);
-    let left_over = members.filter(move |m| is_there(m) && !is_named(m));
-    left_over.map(|member| Hold {
-        about: format!("node {}", member.name),
-        reason: HoldReason::ByHand,
-        message: format!(
-            "is named in [servers.machines] no more, and is a server still. fabrik takes no machine of yours away: when all other \
-             servers are Ready, power it off, and when you have seen that it is off, `kubectl delete node {}`. By that it \
-             leaves etcd",
-            member.name
-        ),
+    members.filter_map(|member| {
+        let node = observed.nodes.get(&member.name)?;
+        if node.deleting {
+            return Some(being_deleted(member, node, observed));
+        }
+        let is_named = named(desired).any(|name| name == member.name);
+        (!is_named).then(|| to_be_ended(member, node, observed))
     })
+}
+
+fn to_be_ended(member: &Member, node: &Node, observed: &Observed) -> Hold {
+    let name = &member.name;
+    let (reason, message) = match may_go(member, node, observed) {
+        Err(hold) => (
+            hold.reason,
+            format!(
+                "Leave it on, and its Node alone, for now: by that Node's end it leaves etcd. It {}",
+                hold.message
+            ),
+        ),
+        Ok(()) if node.ready => (
+            HoldReason::ByHand,
+            format!(
+                "The other servers can do without it now: power it off, and when you have seen that it is off, `kubectl delete \
+                 node {name}`. By that it leaves etcd"
+            ),
+        ),
+        Ok(()) => (
+            HoldReason::ByHand,
+            format!(
+                "It is not heard of, and the other servers can do without it: when you have seen that it is off, `kubectl \
+                 delete node {name}`. By that it leaves etcd"
+            ),
+        ),
+    };
+    Hold {
+        about: format!("node {name}"),
+        reason,
+        message: format!(
+            "is named in [servers.machines] no more, and is a server still. fabrik takes no machine of yours away. {message}"
+        ),
+    }
+}
+
+/// k3s removes the member before the Node goes, and etcd removes none without which it would have no quorum of those that it
+/// hears of (etcd, server/etcdserver/server.go, `mayRemoveMember`).
+fn being_deleted(member: &Member, node: &Node, observed: &Observed) -> Hold {
+    let waits = match may_go(member, node, observed) {
+        Ok(()) => String::new(),
+        Err(hold) => format!(
+            ". That is no good time, and can't be taken back. It {}. See that the other servers are well",
+            hold.message
+        ),
+    };
+    Hold {
+        about: format!("node {}", member.name),
+        reason: HoldReason::Quorum,
+        message: format!(
+            "is being deleted, and by that it leaves etcd, whatever its machine does{waits}. Power that off: its k3s has \
+             no cluster any more, or joins anew"
+        ),
+    }
+}
+
+/// The leader's own question, of a machine that runs or does not any more.
+fn may_go(member: &Member, node: &Node, observed: &Observed) -> Result<(), Hold> {
+    if observed.datastore == Datastore::Other {
+        return Ok(());
+    }
+    let reason = if node.ready {
+        Reason::ScaleDown
+    } else {
+        Reason::Dead
+    };
+    servers::may_leave(member, reason, observed)
 }

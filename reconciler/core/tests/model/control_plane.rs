@@ -75,10 +75,14 @@ impl Model {
 
     /// A server is a voter of etcd, and its agent has reported.
     pub fn votes(&mut self, server: &Server) {
-        let name: NodeName = server.name.parse().unwrap();
+        self.votes_as(server.id, &server.name);
+    }
+
+    pub fn votes_as(&mut self, server: ServerId, name: &str) {
+        let name: NodeName = name.parse().unwrap();
         let leader = self.etcd().is_empty();
         self.etcd().push(Member {
-            id: server.id.0,
+            id: server.0,
             address: None,
             name: name.to_string(),
             node: Some(name.clone()),
