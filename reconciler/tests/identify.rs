@@ -88,6 +88,55 @@ async fn a_machine_knows_who_it_is_from_its_first_boot_on() {
     run(&metadata, root).await.unwrap_err();
 }
 
+/// All servers that there were at its first boot have been replaced since.
+#[tokio::test]
+async fn a_worker_finds_its_way_by_the_servers_that_its_k3s_knew_last() {
+    let cloud = Cloud::start().await;
+    let supervisor = cloud
+        .emulator
+        .url()
+        .trim_start_matches("http://")
+        .to_owned();
+    let gone = "https://127.0.0.1:1";
+    let (_, metadata) = cloud
+        .server("one", &user_data(&format!("https://{supervisor}")))
+        .await;
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    run(&metadata, root).await.unwrap();
+    let identity = root.join("var/lib/fabrik-identity/identity.json");
+    let mut kept: Value = serde_json::from_slice(&fs::read(&identity).unwrap()).unwrap();
+    kept["servers"] = json!([gone]);
+    fs::write(&identity, kept.to_string()).unwrap();
+
+    let balancer = json!({"ServerURL": gone, "ServerAddresses": ["127.0.0.1:1", supervisor]});
+    let dir = root.join("var/lib/rancher/k3s/agent/etc");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(
+        dir.join("k3s-agent-load-balancer.json"),
+        balancer.to_string(),
+    )
+    .unwrap();
+    run(&metadata, root).await.unwrap();
+    assert_eq!(k3s(root)["server"], format!("https://{supervisor}"));
+}
+
+#[tokio::test]
+async fn a_disk_that_can_not_say_who_it_was_joins_nothing() {
+    let cloud = Cloud::start().await;
+    let (_, metadata) = cloud.server("one", &user_data("https://127.0.0.1:1")).await;
+    let kept = tempfile::tempdir().unwrap();
+    let identity = kept.path().join("var/lib/fabrik-identity/identity.json");
+    fs::create_dir_all(identity.parent().unwrap()).unwrap();
+    fs::write(&identity, "").unwrap();
+    run(&metadata, kept.path()).await.unwrap_err();
+    fs::remove_file(&identity).unwrap();
+    // What is no file can't be read.
+    fs::create_dir(&identity).unwrap();
+    run(&metadata, kept.path()).await.unwrap_err();
+    assert!(!kept.path().join("etc").exists(), "k3s is told nothing");
+}
+
 #[tokio::test]
 async fn a_disk_of_another_server_joins_nothing() {
     let cloud = Cloud::start().await;

@@ -4,6 +4,7 @@
 //! Both are read at the first boot only; what is known by then is kept on the disk. From it the files of k3s, the agent and
 //! the network are written at each boot, before any of these starts: another build may write them in another way.
 
+mod balancer;
 mod files;
 mod first_boot;
 mod kept;
@@ -25,6 +26,7 @@ pub use self::files::K3s;
 pub use self::kept::{ControlPlane, IDENTITY, Identity, STATE_DIR, keep, keep_token, kept};
 pub use self::metadata::Addresses;
 
+use self::balancer::Balancer;
 use self::first_boot::first_boot;
 use super::NodeError;
 use crate::cluster::user_data;
@@ -94,10 +96,10 @@ pub async fn run(metadata: &str, root: &Path, by_hand: ByHand) -> Result<(), Ide
         info!("a person tells this machine who it is: nothing is written");
         return Ok(());
     };
-    let server = first_that_answers(&identity.servers).await;
+    let server = server(root, &identity).await;
     // What the system says of all interfaces.
     let network = fs::read_to_string(root.join(files::NETWORK_OF_ALL)).unwrap_or_default();
-    let told = server.map_or(K3s::Goes, K3s::Joins);
+    let told = server.as_deref().map_or(K3s::Goes, K3s::Joins);
     for (path, text) in files::of(&identity, told, &network) {
         let path = root.join(path);
         match kept::write(&path, &text) {
@@ -172,9 +174,20 @@ async fn is_the_same_machine(metadata: &str, identity: &Identity) -> Result<(), 
     }
 }
 
-/// k3s asks one supervisor only until it knows the others. Where none answers in time it is the first one, and k3s goes on
-/// asking.
-async fn first_that_answers(servers: &[String]) -> Option<&str> {
+/// k3s asks one supervisor only until it knows the others. Where none answers in time it is the one of before, or the first
+/// one, and k3s goes on asking.
+async fn server(root: &Path, identity: &Identity) -> Option<String> {
+    let balancer = match identity.control_plane {
+        Some(_) => Balancer::default(),
+        None => balancer::read(root),
+    };
+    let servers = balancer.servers(&identity.servers);
+    let answers = first_that_answers(&servers).await;
+    let server = answers.or_else(|| balancer.joined_at().or(servers.first()));
+    server.cloned()
+}
+
+async fn first_that_answers(servers: &[String]) -> Option<&String> {
     if servers.is_empty() {
         return None;
     }
@@ -187,8 +200,8 @@ async fn first_that_answers(servers: &[String]) -> Option<&str> {
         }
         sleep(RETRY_PAUSE).await;
     }
-    warn!("no server answers; k3s tries the first one");
-    servers.first().map(String::as_str)
+    warn!("no server answers; k3s goes on asking");
+    None
 }
 
 async fn answers(server: &str) -> bool {
