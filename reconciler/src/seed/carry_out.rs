@@ -23,7 +23,7 @@ use super::server::{Conversation, Door};
 use super::state::{Host, Keys, State};
 use super::write_image::write_image;
 use crate::handover::FirstServer;
-use crate::hetzner::seeding::{self, IMAGE_SUFFIX, KEY_SUFFIX};
+use crate::hetzner::seeding::{self, IMAGE_SUFFIX};
 use crate::hetzner::{self, Client, Context};
 use crate::secrets::Secret;
 
@@ -85,10 +85,6 @@ pub enum Ended {
 }
 
 impl Seed<'_> {
-    pub fn key_name(&self) -> String {
-        format!("{}-{KEY_SUFFIX}", self.spec.name)
-    }
-
     /// Where something is made at Hetzner.
     pub fn client(&self) -> Result<&Client, SeedError> {
         self.client.as_ref().ok_or_else(|| Stop::NoProject.into())
@@ -154,7 +150,8 @@ impl Seed<'_> {
         match step {
             Step::RegisterKey => {
                 let public = &self.keys.temporary_public;
-                seeding::register_key(client, cluster, &self.key_name(), public).await?;
+                let name = seeding::key_name(&self.spec.name);
+                seeding::register_key(client, cluster, &name, public).await?;
             }
             Step::DeleteKey { key } => seeding::delete_key(client, cluster, key).await?,
             Step::CreateImageServer { image } => self.create_image_server(&image).await?,

@@ -24,7 +24,7 @@ pub struct Seen {
 /// Looks at all of it. A rescue system that is among `silent` has not answered.
 pub async fn observe(seed: &Seed<'_>, silent: &BTreeSet<ServerId>) -> Result<Seen, SeedError> {
     let (client, cluster) = (seed.client()?, &seed.state.record.cluster_id);
-    let name = seed.key_name();
+    let name = seeding::key_name(&seed.spec.name);
     let (key, snapshots, machines) = try_join!(
         seeding::find_key(client, cluster, &name),
         seeding::snapshots(client, cluster),

@@ -13,7 +13,7 @@ use fabrik_core::observed::Power;
 use fabrik_core::seed::{Architecture, Image, ImageDigest, Rescue, SnapshotState};
 use serde_json::json;
 
-use super::world::{Bed, KEY};
+use super::world::{Bed, KEY, spec};
 
 fn image() -> Image {
     Image {
@@ -28,10 +28,10 @@ fn image() -> Image {
 async fn a_temporary_server_becomes_a_snapshot_and_goes() {
     let bed = Bed::start().await;
     let (client, cluster) = (&bed.client, &bed.cluster);
-    let (key, is_new) = register_key(client, cluster, "demo-seed", KEY)
+    let (key, is_new) = register_key(client, cluster, "demo.seed", KEY)
         .await
         .unwrap();
-    let again = register_key(client, cluster, "demo-seed", KEY)
+    let again = register_key(client, cluster, "demo.seed", KEY)
         .await
         .unwrap();
     assert_eq!((is_new, again), (true, (key, false)));
@@ -81,7 +81,7 @@ async fn a_temporary_server_becomes_a_snapshot_and_goes() {
     delete_snapshot(client, cluster, made[0].id).await.unwrap();
     assert!(snapshots(client, cluster).await.unwrap().is_empty());
     delete_key(client, cluster, key).await.unwrap();
-    assert_eq!(find_key(client, cluster, "demo-seed").await, Ok(None));
+    assert_eq!(find_key(client, cluster, "demo.seed").await, Ok(None));
 }
 
 #[tokio::test]
@@ -100,11 +100,7 @@ async fn what_is_somebody_elses_is_told_and_never_touched() {
         .post("ssh_keys", json!({"name": "mine", "public_key": KEY}))
         .await;
 
-    let name = "demo".parse().unwrap();
-    let told = holders(client, &name, cluster, &[])
-        .await
-        .unwrap()
-        .join("\n");
+    let told = holders(client, &spec(), cluster).await.unwrap().join("\n");
     assert!(
         told.contains("network `demo`") && told.contains("without a fabrik label"),
         "{told}"
@@ -124,6 +120,40 @@ async fn what_is_somebody_elses_is_told_and_never_touched() {
     refused(enable_rescue(client, cluster, server, 1).await);
     refused(delete_snapshot(client, cluster, image["image"]["id"].as_u64().unwrap()).await);
     refused(delete_key(client, cluster, key["ssh_key"]["id"].as_u64().unwrap()).await);
+}
+
+/// Of a copied repository: what leads to its original's servers.
+#[tokio::test]
+async fn what_another_cluster_of_this_name_is_reached_by_is_told_where_it_is_wanted() {
+    let bed = Bed::start().await;
+    let labels = json!({"fabrik.dev/cluster": "0000000000000000"});
+    let balancer = json!({"name": "demo-api", "load_balancer_type": "lb11", "location": "fsn1", "labels": labels});
+    bed.post("load_balancers", balancer).await;
+    let address =
+        json!({"name": "demo-api-ip", "type": "ipv4", "home_location": "fsn1", "labels": labels});
+    bed.post("floating_ips", address).await;
+    let holders = async |api: &str| {
+        let text = format!(
+            "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[hetzner]\n\
+             token = {{ file = \"secrets/hetzner.yaml\", key = \"token\" }}\n{api}"
+        );
+        let spec = fabrik_core::spec::parse("cluster.toml", &text).unwrap();
+        holders(&bed.client, &spec, &bed.cluster).await.unwrap()
+    };
+    assert_eq!(holders("").await, Vec::<String>::new(), "in nobody's way");
+    let told = holders(
+        "[api.load-balancer]\ntype = \"lb11\"\nlocation = \"fsn1\"\nprivate = true\n\
+         [api.floating-ip]\ntype = \"ipv4\"\nlocation = \"fsn1\"\n",
+    )
+    .await
+    .join("\n");
+    for part in [
+        "`demo-api`",
+        "`demo-api-ip`",
+        "of fabrik cluster 0000000000000000",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 }
 
 #[tokio::test]

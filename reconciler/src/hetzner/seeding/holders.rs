@@ -1,36 +1,38 @@
 //! Who has the names that a new cluster needs. Asked before anything is made; the leader asks on its own each time.
 
+use std::collections::BTreeSet;
+
 use fabrik_core::id::{ClusterId, ClusterName};
+use fabrik_core::ledger::Ledger;
 use fabrik_core::names::SERVERS_POOL;
+use fabrik_core::spec::Spec;
 use futures::try_join;
 
 use super::super::client::{Client, Purpose};
 use super::super::convert::{holder, is_ours};
 use super::super::error::HetznerError;
+use super::super::observe::observe;
 use super::super::wire::{self, Resource};
 
 /// What is called as something of `cluster` would be and is not this cluster's, in words for people.
 pub async fn holders(
     client: &Client,
-    name: &ClusterName,
+    spec: &Spec,
     cluster: &ClusterId,
-    pools: &[String],
 ) -> Result<Vec<String>, HetznerError> {
-    let (servers, networks, firewalls, keys, groups) = try_join!(
+    let (ledger, none_gone) = (Ledger::new(cluster.clone()), BTreeSet::new());
+    let (seen, servers, keys) = try_join!(
+        observe(client, cluster, spec, &ledger, &none_gone),
         client.list::<wire::Server>(None, Purpose::Observe),
-        client.list::<wire::Network>(None, Purpose::Observe),
-        client.list::<wire::Firewall>(None, Purpose::Observe),
         client.list::<wire::SshKey>(None, Purpose::Observe),
-        client.list::<wire::PlacementGroup>(None, Purpose::Observe),
     )?;
-    let whole = |n: &str| n == name.as_str();
-    let of_pool = |n: &str| is_of_pool(n, name, pools);
-    let temporary = |suffix: &str| format!("{name}-{suffix}");
-    let (image, seed) = (temporary(IMAGE_SUFFIX), temporary(KEY_SUFFIX));
-    let mut found = others(&networks, cluster, whole);
-    found.extend(others(&firewalls, cluster, whole));
-    found.extend(others(&groups, cluster, of_pool));
-    found.extend(others(&servers, cluster, |n| n == image || of_pool(n)));
+    let name = &spec.name;
+    let pools: Vec<String> = spec.pools.keys().map(ToString::to_string).collect();
+    let (image, seed) = (format!("{name}-{IMAGE_SUFFIX}"), key_name(name));
+    let is_server = |n: &str| n == image || is_of_pool(n, name, &pools);
+    // What the leader would find in its way, and what it does not look for by name.
+    let mut found: Vec<String> = seen.taken.into_values().collect();
+    found.extend(others(&servers, cluster, is_server));
     found.extend(others(&keys, cluster, |n| n == seed));
     Ok(found)
 }
@@ -51,8 +53,10 @@ pub async fn network_range(
 
 /// The temporary server is called so, after the cluster's name.
 pub const IMAGE_SUFFIX: &str = "image";
-/// And so the temporary key.
-pub const KEY_SUFFIX: &str = "seed";
+/// The temporary key. Those of `[ssh-keys]` are called `CLUSTER-NAME`, and no cluster has a dot in its name.
+pub fn key_name(cluster: &ClusterName) -> String {
+    format!("{cluster}.seed")
+}
 
 fn others<T: Resource>(
     resources: &[T],
@@ -66,7 +70,7 @@ fn others<T: Resource>(
         .collect()
 }
 
-/// Servers and placement groups are called `CLUSTER-POOL-SOMETHING`.
+/// Servers are called `CLUSTER-POOL-SOMETHING`.
 fn is_of_pool(text: &str, name: &ClusterName, pools: &[String]) -> bool {
     let rest = text
         .strip_prefix(name.as_str())
@@ -80,6 +84,13 @@ fn is_of_pool(text: &str, name: &ClusterName, pools: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As the leader calls those of `[ssh-keys]`.
+    #[test]
+    fn the_seed_s_key_has_no_name_that_a_person_s_may_have() {
+        let seeds = key_name(&"demo".parse().unwrap());
+        assert!(!seeds.starts_with("demo-"), "{seeds}");
+    }
 
     #[test]
     fn a_name_is_of_a_pool_by_its_first_two_parts() {

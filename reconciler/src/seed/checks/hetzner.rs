@@ -6,7 +6,7 @@ use fabrik_core::seed::cost::{Offer, groups};
 
 use super::{About, Found, Line, Subject};
 use crate::gate::SPEC_FILE;
-use crate::hetzner::seeding::{self, KEY_SUFFIX};
+use crate::hetzner::seeding;
 use crate::hetzner::{Client, HetznerError};
 
 pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
@@ -33,16 +33,12 @@ pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
     }
 }
 
-/// The name of the temporary key.
-pub fn key_name(subject: &Subject<'_>) -> String {
-    format!("{}-{KEY_SUFFIX}", subject.spec.name)
-}
-
 /// The key, where it was made now.
 async fn token(subject: &Subject<'_>, client: &Client) -> Result<Option<u64>, String> {
     let cluster = &subject.state.record.cluster_id;
     let public = &subject.keys.temporary_public;
-    let made = seeding::register_key(client, cluster, &key_name(subject), public).await;
+    let name = seeding::key_name(&subject.spec.name);
+    let made = seeding::register_key(client, cluster, &name, public).await;
     match made {
         Ok((id, is_new)) => Ok(is_new.then_some(id)),
         Err(HetznerError::Unauthorized { message, .. }) => Err(format!(
@@ -60,9 +56,8 @@ async fn token(subject: &Subject<'_>, client: &Client) -> Result<Option<u64>, St
 
 async fn names(subject: &Subject<'_>, client: &Client) -> Result<String, String> {
     let name = &subject.spec.name;
-    let pools: Vec<String> = subject.spec.pools.keys().map(ToString::to_string).collect();
     let cluster = &subject.state.record.cluster_id;
-    let holders = seeding::holders(client, name, cluster, &pools).await;
+    let holders = seeding::holders(client, subject.spec, cluster).await;
     let holders = holders.map_err(|error| error.to_string())?;
     if holders.is_empty() {
         return Ok(format!("nothing else is called {name} in this project"));
