@@ -21,7 +21,8 @@ use crate::system::{Denied, Lapses, Needs, Pace};
 
 pub use self::ticket::{Ending, Purpose, Reason, Ticket};
 
-/// The version of this layout; a ledger with a newer one is not touched.
+/// The version of this layout; a ledger with a newer one is not touched. A field more changes none, for who does not know it leaves
+/// it there, nor does a `Reason` more. Any other word more, where a field has one of a few, is another layout: all would be malformed.
 pub const SCHEMA: u32 = 1;
 /// How far back the history goes: the throttles count by the hour.
 const HISTORY_SECS: i64 = 3600;

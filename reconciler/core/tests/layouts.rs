@@ -4,7 +4,7 @@
 //! older one.
 
 use fabrik_core::agent::{Journal, JournalError};
-use fabrik_core::ledger::Ledger;
+use fabrik_core::ledger::{Ledger, Reason};
 use fabrik_core::system::{Phase, Publication, Report, ReportError, Retirement};
 use serde_json::{Value, json};
 
@@ -96,6 +96,17 @@ fn a_field_that_is_not_known_is_passed_over() {
     let mut ledger = ledger();
     ledger["tickets"]["abc234"]["later"] = json!("x");
     assert!(serde_json::from_value::<Ledger>(ledger).is_ok());
+}
+
+#[test]
+fn a_reason_that_is_not_known_leaves_the_ledger_readable() {
+    let mut ledger = ledger();
+    ledger["tickets"]["abc234"] = json!({
+        "pool": "workers", "node": "w-1", "uid": "u-1", "server": 7, "at": AT, "purpose": "leave", "reason": "later",
+    });
+    let ledger: Ledger = serde_json::from_value(ledger).unwrap();
+    let ticket = ledger.tickets.values().next().unwrap();
+    assert_eq!(ticket.leave(), Some(Reason::Unknown));
 }
 
 #[test]

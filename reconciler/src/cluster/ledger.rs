@@ -214,6 +214,23 @@ mod tests {
         assert_eq!(written["members"].as_object().unwrap().len(), 1);
     }
 
+    /// `alarmed` was added without another layout, and the fabrik of before could not read a ledger with it.
+    #[test]
+    fn a_reason_of_a_newer_fabrik_is_read_and_stays() {
+        let ticket = json!({"pool": "servers", "node": "s-1", "uid": "u", "server": 1, "at": "2026-11-21T22:00:00Z",
+            "purpose": "leave", "reason": "later"});
+        let mut spec = encode(&ledger()).unwrap();
+        spec.content
+            .insert("tickets".to_owned(), json!({"abc234": ticket}));
+        let mut ledger = decode(&spec).unwrap();
+        let leaves = ledger.tickets.values().next().unwrap().leave();
+        assert_eq!(leaves, Some(fabrik_core::ledger::Reason::Unknown));
+        ledger.next_intent = 7;
+        let written = Value::Object(replacement(&spec, &ledger).unwrap().content);
+        assert_eq!(written["tickets"]["abc234"], ticket);
+        assert_eq!(written["nextIntent"], 7);
+    }
+
     #[test]
     fn what_is_known_and_gone_does_not_come_back() {
         let mut ledger = ledger();

@@ -24,6 +24,8 @@ pub struct Ticket {
 pub enum Purpose {
     /// To leave the cluster.
     Leave {
+        /// One that this version does not know is not written, so that what is there stays (`cluster::ledger`).
+        #[serde(default = "unknown", skip_serializing_if = "Reason::is_unknown")]
         reason: Reason,
         /// Since when there is no way back, of a server: its k3s is to end.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +46,9 @@ pub enum Reason {
     NodeDeleted,
     /// Two machines have shown its nonce, and it has joined before it could be kept out.
     Alarmed,
+    /// One that this version does not know: it leaves as carefully as any.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How an update ended.
@@ -103,6 +108,16 @@ impl Reason {
             Self::Dead => "its server no longer exists",
             Self::NodeDeleted => "its Node was deleted, and it can't rejoin",
             Self::Alarmed => "two machines have shown its nonce",
+            Self::Unknown => "a newer fabrik wants it",
         }
     }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+    fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
+}
+
+fn unknown() -> Reason {
+    Reason::Unknown
 }

@@ -104,7 +104,7 @@ pub fn may_leave(member: &Member, reason: Reason, observed: &Observed) -> Result
         _ if observed.datastore == Datastore::Other => {
             Err("the cluster keeps its data elsewhere than in k3s' etcd: take the server away by hand".to_owned())
         }
-        (Reason::ScaleDown | Reason::NodeDeleted | Reason::Alarmed, _) => {
+        (Reason::ScaleDown | Reason::NodeDeleted | Reason::Alarmed | Reason::Unknown, _) => {
             let etcd = observed.datastore.etcd().map(|e| &e.members);
             quorum::may_leave(name, etcd.unwrap_or(&None), &unavailable(name, observed))
         }
