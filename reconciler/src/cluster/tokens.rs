@@ -147,8 +147,12 @@ pub fn ca_hash_of(ca: &[u8]) -> String {
 
 /// The word that lets the server of an intent in, once. It follows from the cluster's age key, which all servers have: one
 /// that was asked for twice, as the first answer was lost or came to a leader of before, is let in whichever request made it.
+/// Of several keys the first one counts: a new one is put after it, on one server before the other.
 pub fn nonce(age_key: &Secret, cluster: &ClusterId, intent: &IntentId) -> Secret {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, age_key.trimmed().expose());
+    let mut lines = age_key.expose().split(|byte| *byte == b'\n');
+    let first = lines.find(|line| line.starts_with(b"AGE-SECRET-KEY-"));
+    let key = first.map_or(age_key.expose(), <[u8]>::trim_ascii);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
     let about = format!("fabrik join nonce {cluster} {intent}");
     let tag = hmac::sign(&key, about.as_bytes());
     let hex = tag.as_ref().iter().map(|byte| format!("{byte:02x}"));
@@ -253,13 +257,21 @@ mod tests {
             let nonce = nonce(&key, &cluster.parse().unwrap(), &intent.parse().unwrap());
             nonce.expose_str().unwrap().to_owned()
         };
-        let one = of("key\n", "abcdefgh01234567", "abc234");
-        assert_eq!(one, of("key", "abcdefgh01234567", "abc234"));
+        let key = "AGE-SECRET-KEY-1OLD";
+        let one = of(key, "abcdefgh01234567", "abc234");
         assert_eq!(one.len(), 64);
+        // Also while the key is replaced.
+        for same in [
+            "AGE-SECRET-KEY-1OLD\r\n",
+            "# of age-keygen\nAGE-SECRET-KEY-1OLD\n\n",
+            "AGE-SECRET-KEY-1OLD\nAGE-SECRET-KEY-1NEW\n",
+        ] {
+            assert_eq!(one, of(same, "abcdefgh01234567", "abc234"), "{same}");
+        }
         for other in [
-            of("other", "abcdefgh01234567", "abc234"),
-            of("key", "0000000000000000", "abc234"),
-            of("key", "abcdefgh01234567", "abc235"),
+            of("AGE-SECRET-KEY-1NEW", "abcdefgh01234567", "abc234"),
+            of(key, "0000000000000000", "abc234"),
+            of(key, "abcdefgh01234567", "abc235"),
         ] {
             assert_ne!(one, other);
         }
