@@ -19,7 +19,7 @@ mod upstream;
 mod watch;
 pub mod webhook;
 
-pub use config::{Location, RepositoryConfig};
+pub use config::{Location, RepositoryConfig, holds_lone_user};
 pub use error::RepoError;
 pub use tree::{BlobId, File, FileKind, MAX_BLOB_BYTES, MAX_FILES, Tree};
 pub use watch::Changes;

@@ -79,6 +79,13 @@ impl RepositoryConfig {
                 "Take it out, put it in a file and name that as repository.token-file",
             ));
         }
+        if holds_lone_user(&url) && self.token_file.is_none() {
+            return Err(invalid(
+                "holds a user name for which there is no token, so it may be a token itself"
+                    .to_owned(),
+                "Take it out, put the token in a file and name that as repository.token-file",
+            ));
+        }
         match &url.scheme {
             gix::url::Scheme::Http | gix::url::Scheme::Https => Ok(Location::Http(url)),
             gix::url::Scheme::Ssh if self.known_hosts_file.is_none() => Err(RepoError::Config {
@@ -111,6 +118,13 @@ impl RepositoryConfig {
             }),
         }
     }
+}
+
+/// Whether it is a URL of HTTP with a user's name and no password: forges take a token in that place, too.
+pub fn holds_lone_user(url: &gix::Url) -> bool {
+    matches!(url.scheme, gix::url::Scheme::Http | gix::url::Scheme::Https)
+        && url.user().is_some()
+        && url.password().is_none()
 }
 
 impl fmt::Display for Location {
@@ -178,6 +192,18 @@ mod tests {
         for url in ["ext::sh -c evil", "", "ftp://host/a", "git://host/a"] {
             assert!(location(url).is_err(), "{url} was let in");
         }
+    }
+
+    #[test]
+    fn a_user_without_a_token_may_be_one() {
+        let mut config = RepositoryConfig::at("https://hunter2@git.example/a.git");
+        let error = config.location().unwrap_err().to_string();
+        assert!(
+            error.contains("may be a token itself") && !error.contains("hunter2"),
+            "{error}"
+        );
+        config.token_file = Some("/token".into());
+        config.location().unwrap();
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::SeedError;
 use super::options::SeedOptions;
 use super::state::State;
 use crate::cli::git;
-use crate::repo::{Location, RepoError, Repository, RepositoryConfig};
+use crate::repo::{Location, RepoError, Repository, RepositoryConfig, holds_lone_user};
 
 /// Where the repository is, for servers.
 #[derive(Debug, Clone)]
@@ -53,10 +53,12 @@ pub fn place(options: &SeedOptions, checkout: &Checkout) -> Result<Place, String
         );
     };
     let mut urls = options.repository.iter().chain(&checkout.pushed_to);
-    if urls.any(|url| holds_password(url)) {
+    let has_token = options.repository_token_file.is_some();
+    if urls.any(|url| may_hold_secret(url, has_token)) {
         return Err(
-            "the repository's URL holds a password, and others would see it. Take it out (`git remote set-url`): git keeps it \
-             elsewhere (`git help credentials`), and servers get a token of their own by --repository-token-file"
+            "the repository's URL holds a password, or a user's name that may be a token, and others would see it. Take it out \
+             (`git remote set-url`): git keeps it elsewhere (`git help credentials`), and servers get a token of their own by \
+             --repository-token-file"
                 .to_owned(),
         );
     }
@@ -75,8 +77,10 @@ pub fn place(options: &SeedOptions, checkout: &Checkout) -> Result<Place, String
     })
 }
 
-fn holds_password(url: &str) -> bool {
-    gix::url::parse(url).is_ok_and(|url| url.password().is_some())
+/// A user's name is one where there is a token to go with it.
+fn may_hold_secret(url: &str, has_token: bool) -> bool {
+    gix::url::parse(url)
+        .is_ok_and(|url| url.password().is_some() || holds_lone_user(&url) && !has_token)
 }
 
 impl Place {
@@ -221,8 +225,9 @@ mod tests {
             let words = words.into_iter().flatten();
             Words::parse_from(["seed"].into_iter().chain(words)).options
         };
-        let plain = "https://me@git.example.com/demo.git";
+        let plain = "https://git.example.com/demo.git";
         for (named, pushed_to) in [
+            (None, "https://hunter2@git.example.com/demo.git"),
             (None, with_password.as_str()),
             (Some(&plain.to_owned()), with_password.as_str()),
             (Some(&with_password), plain),
@@ -233,7 +238,15 @@ mod tests {
                 "{said}"
             );
         }
-        assert_eq!(place(&options(None), &checkout(plain)).unwrap().url, plain);
+        let by_ssh = "git@git.example.com:demo.git";
+        for url in [plain, by_ssh] {
+            assert_eq!(place(&options(None), &checkout(url)).unwrap().url, url);
+        }
+        let with_user = "https://deploy-1@git.example.com/demo.git";
+        let words = ["seed", "--repository-token-file", "token"];
+        let options = Words::parse_from(words).options;
+        let place = place(&options, &checkout(with_user));
+        assert_eq!(place.unwrap().url, with_user);
     }
 
     #[test]
