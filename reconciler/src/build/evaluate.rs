@@ -163,9 +163,9 @@ impl Evaluator<'_> {
     }
 
     fn arguments(&self, pool: &PoolName, more: &str) -> String {
-        let clone = encoded(&self.origin.clone);
+        let clone = checkout_url(&self.origin.clone);
         let commit = &self.origin.commit;
-        format!(r#"flake = "git+file://{clone}?allRefs=1&rev={commit}"; pool = "{pool}"; {more}"#)
+        format!(r#"flake = "{clone}?allRefs=1&rev={commit}"; pool = "{pool}"; {more}"#)
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(
@@ -232,8 +232,13 @@ pub(super) fn explained(error: NixError) -> BuildError {
     }
 }
 
-/// A path as a URL has it. Nothing in it can end a string of Nix' language.
-pub(super) fn encoded(path: &Path) -> String {
+/// A checkout as Nix names it. Nothing in it can end the path, nor a string of Nix' language.
+pub(crate) fn checkout_url(root: &Path) -> String {
+    format!("git+file://{}", encoded(root))
+}
+
+/// A path as a URL has it.
+fn encoded(path: &Path) -> String {
     use std::fmt::Write as _;
     use std::os::unix::ffi::OsStrExt as _;
     let mut text = String::new();
@@ -255,5 +260,7 @@ mod tests {
     fn a_path_in_an_expression_is_only_a_path() {
         let odd = Path::new("/a b/\"; ${x} \\é");
         assert_eq!(encoded(odd), "/a%20b/%22%3B%20%24%7Bx%7D%20%5C%C3%A9");
+        let more = checkout_url(Path::new("/home/c#/demo?"));
+        assert_eq!(more, "git+file:///home/c%23/demo%3F");
     }
 }

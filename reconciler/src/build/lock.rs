@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::evaluate::encoded;
+use super::evaluate::checkout_url;
 use super::nix::{Nix, NixError, Task};
 
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ pub(super) async fn lock_with(nix: &Nix, dir: &Path) -> Result<(), LockError> {
         dir: dir.to_owned(),
         source,
     })?;
-    let flake = format!("git+file://{}", encoded(&dir));
+    let flake = checkout_url(&dir);
     let task = Task {
         what: "locking the inputs of flake.nix".to_owned(),
         program: "nix",

@@ -8,7 +8,7 @@ use fabrik_core::system::System;
 
 use super::BuildError;
 use super::NoSystem;
-use super::evaluate::{Described, FLAGS, explained};
+use super::evaluate::{Described, FLAGS, checkout_url, explained};
 use super::nix::{Nix, NixError, Task};
 
 /// What the agent looks for in closures (`node/look.rs`) is named here as NixOS' options have it.
@@ -84,7 +84,7 @@ impl Preview {
             ));
         }
         let revision = commit.map_or_else(String::new, |commit| format!("?rev={commit}"));
-        let reference = format!("git+file://{}{revision}", super::evaluate::encoded(root));
+        let reference = format!("{}{revision}", checkout_url(root));
         Ok(Self { nix, reference })
     }
 

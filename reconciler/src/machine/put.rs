@@ -12,7 +12,9 @@ use fabrik_core::machines::means::Means;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
+use super::ssh::ROOT;
 use super::{MachineError, Pinned};
+use crate::build::checkout_url;
 use crate::node::identify::STATE_DIR;
 use crate::secrets::Secret;
 
@@ -33,7 +35,7 @@ pub async fn put(
         return Ok(());
     }
     let root = fs::canonicalize(dir).map_err(MachineError::file(dir))?;
-    let of = |what: &str| format!("git+file://{}?rev={commit}#{what}", root.display());
+    let of = |what: &str| format!("{}?rev={commit}#{what}", checkout_url(&root));
     let system = format!("nixosConfigurations.{pool}.config.system.build.toplevel");
     let system = build(&of(&system)).await?;
     if means == Means::Switch {
@@ -82,8 +84,9 @@ async fn switch(way: &Pinned, system: &str) -> Result<(), MachineError> {
             "--no-check-sigs",
             "--to",
         ])
-        .args([&format!("ssh-ng://{}", way.host()), system]);
-    show(way, copy, "nix").await?;
+        .args([&format!("ssh-ng://{}", way.url_host()), system]);
+    let copied = show(way, copy, "nix").await;
+    copied.map_err(|error| explained(error, way))?;
     // As nixos-rebuild does it: in a unit of its own, which a connection that breaks does not end.
     let line = format!(
         "nix-env --profile /nix/var/nix/profiles/system --set {system} && systemd-run --collect --no-ask-password --pipe \
@@ -92,6 +95,17 @@ async fn switch(way: &Pinned, system: &str) -> Result<(), MachineError> {
     way.run("switching to its system", &line, None)
         .await
         .map(drop)
+}
+
+/// What no signature that it trusts is on, Nix takes from trusted users alone.
+fn explained(error: MachineError, way: &Pinned) -> MachineError {
+    match error {
+        MachineError::Program { .. } if way.machine().user != ROOT => MachineError::Copy {
+            machine: way.name().clone(),
+            user: way.machine().user.clone(),
+        },
+        error => error,
+    }
 }
 
 /// Runs a program whose `ssh` takes the pinned host key alone, and comes in by the person's key.

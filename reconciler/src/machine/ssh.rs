@@ -84,6 +84,16 @@ impl Pinned {
         format!("{}@{}", self.machine.user, self.machine.address)
     }
 
+    /// The same in a URL, where an IPv6 address is in brackets.
+    pub fn url_host(&self) -> String {
+        let Machine { user, address, .. } = &self.machine;
+        if address.contains(':') {
+            format!("{user}@[{address}]")
+        } else {
+            format!("{user}@{address}")
+        }
+    }
+
     /// Options that count before all others, since ssh takes the first value that it is told (ssh_config(5)).
     pub fn options(&self) -> Vec<String> {
         let known_hosts = self.dir.path().join(KNOWN_HOSTS);
@@ -258,6 +268,20 @@ mod tests {
         assert_eq!(
             pinned("ada").as_root("cat '/a b'"),
             r"sudo -n sh -c 'cat '\''/a b'\'''"
+        );
+    }
+
+    #[test]
+    fn an_ipv6_address_is_in_brackets_in_a_url_alone() {
+        assert_eq!(pinned("root").url_host(), "root@192.168.1.20");
+        let mut pinned = pinned("ada");
+        pinned.machine.address = "2001:db8::20".to_owned();
+        assert_eq!(
+            (pinned.url_host(), pinned.host()),
+            (
+                "ada@[2001:db8::20]".to_owned(),
+                "ada@2001:db8::20".to_owned()
+            )
         );
     }
 

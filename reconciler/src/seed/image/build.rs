@@ -13,6 +13,7 @@ use tokio::process::Command;
 
 use super::super::SeedError;
 use super::super::progress::Task;
+use crate::build::checkout_url;
 
 /// What a disk that Nix built may be called.
 const SUFFIXES: [&str; 4] = [".img", ".img.zst", ".raw", ".raw.zst"];
@@ -79,8 +80,8 @@ pub async fn build(
     let root = fs::canonicalize(dir).map_err(SeedError::file(dir))?;
     let system = architecture.nix_system();
     let what = format!(
-        "git+file://{}?rev={commit}#packages.{system}.image-{pool}",
-        root.display()
+        "{}?rev={commit}#packages.{system}.image-{pool}",
+        checkout_url(&root)
     );
     let mut nix = nix();
     nix.args(["build", "--no-link", "--print-out-paths", &what])
