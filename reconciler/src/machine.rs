@@ -14,6 +14,7 @@ use fabrik_core::machines::means::Unfit;
 pub use self::look::look;
 pub use self::put::{put, tell};
 pub use self::ssh::Pinned;
+use crate::node::identify::{IDENTITY, STATE_DIR};
 
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
@@ -34,6 +35,11 @@ pub enum MachineError {
         address: String,
         said: String,
     },
+    #[error(
+        "{machine} is a node of some cluster, or was it, and can't say of which: /{STATE_DIR}/{IDENTITY} reads `{said}`. \
+         Nothing was changed on it. Mend its disk, or install another Linux on it if nothing there is needed"
+    )]
+    Identity { machine: MachineName, said: String },
     #[error("{machine} {why}. Nothing was changed on it")]
     Unfit { machine: MachineName, why: Unfit },
     #[error("{machine}: {what} failed: {said}")]

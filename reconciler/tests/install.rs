@@ -67,7 +67,7 @@ async fn another_linux_is_wiped_by_nixos_anywhere_and_told_who_it_is_afterwards(
     ] {
         let line = format!(
             "git+file://{}?rev={}#{what}",
-            world.repository().display(),
+            world.repository().display().to_string().replace('#', "%23"),
             world.commit
         );
         assert!(built.contains(&line), "{line}: {built}");
@@ -151,4 +151,21 @@ async fn only_the_commit_in_force_is_installed() {
     let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;
     assert!(!ok && said.contains("the cluster follows commit"), "{said}");
     assert_eq!(world.asked_of_machine(), "");
+}
+
+#[tokio::test]
+async fn a_node_whose_identity_can_not_be_read_is_not_wiped() {
+    let world = World::start("debian").await;
+    world.is_already("demo-home-nas");
+    let identity = world.path("identity");
+    let whole = std::fs::read(&identity).unwrap();
+    std::fs::write(&identity, &whole[..whole.len() / 2]).unwrap();
+    let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;
+    assert!(!ok && said.contains("can't say of which"), "{said}");
+    assert_eq!(world.calls("nixos-anywhere") + &world.calls("nix"), "");
+    assert_eq!(
+        world.api.written(),
+        Vec::<String>::new(),
+        "no token was made"
+    );
 }

@@ -14,10 +14,15 @@ echo "os=$ID"
 echo "arch=$(uname -m)"
 echo "user=$(id -u)"
 echo "memory=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
-echo "identity=$(tr -d '\n' 2>/dev/null </STATE/identity.json)"
+echo "identity=$(LC_ALL=C cat /STATE/identity.json 2>&1 | tr -d '\n')"
 [ -e /etc/rancher/k3s ] || [ -e /var/lib/rancher/k3s ] && echo "k3s=yes"
 echo "disk="
 lsblk --json --bytes --output NAME,TYPE,SIZE,MODEL,FSTYPE,MOUNTPOINT DISK 2>&1 || echo none"#;
+
+/// What `cat` says of a file that is not there (strerror(3), ENOENT), and of no other.
+const ABSENT: &str = "No such file or directory";
+/// How many characters of what can't be understood are shown.
+const MAX_QUOTED: usize = 200;
 
 #[derive(Deserialize)]
 struct Devices {
@@ -65,20 +70,32 @@ async fn ask(way: &Pinned) -> Result<Found, MachineError> {
         .replace("STATE", STATE_DIR)
         .replace("DISK", &way.machine().disk);
     let said = way.run("looking at it", &line, None).await?;
-    Ok(parse(&String::from_utf8_lossy(&said)))
+    let found = parse(&String::from_utf8_lossy(&said));
+    found.map_err(|said| MachineError::Identity {
+        machine: way.name().clone(),
+        said,
+    })
 }
 
-fn parse(said: &str) -> Found {
+/// # Errors
+/// What was said of a machine that is a node, nobody knows which.
+fn parse(said: &str) -> Result<Found, String> {
     let (facts, disk) = said.split_once("disk=\n").unwrap_or((said, ""));
     let fact = |name: &str| {
         let mut lines = facts.lines();
         let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         clean(value.unwrap_or_default())
     };
-    let kept: Option<Kept> = serde_json::from_str(&fact("identity")).ok();
+    let identity = fact("identity");
+    let kept = if identity.ends_with(ABSENT) {
+        None
+    } else {
+        let kept = serde_json::from_str::<Kept>(&identity);
+        Some(kept.map_err(|_| identity.chars().take(MAX_QUOTED).collect::<String>())?)
+    };
     let devices: Option<Devices> = serde_json::from_str(disk).ok();
     let disk = devices.and_then(|devices| devices.blockdevices.into_iter().next());
-    Found {
+    Ok(Found {
         os: fact("os"),
         system: format!("{}-linux", fact("arch")),
         memory_kib: fact("memory").parse().unwrap_or(0),
@@ -89,7 +106,7 @@ fn parse(said: &str) -> Found {
             describe(&disk, 0, &mut lines);
             lines
         }),
-    }
+    })
 }
 
 fn describe(device: &Device, depth: usize, lines: &mut Vec<String>) {
@@ -136,7 +153,7 @@ mod tests {
 arch=x86_64
 user=0
 memory=16303420
-identity=
+identity=cat: /var/lib/fabrik-identity/identity.json: No such file or directory
 disk=
 {"blockdevices": [{"name": "nvme0n1", "type": "disk", "size": 512110190592, "model": "SAMSUNG MZVL", "fstype": null,
  "mountpoint": null, "children": [
@@ -146,7 +163,7 @@ disk=
 
     #[test]
     fn what_would_be_wiped_is_seen() {
-        let found = parse(SAID);
+        let found = parse(SAID).unwrap();
         assert_eq!(found.to_string(), "debian, x86_64-linux, 16 GB of memory");
         assert_eq!((found.node.as_ref(), found.has_k3s), (None, false));
         let expected = [
@@ -157,13 +174,31 @@ disk=
         assert_eq!(found.disk.unwrap(), expected);
     }
 
+    fn identified_by(identity: &str) -> String {
+        let lines = SAID.split('\n').map(|line| match line {
+            line if line.starts_with("identity=") => format!("identity={identity}"),
+            line => line.to_owned(),
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_node_that_can_not_say_which_one_it_is_is_no_machine_without_a_name() {
+        for broken in [
+            "",
+            r#"{"server": 1, "#,
+            "cat: /var/lib/fabrik-identity/identity.json: Input/output error",
+            "cat: /var/lib/fabrik-identity/identity.json: Permission denied",
+        ] {
+            let said = parse(&identified_by(broken)).unwrap_err();
+            assert_eq!(said, broken);
+        }
+    }
+
     #[test]
     fn a_node_says_which_one_it_is() {
-        let said = SAID.replace(
-            "identity=",
-            r#"identity={"server": 1, "node": "demo-home-desktop"}"#,
-        );
-        let found = parse(&said.replace("disk=", "k3s=yes\ndisk="));
+        let said = identified_by(r#"{"server": 1, "node": "demo-home-desktop"}"#);
+        let found = parse(&said.replace("disk=", "k3s=yes\ndisk=")).unwrap();
         let expected = ("demo-home-desktop".to_owned(), ServerId(1));
         assert_eq!(found.node, Some(expected));
         assert!(found.has_k3s);
@@ -171,10 +206,14 @@ disk=
 
     #[test]
     fn a_partition_or_nothing_at_all_is_no_disk() {
-        assert_eq!(parse(&SAID.replacen("\"disk\"", "\"part\"", 1)).disk, None);
         assert_eq!(
-            parse("os=debian\ndisk=\nlsblk: /dev/x: not a block device\nnone\n").disk,
+            parse(&SAID.replacen("\"disk\"", "\"part\"", 1))
+                .unwrap()
+                .disk,
             None
         );
+        let (facts, _) = SAID.split_once("disk=").unwrap();
+        let none = format!("{facts}disk=\nlsblk: /dev/x: not a block device\nnone\n");
+        assert_eq!(parse(&none).unwrap().disk, None);
     }
 }

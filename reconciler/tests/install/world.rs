@@ -24,7 +24,7 @@ dir=DIR
 printf '%s\n' "$SSH_ORIGINAL_COMMAND" >>$dir/asked
 case "$SSH_ORIGINAL_COMMAND" in
 *os-release*)
-    printf 'os=%s\narch=x86_64\nuser=0\nmemory=16303420\nidentity=%s\ndisk=\n' "$(cat $dir/os)" "$(cat $dir/identity 2>/dev/null)"
+    printf 'os=%s\narch=x86_64\nuser=0\nmemory=16303420\nidentity=%s\ndisk=\n' "$(cat $dir/os)" "$(cat $dir/identity 2>&1)"
     cat $dir/disk.json
     ;;
 *machine.json*) cat >$dir/told ;;
@@ -51,6 +51,8 @@ case "$*" in
 esac
 "#;
 
+/// A fragment begins by such a name where it is no path.
+const REPOSITORY: &str = "repository#1";
 const CLUSTER: &str = "abcdefgh01234567";
 
 pub struct World {
@@ -91,7 +93,7 @@ impl World {
             );
         }
         let (address, sshd) = sshd(root);
-        let commit = repository(&root.join("repository"), root, address.port());
+        let commit = repository(&root.join(REPOSITORY), root, address.port());
         let api = Api::start(observation(&commit), root.join("told")).await;
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "demo",
@@ -137,7 +139,7 @@ impl World {
     }
 
     pub fn repository(&self) -> PathBuf {
-        fs::canonicalize(self.path("repository")).unwrap()
+        fs::canonicalize(self.path(REPOSITORY)).unwrap()
     }
 
     pub fn port(&self) -> u16 {

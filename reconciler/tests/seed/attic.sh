@@ -8,7 +8,7 @@ case $SSH_ORIGINAL_COMMAND in
 true) ;;
 *os-release*)
     printf 'os=%s\narch=x86_64\nuser=0\nmemory=16303420\n' "$(cat "$dir/attic-os")"
-    echo "identity=$(tr -d '\n' 2>/dev/null <"$root/var/lib/fabrik-identity/identity.json")"
+    echo "identity=$(LC_ALL=C cat "$root/var/lib/fabrik-identity/identity.json" 2>&1 | tr -d '\n')"
     echo disk=
     echo '{"blockdevices": [{"name": "sda", "type": "disk", "size": 1000000000000, "model": null, "fstype": "ext4"}]}'
     ;;
