@@ -377,6 +377,25 @@ async fn what_stays_when_a_seed_is_undone_is_known_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_project_s_token_makes_nothing_forgotten() {
+    let (world, other) = (World::start().await, World::start().await);
+    world.disk("disk.img", 100_000);
+    let images = &["--image-only", "--image", "disk.img"];
+    assert!(world.seed(images).await.is_ok());
+    let record = world.state_dir().join("seed.json");
+    let known = fs::read(&record).unwrap();
+    let undo = &["--undo", "--yes", "demo"];
+    let undone = world.seed_in_project_of(&other, undo).await;
+    let told = undone.err.contains("how another project's token looks");
+    assert!(!undone.is_ok() && told, "{undone}");
+    assert_eq!(fs::read(&record).unwrap(), known);
+    assert_eq!(left(&world.state().await), "1 images");
+    assert!(world.seed(undo).await.is_ok());
+    assert_eq!(left(&world.state().await), "");
+    assert!(!world.state_dir().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_agree_has_made_nothing_and_who_is_stopped_is_told_what_stays() {
     let world = World::start().await;
     world.disk("disk.img", 100_000);

@@ -59,6 +59,17 @@ pub struct Options {
 enum RefusedError {
     #[error("nothing was done: this cluster is called `{name}`, and not `{given}`")]
     OtherName { name: ClusterName, given: String },
+    #[error(
+        "nothing was done: from this laptop something of {name} was made at Hetzner, and in the project of this token nothing \
+         bears its id {id}. That is how another project's token looks: then what was made is still there, and is paid for; use \
+         that project's. If you know that it is gone, remove what the laptop keeps of it: {dir}",
+        dir = dir.display()
+    )]
+    OtherProject {
+        name: ClusterName,
+        id: ClusterId,
+        dir: PathBuf,
+    },
     #[error("nothing was done: nobody is here to ask. `--yes {name}` does all of the above")]
     Nobody { name: ClusterName },
     #[error(
@@ -80,6 +91,7 @@ enum RefusedError {
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let project = options.project.open().await?;
     let wish = Wish {
+        must_be_there: None,
         cluster_id: options.cluster_id,
         kubeconfig: options.kubeconfig,
         asked: Asked {
@@ -95,6 +107,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
 
 /// What of which cluster is to go.
 pub struct Wish {
+    /// The laptop's folder that knows of something in the project, which another one's token would not show.
+    pub must_be_there: Option<PathBuf>,
     /// Else the cluster is asked, and then the network at Hetzner that has its name.
     pub cluster_id: Option<ClusterId>,
     pub kubeconfig: Option<PathBuf>,
@@ -125,6 +139,12 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<bool, Failure> {
         (Some((_, found)), given) => must_be_the_same(&name, found, given)?,
     };
     let plan = core::plan(&resources, &id, &name, wish.asked);
+    if let Some(dir) = wish.must_be_there
+        && plan.is_done()
+        && plan.kept.is_empty()
+    {
+        return Err(RefusedError::OtherProject { name, id, dir }.into());
+    }
     let prices = prices(&client).await;
     let page = Page {
         name: &name,

@@ -53,7 +53,9 @@ async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
             .map(State::kubeconfig)
             .filter(|path| path.exists())
     };
+    let made = state.as_ref().filter(|state| state.record.at_hetzner);
     let wish = Wish {
+        must_be_there: made.map(|state| state.dir().to_owned()),
         cluster_id: state.as_ref().map(|state| state.record.cluster_id.clone()),
         kubeconfig: options.kubeconfig.or_else(of_seed),
         asked: Asked {

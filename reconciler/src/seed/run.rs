@@ -236,8 +236,9 @@ async fn begin<'a>(
         confirm::show(&offer.bill(spec, bytes))?;
         confirm::ask(&spec.name, options.yes.as_deref())?;
         state.record.agreed = Some(commit.clone());
-        state.save()?;
     }
+    state.record.at_hetzner = true;
+    state.save()?;
     Ok(Seed {
         options,
         spec,

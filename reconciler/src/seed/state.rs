@@ -44,6 +44,9 @@ pub struct Record {
     /// The commit whose price a person has agreed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreed: Option<CommitId>,
+    /// Whether this laptop had something made at Hetzner, and nothing has shown since that it is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_hetzner: bool,
     /// The public half of the host key that the first server made itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<String>,
@@ -71,6 +74,7 @@ impl Record {
             address: None,
             stage: Stage::Unmet,
             agreed: None,
+            at_hetzner: false,
             host_key: None,
             digests: BTreeMap::new(),
         }
@@ -111,16 +115,20 @@ impl State {
         fs::remove_dir_all(&self.dir).map_err(SeedError::file(&self.dir))
     }
 
-    /// Nothing is left of it but the cluster's id.
+    /// Nothing is left of it but the cluster's id, and that something stays at Hetzner.
     pub fn begin_anew(&mut self) -> Result<(), SeedError> {
         self.forget_secrets()?;
         let Record {
             cluster,
             cluster_id,
             repository,
+            at_hetzner,
             ..
         } = self.record.clone();
-        self.record = Record::new(cluster, cluster_id, repository);
+        self.record = Record {
+            at_hetzner,
+            ..Record::new(cluster, cluster_id, repository)
+        };
         self.save()
     }
 

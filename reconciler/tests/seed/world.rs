@@ -290,7 +290,18 @@ impl World {
         ran(&self.command_of(bare, more).output().await.unwrap())
     }
 
+    /// As [`Self::seed`], with the token of another project: what is there is not here, and the other way round.
+    pub async fn seed_in_project_of(&self, other: &Self, more: &[&str]) -> Ran {
+        let endpoint = other.emulator.endpoint();
+        let mut command = self.command_at(&endpoint, "demo.git", more);
+        ran(&command.output().await.unwrap())
+    }
+
     fn command_of(&self, bare: &str, more: &[&str]) -> tokio::process::Command {
+        self.command_at(&self.emulator.endpoint(), bare, more)
+    }
+
+    fn command_at(&self, endpoint: &str, bare: &str, more: &[&str]) -> tokio::process::Command {
         let known_hosts = self.machine_file("known_hosts");
         let public = fs::read_to_string(self.machine_file("git-host.pub")).unwrap();
         let (ip, port) = (self.git.address.ip(), self.git.address.port());
@@ -301,7 +312,7 @@ impl World {
         command
             .args(["seed", "demo", "--repository", &repository, "--known-hosts"])
             .arg(known_hosts)
-            .args(["--hetzner-endpoint", &self.emulator.endpoint()])
+            .args(["--hetzner-endpoint", endpoint])
             .args(["--ssh-port", &self.ssh_port.to_string()])
             .args(more)
             .env("XDG_STATE_HOME", self.place.path("state"))
