@@ -63,9 +63,11 @@ async fn names(subject: &Subject<'_>, client: &Client) -> Result<String, String>
         return Ok(format!("nothing else is called {name} in this project"));
     }
     Err(format!(
-        "others have names that {name} needs: {}. If they are this repository's, it was seeded from another machine: go on there. \
-         Else give this cluster another name or project, or rename them",
-        holders.join("; ")
+        "others have names that {name} needs: {}. If they are this repository's, it was seeded from another machine: go on there, \
+         or, once that seed has ended, copy {} from there, which has the cluster's id and no secret. Else give this cluster \
+         another name or project, or rename them",
+        holders.join("; "),
+        subject.state.record_file().display()
     ))
 }
 
