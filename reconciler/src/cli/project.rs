@@ -42,8 +42,8 @@ enum ProjectError {
     #[error("{SPEC_FILE} has faults (see above), so nothing was done. Mend them first")]
     Faults,
     #[error(
-        "{SPEC_FILE} has no [hetzner], so this cluster has no project there. If it had one, give that one's token by \
-         --token-file"
+        "{SPEC_FILE} has no [hetzner], so this cluster has no project there. If it had one, write \
+         [hetzner] there again; `fabrik destroy` takes that one's token by --token-file"
     )]
     NoProject,
     #[error("{file}, where Hetzner's token is, is not in {dir}. Give the token by --token-file")]

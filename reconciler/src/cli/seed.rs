@@ -42,10 +42,12 @@ async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
     };
     let (_, spec) = project.spec()?;
     let state = seed::begun(&options, &spec.name)?;
-    if spec.hetzner.is_none() {
+    let made = state.as_ref().filter(|state| state.record.at_hetzner);
+    if spec.hetzner.is_none() && made.is_none() {
         seed::forget(&spec, state, options.yes.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
+    let must_be_there = made.map(|state| state.dir().to_owned());
     let project = project.open().await?;
     let of_seed = || {
         state
@@ -53,9 +55,8 @@ async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
             .map(State::kubeconfig)
             .filter(|path| path.exists())
     };
-    let made = state.as_ref().filter(|state| state.record.at_hetzner);
     let wish = Wish {
-        must_be_there: made.map(|state| state.dir().to_owned()),
+        must_be_there,
         cluster_id: state.as_ref().map(|state| state.record.cluster_id.clone()),
         kubeconfig: options.kubeconfig.or_else(of_seed),
         asked: Asked {

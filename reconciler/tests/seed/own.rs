@@ -227,6 +227,18 @@ async fn a_machine_of_one_s_own_becomes_the_first_server_without_hetzner() {
         "{copy}"
     );
     assert!(own.world.state_dir().exists());
+    // Somebody has taken [hetzner] out after something was made there.
+    let record = own.world.state_dir().join("seed.json");
+    let text = fs::read_to_string(&record).unwrap();
+    let mut made: Value = serde_json::from_str(&text).unwrap();
+    made["at-hetzner"] = json!(true);
+    fs::write(&record, made.to_string()).unwrap();
+    let refused = own.world.seed(undo).await;
+    assert!(
+        refused.err.contains("write [hetzner] there again"),
+        "{refused}"
+    );
+    fs::write(&record, text).unwrap();
     let undone = own.world.seed(undo).await;
     assert!(
         undone.is_ok() && undone.out.contains("attic) stay as they are"),
