@@ -45,23 +45,18 @@ pub fn token_reference(text: &str) -> Option<SecretRef> {
 /// `file` is the name that the places of faults bear.
 ///
 /// # Errors
-/// All that is wrong, by place.
+/// All that is wrong, by place; of what is no TOML that alone.
 pub fn parse(file: &str, text: &str) -> Result<Spec, Vec<Diagnostic>> {
     if let Some(conflict) = merge::conflict(file, text) {
         return Err(vec![conflict]);
     }
     let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return Err(syntax::faults(file, text, &errors));
+    }
     let reader = Reader::new(file, text);
     let spec = read(&reader, root.get_ref());
-    let walked = reader.into_faults();
-    let mut faults: Vec<Diagnostic> = if errors.is_empty() {
-        walked
-            .into_iter()
-            .map(|(_, diagnostic)| diagnostic)
-            .collect()
-    } else {
-        syntax::beside_syntax_errors(file, text, &errors, walked)
-    };
+    let mut faults = reader.into_faults();
     faults.sort();
     faults.dedup();
     match spec {
@@ -409,13 +404,36 @@ demo-workers-k3x9qd = "its disk is being looked at"
     }
 
     #[test]
-    fn a_syntax_error_does_not_hide_a_fault_elsewhere_and_invents_none() {
-        let text = SMALL
-            .replace("count = 2", "count = ")
-            .replace("debian-12", "debian 12");
-        let faults = parse("cluster.toml", &text).unwrap_err();
-        let lines: Vec<_> = faults.iter().map(|f| f.place.line).collect();
-        assert_eq!(lines, [Some(9), Some(12)], "{faults:?}");
+    fn a_syntax_error_is_told_alone_with_those_of_other_lines() {
+        let servers = "[servers]\ncount = = 1\nserver-types = [\"cx33\"]\nlocations = [\"fsn1\"]\n";
+        for (text, expected) in [
+            (
+                format!("{SMALL}{servers}"),
+                vec![(14, 9, "is not valid TOML: extra `=`")],
+            ),
+            (
+                SMALL
+                    .replace("[hetzner]", "[hetzner")
+                    .replace("cx33", "cx11"),
+                vec![(6, 9, "is not valid TOML: unclosed table")],
+            ),
+            (
+                SMALL
+                    .replace("count = 2", "count = ")
+                    .replace("\"debian-12\"", "debian 12"),
+                vec![
+                    (9, 9, "there is nothing behind the `=`"),
+                    (12, 9, "is not valid TOML: string values must be quoted"),
+                ],
+            ),
+        ] {
+            let faults = parse("cluster.toml", &text).unwrap_err();
+            let told = faults.iter().map(|f| {
+                let (line, column) = (f.place.line.unwrap(), f.place.column.unwrap());
+                (line, column, f.problem.as_str())
+            });
+            assert_eq!(told.collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reads a TOML table key by key, noting each fault with its place and going on.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
@@ -15,14 +15,18 @@ const LIST: &str = "a list of strings in quotes";
 pub struct Reader<'a> {
     file: &'a str,
     text: &'a str,
-    faults: RefCell<Vec<(Category, Diagnostic)>>,
+    faults: RefCell<Vec<Diagnostic>>,
+    /// Which tables know a key, once they were read.
+    known: RefCell<BTreeMap<&'static str, BTreeSet<String>>>,
+    unknown: RefCell<Vec<Unknown>>,
 }
 
-/// Faults in the shape of the file may be mere consequences of a syntax error; those in a value are not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Category {
-    Shape,
-    Value,
+/// A key that its table does not know.
+struct Unknown {
+    key: String,
+    span: Range<usize>,
+    object: String,
+    known_here: Vec<&'static str>,
 }
 
 /// A string, and where it stands.
@@ -57,6 +61,8 @@ impl<'a> Reader<'a> {
             file,
             text,
             faults: RefCell::default(),
+            known: RefCell::default(),
+            unknown: RefCell::default(),
         }
     }
 
@@ -75,16 +81,38 @@ impl<'a> Reader<'a> {
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.note(
-            Category::Value,
-            Some(span),
-            object,
-            (problem.into(), remedy.into()),
-        );
+        self.note(Some(span), object, (problem.into(), remedy.into()));
     }
 
-    pub fn into_faults(self) -> Vec<(Category, Diagnostic)> {
+    /// What is wrong, once all tables were read: then it is known where else a key would be right.
+    pub fn into_faults(self) -> Vec<Diagnostic> {
+        let known = self.known.take();
+        for Unknown {
+            key,
+            span,
+            object,
+            known_here,
+        } in self.unknown.take()
+        {
+            let elsewhere = known.get(key.as_str()).and_then(|tables| self.only(tables));
+            let remedy = match (elsewhere, closest(&key, &known_here)) {
+                (Some(table), _) => format!("it belongs to {table}: move it there"),
+                (None, Some(near)) => format!("did you mean `{near}`?"),
+                (None, None) => format!("remove it; known here: {}", known_here.join(", ")),
+            };
+            let problem = format!("`{key}` is not known here");
+            self.note(Some(&span), &object, (problem, remedy));
+        }
         self.faults.into_inner()
+    }
+
+    /// What many tables know may be meant for none of them.
+    fn only(&self, tables: &BTreeSet<String>) -> Option<String> {
+        let only = tables.first().filter(|_| tables.len() == 1)?;
+        Some(match only.as_str() {
+            root if root == self.file => format!("the top of {root}"),
+            table => table.to_owned(),
+        })
     }
 
     pub fn table(
@@ -116,20 +144,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn note(
-        &self,
-        category: Category,
-        span: Option<&Range<usize>>,
-        object: &str,
-        (problem, remedy): (String, String),
-    ) {
+    fn note(&self, span: Option<&Range<usize>>, object: &str, (problem, remedy): (String, String)) {
         let diagnostic = Diagnostic {
             place: self.place(span),
             object: object.to_owned(),
             problem,
             remedy,
         };
-        self.faults.borrow_mut().push((category, diagnostic));
+        self.faults.borrow_mut().push(diagnostic);
     }
 
     fn source(&self, span: &Range<usize>) -> &str {
@@ -153,12 +175,7 @@ impl<'a> Reader<'a> {
             }
             _ => format!("write {wanted}"),
         };
-        self.note(
-            Category::Value,
-            Some(&entry.span),
-            object,
-            (problem, remedy),
-        );
+        self.note(Some(&entry.span), object, (problem, remedy));
     }
 }
 
@@ -376,25 +393,22 @@ impl<'a> Table<'a> {
 
     /// Complains of each key that was not asked for.
     pub fn finish(self) {
-        for entry in self.entries.values() {
-            let problem = format!("`{}` is not known here", entry.key.value);
-            let remedy = match closest(entry.key.value, &self.known) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("remove it; known here: {}", self.known.join(", ")),
-            };
-            self.reader.note(
-                Category::Shape,
-                Some(&entry.key.span),
-                &self.object,
-                (problem, remedy),
-            );
+        for key in &self.known {
+            let mut known = self.reader.known.borrow_mut();
+            known.entry(key).or_default().insert(self.object.clone());
         }
+        let mut unknown = self.reader.unknown.borrow_mut();
+        unknown.extend(self.entries.into_values().map(|entry| Unknown {
+            key: entry.key.value.to_owned(),
+            span: entry.key.span,
+            object: self.object.clone(),
+            known_here: self.known.clone(),
+        }));
     }
 
     /// A fault of this table as a whole: something is not in it.
     pub fn missing(&self, problem: &str, remedy: &str) {
         self.reader.note(
-            Category::Shape,
             self.span.as_ref(),
             &self.object,
             (problem.to_owned(), remedy.to_owned()),

@@ -1,41 +1,31 @@
 //! Syntax errors of TOML, in words for people.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::super::reader::{Category, Reader};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Place};
 
-/// The syntax errors, and those faults that can't be a consequence of one.
-pub fn beside_syntax_errors(
-    file: &str,
-    text: &str,
-    errors: &[toml::de::Error],
-    walked: Vec<(Category, Diagnostic)>,
-) -> Vec<Diagnostic> {
-    let spans: Vec<Range<usize>> = errors.iter().map(|e| e.span().unwrap_or(0..0)).collect();
-    let broken: BTreeSet<_> = spans.iter().map(|span| line_of(text, span)).collect();
-    let on_a_broken_line = |diagnostic: &Diagnostic| {
-        diagnostic
-            .place
-            .line
-            .is_some_and(|line| broken.contains(&(line as usize)))
-    };
-    let syntax = errors.iter().zip(&spans).map(|(error, span)| {
-        let (problem, remedy) = syntax_error(text, span, error.message());
-        Diagnostic {
-            place: Reader::new(file, text).place(Some(span)),
-            object: file.to_owned(),
-            problem,
-            remedy: remedy.to_owned(),
-        }
-    });
-    let others = walked
-        .into_iter()
-        .filter(|(category, _)| *category == Category::Value);
-    syntax
-        .chain(others.map(|(_, d)| d).filter(|d| !on_a_broken_line(d)))
-        .collect()
+/// Of each line the first one: another there is its consequence, as are most faults elsewhere.
+pub fn faults(file: &str, text: &str, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
+    let mut spans: Vec<_> = errors
+        .iter()
+        .map(|error| (error.span().unwrap_or(0..0), error.message()))
+        .collect();
+    spans.sort_by_key(|(span, _)| span.start);
+    let mut first = BTreeMap::new();
+    for (span, message) in spans {
+        let place = Place::of_offset(file, text, span.start);
+        first.entry(place.line).or_insert_with(|| {
+            let (problem, remedy) = syntax_error(text, &span, message);
+            Diagnostic {
+                place,
+                object: file.to_owned(),
+                problem,
+                remedy: remedy.to_owned(),
+            }
+        });
+    }
+    first.into_values().collect()
 }
 
 /// Problem and remedy. The parser's words are kept but for the two commonest slips.
@@ -62,10 +52,4 @@ fn syntax_error(text: &str, span: &Range<usize>, message: &str) -> (String, &'st
             "correct this line (toml.io describes the format)",
         )
     }
-}
-
-fn line_of(text: &str, span: &Range<usize>) -> usize {
-    text.get(..span.start)
-        .map_or(0, |before| before.matches('\n').count())
-        + 1
 }
