@@ -119,10 +119,20 @@ fn ladder(ledger: &Ledger, candidate: &Candidate<'_>) -> Option<Diagnostic> {
     let begun = ledger.begun_minor.filter(|minor| *minor < in_force.minor());
     let from = begun.map_or(in_force, K3sRelease::Minor);
     let to = candidate.says("kubernetes", "version", |s| s.kubernetes.version.clone())?;
-    let step = ladder::refuse_step(from, to.parse().ok()?);
-    let Refusal { problem, remedy } = step?;
+    step(from, &to, candidate.text)
+}
+
+/// What speaks against another version of Kubernetes by the file before and the one after alone, where nobody can be asked
+/// what is in force and what nodes run.
+pub fn upgrade(before: &Spec, after: &Spec, text: &str) -> Option<Diagnostic> {
+    let from = before.kubernetes.version.parse().ok()?;
+    step(from, &after.kubernetes.version, text)
+}
+
+fn step(from: K3sRelease, to: &str, text: &str) -> Option<Diagnostic> {
+    let Refusal { problem, remedy } = ladder::refuse_step(from, to.parse().ok()?)?;
     Some(Diagnostic {
-        place: place_of(SPEC_FILE, candidate.text, "kubernetes", "version"),
+        place: place_of(SPEC_FILE, text, "kubernetes", "version"),
         object: "[kubernetes]".to_owned(),
         problem: format!("`version` {problem}"),
         remedy,
@@ -210,6 +220,20 @@ pods = "10.42.0.0/16"
     #[test]
     fn a_descendant_that_keeps_the_foundation_is_let_in() {
         assert_eq!(judged(TEXT, true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_version_is_measured_by_the_file_before_where_nobody_can_be_asked() {
+        let spec = |text: &str| spec::parse(SPEC_FILE, text).unwrap();
+        let told = |to: &str| {
+            let text = TEXT.replace("1.36.3+k3s1", to);
+            upgrade(&spec(TEXT), &spec(&text), &text).map(|fault| fault.problem)
+        };
+        assert_eq!((told("1.37"), told("1.36.1+k3s1")), (None, None));
+        let skips = "`version` skips from 1.36.3+k3s1 to 1.38";
+        assert_eq!(told("1.38").as_deref(), Some(skips));
+        let back = "`version` goes back from 1.36.3+k3s1 to 1.35";
+        assert_eq!(told("1.35").as_deref(), Some(back));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use fabrik_core::spec;
+use fabrik_core::{admit, spec};
 use toml_edit::{DocumentMut, TableLike, Value};
 
 use super::access::ClusterOptions;
@@ -101,10 +101,13 @@ pub async fn run(
         say("nothing to do: it says so already")?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Err(faults) = spec::parse(SPEC_FILE, &after) {
-        print_faults(&faults);
-        return Ok(ExitCode::FAILURE);
-    }
+    let wanted = match spec::parse(SPEC_FILE, &after) {
+        Ok(spec) => spec,
+        Err(faults) => {
+            print_faults(&faults);
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     let path = dir.join(SPEC_FILE);
     files::replace(&path, &after)?;
     let plan = plan::Options::of_directory(&dir, options.observed, options.cluster);
@@ -123,6 +126,14 @@ pub async fn run(
         }
         planned => planned.map(drop),
     };
+    // Whoever plans knows what is in force; else what is committed has to do.
+    let committed = || spec::parse(SPEC_FILE, &before).ok();
+    let skips = |before| admit::upgrade(&before, &wanted, &after);
+    if let (Err(_), Some(fault)) = (&planned, committed().and_then(skips)) {
+        files::replace(&path, &before)?;
+        print_faults(&[fault]);
+        return Ok(ExitCode::FAILURE);
+    }
     if let Err(error) = commit(&dir, options.branch.as_deref(), message) {
         files::replace(&path, &before)?;
         return Err(error.into());
@@ -135,7 +146,11 @@ pub async fn run(
             Err(EditError::NoPlan { why, push }.into())
         }
         Err(failure) => {
-            eprintln!("note: no plan was shown. {}", readable(&failure));
+            eprintln!(
+                "note: no plan was shown. This was checked against the commit before it alone, and not against what is in force \
+                 and what nodes run. {}",
+                readable(&failure)
+            );
             Ok(ExitCode::SUCCESS)
         }
         Ok(()) if options.push => {

@@ -17,7 +17,10 @@ fn the_edit_is_committed_alone_and_says_that_there_is_no_plan() {
     assert!(scaled.status.success(), "{scaled:?}");
     assert_eq!(text(&scaled.stdout), "committed: Scale workers to 5\n");
     let said = text(&scaled.stderr);
-    assert!(said.contains("no plan was shown. error: "), "{said}");
+    assert!(
+        said.contains("no plan was shown. This was checked against the commit before it alone"),
+        "{said}"
+    );
     let changed = place.git(&["show", "--format=%s", "--unified=0"]);
     assert!(changed.starts_with("Scale workers to 5\n"), "{changed}");
     assert!(changed.contains("-count = 3\n+count = 5\n"), "{changed}");
@@ -43,6 +46,22 @@ fn what_would_be_wrong_changes_nothing() {
     }
     let unknown = place.fabrik(&["scale", "web", "5", "--dir", "demo"], "");
     assert!(text(&unknown.stderr).contains("no pool `web`; it has workers"));
+    assert_eq!(place.read("cluster.toml"), before);
+    assert_eq!(place.git(&["rev-list", "--count", "HEAD"]), "1\n");
+}
+
+#[test]
+fn a_step_that_kubernetes_does_not_take_is_refused_where_no_cluster_can_be_asked() {
+    let place = committed();
+    let before = place.read("cluster.toml");
+    for (version, why) in [
+        ("1.38", "`version` skips from 1.36 to 1.38"),
+        ("1.35", "`version` goes back from 1.36 to 1.35"),
+    ] {
+        let refused = place.fabrik(&["upgrade", version, "--dir", "demo"], "");
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(text(&refused.stderr).contains(why), "{refused:?}");
+    }
     assert_eq!(place.read("cluster.toml"), before);
     assert_eq!(place.git(&["rev-list", "--count", "HEAD"]), "1\n");
 }
