@@ -5,6 +5,7 @@
 mod cidr;
 mod kubernetes_syntax;
 mod near;
+mod notes;
 mod parse;
 mod place;
 mod reader;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::notes::notes;
 pub use self::parse::{parse, token_reference, zone_of};
 pub use self::place::{place_of, text_of};
 pub use self::secret::{FileMode, NodeSecret};

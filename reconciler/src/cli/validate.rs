@@ -8,8 +8,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 use fabrik_core::diagnostic::Diagnostic;
+use fabrik_core::spec;
 use serde_json::{Value, json};
 
+use super::init::keys::CLUSTER_KEY_FILE;
 use super::{Failure, Output, say};
 use crate::gate::{Access, Candidate, Faulty, read_commit};
 use crate::repo::Tree;
@@ -116,9 +118,21 @@ fn checked(candidate: &Candidate, unchecked: &[String]) -> String {
         counted(objects, "object"),
         counted(candidate.opened, "secret"),
     );
-    if !candidate.unopened.is_empty() {
+    for note in spec::notes(&candidate.spec) {
+        let _infallible = write!(lines, "\nnote: {note}");
+    }
+    // It is `fabrik seed`'s and `fabrik found`'s to open, which makes it no failing here.
+    let unopened = candidate.unopened.iter().map(String::as_str);
+    let (own, others): (Vec<_>, Vec<_>) = unopened.partition(|path| *path == CLUSTER_KEY_FILE);
+    if !others.is_empty() {
         lines.push_str("\nnot opened (no key for them here, or fabrik does not use them), checked for their shape only: ");
-        lines.push_str(&candidate.unopened.join(", "));
+        lines.push_str(&others.join(", "));
+    }
+    if !own.is_empty() {
+        let _infallible = write!(
+            lines,
+            "\nnot opened, and need not be: {CLUSTER_KEY_FILE}, the cluster's own key (`fabrik seed` opens it)"
+        );
     }
     for what in unchecked {
         let _infallible = write!(lines, "\nnot checked: {what}");
@@ -149,7 +163,15 @@ fn unchecked(tree: &Tree, candidate: Option<&Candidate>) -> Vec<String> {
         let ignored = ignored.join(", ");
         unchecked.push(format!("{ignored}: git ignores this, so no commit has it"));
     }
-    unchecked.push("whether Hetzner has these types, locations and images, and the API server takes these objects".to_owned());
+    let at_hetzner = candidate.is_none_or(|candidate| candidate.spec.hetzner.is_some());
+    unchecked.push(format!(
+        "whether {}the API server takes these objects",
+        if at_hetzner {
+            "Hetzner has these types, locations and images, and "
+        } else {
+            ""
+        }
+    ));
     // A snapshot has a number and no name.
     let is_snapshot = |image: &str| image.bytes().all(|b| b.is_ascii_digit());
     for (name, pool) in candidate.iter().flat_map(|c| &c.spec.pools) {
@@ -175,6 +197,7 @@ fn document(result: &Result<Candidate, Faulty>, unchecked: &[String]) -> Value {
             "objects": candidate.units.values().map(Vec::len).sum::<usize>(),
             "secretsOpened": candidate.opened,
             "secretsUnopened": candidate.unopened,
+            "notes": spec::notes(&candidate.spec),
             "unchecked": unchecked,
         }),
     }

@@ -61,10 +61,13 @@ fn without_pool<'a>(tree: &'a Tree, spec: &'a Spec) -> impl Iterator<Item = Diag
             place: Place::file(&file.path),
             object: file.path.clone(),
             problem: format!("cluster.toml has no pool `{name}`, so fabrik gives this to no node"),
-            remedy: format!(
-                "call it after a pool ({}), or move what others import out of {POOLS_DIR}",
-                pools.join(", ")
-            ),
+            remedy: match pools.as_slice() {
+                [] => "remove it, or add that pool to cluster.toml".to_owned(),
+                pools => format!(
+                    "call it after a pool ({}), or move what others import out of {POOLS_DIR}",
+                    pools.join(", ")
+                ),
+            },
         })
     })
 }
@@ -125,5 +128,10 @@ mod tests {
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].starts_with("nixos/pools/worker.nix: "), "{told:?}");
         assert!(told[0].contains("(edge, workers)"), "{told:?}");
+        let told = self::told(&files[..2], &[]);
+        assert!(
+            told[0].ends_with("remove it, or add that pool to cluster.toml"),
+            "{told:?}"
+        );
     }
 }
