@@ -32,4 +32,4 @@ pub(crate) use error::last_line;
 pub use options::{ImageFile, SeedOptions};
 pub use own::forget;
 pub use run::{Ending, begun, seed};
-pub use state::State;
+pub use state::{State, kubeconfigs};

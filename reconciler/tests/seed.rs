@@ -233,6 +233,59 @@ async fn all_that_is_wrong_is_told_at_once_and_nothing_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_locked_is_told_before_anything_is_made() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.authorize_git();
+    fs::remove_file(world.repository() + "/flake.lock").unwrap();
+    world.commit("Lose the lock file");
+    world.push();
+    let seeded = world.seed(&["--image", "disk.img", "--yes", "demo"]).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    assert!(
+        seeded.out.contains("has no flake.lock, and nobody"),
+        "{seeded}"
+    );
+    assert_eq!(left(&world.state().await), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_network_that_is_told_once() {
+    let mut world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.authorize_git();
+    world.lose_hetzner();
+    let seeded = world.seed(&["--image", "disk.img", "--yes", "demo"]).await;
+    assert!(!seeded.is_ok(), "{seeded}");
+    let wrong = seeded.out.lines().filter(|line| line.starts_with("wrong"));
+    let wrong: Vec<_> = wrong.collect();
+    assert!(
+        wrong.len() == 1 && wrong[0].starts_with("wrong  hetzner     it can't be reached"),
+        "{seeded}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_was_named_wrongly_is_named_anew_while_nothing_is_made() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    let whole = &["--image", "disk.img", "--yes", "demo"];
+    let waits = world.seed_of("mistyped.git", whole).await;
+    assert!(waits.out.contains("wrong  deploy key"), "{waits}");
+    let waits = world.seed(whole).await;
+    assert_eq!(waits.code, Some(3), "{waits}");
+    let elsewhere = world
+        .seed_of("mistyped.git", &["--undo", "--yes", "demo"])
+        .await;
+    assert!(
+        elsewhere
+            .err
+            .contains("is about a cluster of the same name"),
+        "{elsewhere}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_age_key_is_told_so_and_not_to_replace_a_token() {
     let world = World::start().await;
     let home = tempfile::tempdir().unwrap();
@@ -250,7 +303,7 @@ async fn from_a_pushed_repository_to_a_first_server_that_has_all_it_needs() {
     let whole = &["--image", "disk.img", "--yes", "demo"];
 
     let waits = world.seed(whole).await;
-    assert_eq!(waits.code, Some(2), "{waits}");
+    assert_eq!(waits.code, Some(3), "{waits}");
     assert!(
         waits.out.contains("Let this key read the repository"),
         "{waits}"

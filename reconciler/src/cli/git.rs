@@ -137,6 +137,18 @@ pub fn branch(dir: &Path) -> Result<Option<String>, GitError> {
     Ok((!name.is_empty()).then_some(name))
 }
 
+/// Whether anything is committed on what is checked out; `None` where there is no repository.
+pub fn has_commit(dir: &Path) -> Result<Option<bool>, GitError> {
+    if !output(dir, &["rev-parse", "--git-dir"], &[])?
+        .status
+        .success()
+    {
+        return Ok(None);
+    }
+    let head = output(dir, &["rev-parse", "--verify", "--quiet", "HEAD"], &[])?;
+    Ok(Some(head.status.success()))
+}
+
 /// Where a branch is pushed to: the URL of its own remote, else of `origin`.
 pub fn pushed_to(dir: &Path, branch: &str) -> Result<Option<String>, GitError> {
     let key = format!("branch.{branch}.remote");

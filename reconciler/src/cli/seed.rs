@@ -11,8 +11,8 @@ use super::say;
 use super::validate::print_faults;
 use crate::seed::{self, Ending, SeedOptions, State};
 
-/// Something has to be done elsewhere before the same command goes on.
-const REPEAT: u8 = 2;
+/// Something has to be done elsewhere before the same command goes on. 2 is wrong usage, of every verb.
+const REPEAT: u8 = 3;
 
 pub async fn run(options: SeedOptions) -> Result<ExitCode, Failure> {
     if options.undo {

@@ -73,6 +73,7 @@ pub enum About {
     Secrets,
     AgeKey,
     DeployKey,
+    Hetzner,
     Token,
     Names,
     Network,
@@ -89,6 +90,7 @@ impl About {
             Self::Secrets => "secrets",
             Self::AgeKey => "age key",
             Self::DeployKey => "deploy key",
+            Self::Hetzner => "hetzner",
             Self::Token => "token",
             Self::Names => "names",
             Self::Network => "network",
@@ -203,6 +205,13 @@ fn repository(subject: &Subject<'_>) -> Result<String, String> {
         return Err(
             "there are changes that are not committed: servers follow what is pushed".to_owned(),
         );
+    }
+    if subject.tree.file("flake.nix").is_some() && subject.tree.file("flake.lock").is_none() {
+        return Err(format!(
+            "{} has no flake.lock, and nobody builds what is not locked. `nix flake lock`, where there is Nix and a network, \
+             commit it, and push",
+            commit.short()
+        ));
     }
     let Some(remote) = &subject.checkout.pushed_to else {
         return Ok(format!("{} on {branch}", commit.short()));

@@ -34,6 +34,16 @@ pub enum SeedError {
         known: String,
         asked: String,
     },
+    #[error(
+        "{} is no git repository, and servers follow one: `git init` it, commit, and push it to where they can read it",
+        dir.display()
+    )]
+    NoRepository { dir: PathBuf },
+    #[error(
+        "nothing is committed in {} yet, and servers follow what is pushed: `git add .`, `git commit`, and push it to where they \
+         can read it", dir.display()
+    )]
+    NoCommit { dir: PathBuf },
     /// One sentence.
     #[error("{0}")]
     NoPlace(String),

@@ -10,6 +10,7 @@ use super::SeedError;
 use super::options::SeedOptions;
 use super::state::State;
 use crate::cli::git;
+use crate::gate::SPEC_FILE;
 use crate::repo::{Location, RepoError, Repository, RepositoryConfig, holds_lone_user};
 
 /// Where the repository is, for servers.
@@ -30,6 +31,19 @@ pub struct Checkout {
     /// Where it is pushed to.
     pub pushed_to: Option<String>,
     pub is_clean: bool,
+}
+
+/// A folder that is no cluster's, or was never committed, is told so in these words, and not in those of who reads commits.
+pub fn must_be_committed(dir: &Path) -> Result<(), SeedError> {
+    let dir = || dir.to_owned();
+    if !dir().join(SPEC_FILE).is_file() {
+        return Err(RepoError::NotARoot { dir: dir() }.into());
+    }
+    match git::has_commit(&dir())? {
+        None => Err(SeedError::NoRepository { dir: dir() }),
+        Some(false) => Err(SeedError::NoCommit { dir: dir() }),
+        Some(true) => Ok(()),
+    }
 }
 
 pub fn checkout(dir: &Path) -> Result<Checkout, SeedError> {

@@ -48,6 +48,7 @@ pub enum Ending {
 /// # Errors
 /// It could not go on; the same command does.
 pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
+    repository::must_be_committed(&options.dir)?;
     let (commit, tree) = Tree::of_checkout_revision(&options.dir, "HEAD")?;
     let key_file = options.age_key_file.clone().or_else(users_age_key_file);
     let sops = key_file.map(|file| Sops::of_person(file, None));
@@ -134,6 +135,7 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
     let seed = if let Some(first) = &first {
         let agreed = made.found.change.as_ref().map(|(means, _)| *means);
         let mut seed = begin_on(&options, spec, &commit, first, made)?;
+        seed.state.touch()?;
         machine::go(&mut seed, first, agreed).await?;
         seed
     } else {
@@ -209,6 +211,7 @@ async fn at_hetzner<'a>(
             return Err(error);
         }
     };
+    seed.state.touch()?;
     if let Err(error) = go(&mut seed).await {
         say_what_stays(&seed)?;
         return Err(error);

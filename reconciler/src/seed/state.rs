@@ -24,6 +24,7 @@ use crate::cluster::founding::random_id;
 const LAYOUT: u32 = 1;
 const RECORD: &str = "seed.json";
 const LOCK: &str = "lock";
+const KUBECONFIG: &str = "kubeconfig";
 /// How `tempfile` calls what is not whole yet (`Builder::prefix`), keys among it.
 const UNFINISHED: &str = ".tmp";
 /// What is remembered, without anything secret.
@@ -41,6 +42,9 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     pub stage: Stage,
+    /// Nothing was made of it yet, so it may still be another repository's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_untouched: bool,
     /// The commit whose price a person has agreed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreed: Option<CommitId>,
@@ -73,6 +77,7 @@ impl Record {
             server: None,
             address: None,
             stage: Stage::Unmet,
+            is_untouched: true,
             agreed: None,
             at_hetzner: false,
             host_key: None,
@@ -129,12 +134,18 @@ impl State {
             at_hetzner,
             ..Record::new(cluster, cluster_id, repository)
         };
-        self.save()
+        self.touch()
     }
 
     /// The cluster's, where nobody has named another file.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("kubeconfig")
+        self.dir.join(KUBECONFIG)
+    }
+
+    /// From here on something may be there that is this repository's.
+    pub fn touch(&mut self) -> Result<(), SeedError> {
+        self.record.is_untouched = false;
+        self.save()
     }
 
     fn open_in(dir: &Path, cluster: &ClusterName, repository: &str) -> Result<Self, SeedError> {
@@ -143,7 +154,7 @@ impl State {
         private.create(dir).map_err(SeedError::file(dir))?;
         let lock = locked(dir, cluster)?;
         let path = dir.join(RECORD);
-        let record = match fs::read(&path) {
+        let mut record = match fs::read(&path) {
             Ok(text) => parse(&path, &text)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let id = random_id().map_err(|_| SeedError::NoRandomness)?;
@@ -151,6 +162,9 @@ impl State {
             }
             Err(error) => return Err(SeedError::file(path)(error)),
         };
+        if record.is_untouched {
+            repository.clone_into(&mut record.repository);
+        }
         let state = Self {
             dir: dir.to_owned(),
             record,
@@ -234,6 +248,18 @@ fn home() -> Result<PathBuf, SeedError> {
     Ok(state.ok_or(SeedError::NoHome)?.join("fabrik"))
 }
 
+/// Those that seeds on this machine wrote and nobody had elsewhere.
+pub fn kubeconfigs() -> Vec<PathBuf> {
+    let clusters = home().ok().and_then(|home| fs::read_dir(home).ok());
+    let files = clusters.into_iter().flatten().flatten();
+    let mut files: Vec<_> = files
+        .map(|cluster| cluster.path().join(KUBECONFIG))
+        .filter(|file| file.is_file())
+        .collect();
+    files.sort();
+    files
+}
+
 fn locked(dir: &Path, cluster: &ClusterName) -> Result<File, SeedError> {
     let path = dir.join(LOCK);
     let lock = File::create(&path).map_err(SeedError::file(&path))?;
@@ -293,6 +319,7 @@ mod tests {
         let dir = home.path().join("fabrik/demo");
         let mut first = open(&dir).unwrap();
         let keys = first.keys().unwrap();
+        first.touch().unwrap();
         first.reach(ServerId(7), Stage::HandingOver).unwrap();
         let error = open(&dir).unwrap_err();
         assert!(matches!(error, SeedError::Running { .. }), "{error}");
@@ -312,6 +339,26 @@ mod tests {
             matches!(error, SeedError::OtherRepository { .. }),
             "{error}"
         );
+    }
+
+    #[test]
+    fn while_nothing_was_made_the_repository_may_be_pushed_elsewhere() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("demo");
+        let id = open(&dir).unwrap().record.cluster_id;
+        let moved = || State::open_in(&dir, &"demo".parse().unwrap(), "/elsewhere");
+        let mut state = moved().unwrap();
+        assert_eq!(state.record.repository, "/elsewhere");
+        assert_eq!(state.record.cluster_id, id);
+        state.touch().unwrap();
+        drop(state);
+        let error = open(&dir).unwrap_err();
+        assert!(
+            matches!(error, SeedError::OtherRepository { .. }),
+            "{error}"
+        );
+        moved().unwrap().begin_anew().unwrap();
+        assert!(open(&dir).is_err(), "what stayed bears its id");
     }
 
     #[test]

@@ -35,7 +35,7 @@ const FLAKE: &str = r#"{
 }
 "#;
 const NIX_CONF: &str = "substituters =\nsandbox = false\nbuild-users-group =\n";
-const LOCK: &str = r#"{"nodes": {"root": {}}, "root": "root", "version": 7}"#;
+pub const LOCK: &str = r#"{"nodes": {"root": {}}, "root": "root", "version": 7}"#;
 
 /// The folder of this machine's Nix.
 fn program_dir() -> PathBuf {

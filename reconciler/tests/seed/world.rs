@@ -23,6 +23,8 @@ use super::place::{FABRIK, Place, TOKEN, text};
 pub struct World {
     place: Place,
     emulator: Emulator,
+    /// Where the person's fabrik looks for it.
+    hetzner: String,
     git: GitServer,
     ssh_port: u16,
     env: Vec<(String, String)>,
@@ -76,6 +78,7 @@ impl World {
         let world = Self {
             _machines: Machines::start(dir, control, ssh_port),
             place,
+            hetzner: emulator.endpoint(),
             emulator,
             git,
             ssh_port,
@@ -90,6 +93,7 @@ impl World {
             "# ssh-from = [\"203.0.113.7/32\"]",
             "ssh-from = [\"127.0.0.0/8\"]",
         );
+        world.place.write("flake.lock", building::LOCK);
         let bare = world.place.path("demo.git");
         let bare = bare.to_str().unwrap();
         world
@@ -101,6 +105,11 @@ impl World {
             .place
             .git(&["push", "--quiet", "--set-upstream", "origin", "main"]);
         world
+    }
+
+    /// From now on nobody answers where Hetzner should.
+    pub fn lose_hetzner(&mut self) {
+        self.hetzner = format!("http://127.0.0.1:{}/v1", free_port());
     }
 
     /// What the person's shell has besides.
@@ -298,7 +307,7 @@ impl World {
     }
 
     fn command_of(&self, bare: &str, more: &[&str]) -> tokio::process::Command {
-        self.command_at(&self.emulator.endpoint(), bare, more)
+        self.command_at(&self.hetzner, bare, more)
     }
 
     fn command_at(&self, endpoint: &str, bare: &str, more: &[&str]) -> tokio::process::Command {

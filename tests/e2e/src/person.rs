@@ -54,7 +54,7 @@ impl Person {
 pub fn seed(bed: Bed, person: &Person) -> Result<World> {
     bed.write_image(&bed.dir().join("disk.img"))?;
     let waits = person.seed(&bed)?;
-    ensure!(waits.code == Some(2), "{waits:?}");
+    ensure!(waits.code == Some(3), "{waits:?}");
     bed.git_servers().authorize(deploy_key(&waits.stdout)?)?;
     let ran = person.seed(&bed)?;
     let told = || format!("{}\n{}", ran.stdout, ran.stderr);

@@ -10,6 +10,19 @@ use crate::hetzner::seeding;
 use crate::hetzner::{Client, HetznerError};
 
 pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
+    let offer = seeding::offer(client).await;
+    // Whoever is not reached says nothing about the rest, either.
+    if let Err(HetznerError::Unreachable { problem, .. }) = &offer {
+        let says = format!(
+            "it can't be reached ({problem}), so nothing there was looked at. Has this laptop a network?"
+        );
+        return Found {
+            lines: vec![Line::new(About::Hetzner, Err(says))],
+            offer: None,
+            change: None,
+            made_key: None,
+        };
+    }
     let (says, made_key) = match token(subject, client).await {
         Ok(made) => (Ok("reads and writes".to_owned()), made),
         Err(why) => (Err(why), None),
@@ -19,7 +32,6 @@ pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
         Line::new(About::Names, names(subject, client).await),
         Line::new(About::Network, network(subject, client).await),
     ];
-    let offer = seeding::offer(client).await;
     let stock = match &offer {
         Ok(offer) => stock(subject, offer),
         Err(error) => Err(error.to_string()),

@@ -65,7 +65,7 @@ async fn killed_after_each_step_it_comes_to_one_cluster_and_shows_no_secret() ->
 /// A person lets the deploy key in that the seed asks for.
 fn let_in(bed: &Bed, person: &Person) -> Result<()> {
     let waits = person.seed(bed)?;
-    ensure!(waits.code == Some(2), "{waits:?}");
+    ensure!(waits.code == Some(3), "{waits:?}");
     bed.git_servers().authorize(deploy_key(&waits.stdout)?)
 }
 
