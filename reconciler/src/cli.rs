@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub mod access;
@@ -45,7 +46,7 @@ use crate::seed::SeedOptions;
 
 /// A Kubernetes cluster on Hetzner Cloud that follows one git repository.
 ///
-/// Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+/// Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 of `seed` that a key has to be added at the forge.
 #[derive(Debug, Parser)]
 #[command(name = "fabrik", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -164,6 +165,27 @@ pub async fn run(verb: Verb) -> Result<ExitCode, Failure> {
     }
 }
 
+/// Parses the command line; who uses it wrongly is told how, and it ends with code 2. Nobody is led from `deploy` to `destroy`.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| without_danger(error).exit())
+}
+
+fn without_danger(mut error: clap::Error) -> clap::Error {
+    let is_danger = |word: &String| word == "destroy";
+    let leads_there = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::String(word)) => is_danger(word),
+        Some(ContextValue::Strings(words)) => words.iter().any(is_danger),
+        _ => false,
+    };
+    if leads_there {
+        error.remove(ContextKind::SuggestedSubcommand);
+        let tip = "a `git push` changes a cluster; `fabrik --help` has all verbs";
+        let tip = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tip);
+    }
+    error
+}
+
 /// The error and what led to it, each said once.
 pub fn readable(error: &Failure) -> String {
     let mut text = format!("error: {error}");
@@ -209,6 +231,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn who_mistypes_a_verb_is_not_led_to_destroy() {
+        let said = |verb: &str| {
+            let error = Cli::try_parse_from(["fabrik", verb]).unwrap_err();
+            without_danger(error).to_string()
+        };
+        let deploy = said("deploy");
+        assert!(!deploy.contains("destroy"), "{deploy}");
+        assert!(
+            deploy.contains("tip: a `git push` changes a cluster"),
+            "{deploy}"
+        );
+        assert!(said("sedd").contains("'seed'"));
     }
 
     #[test]

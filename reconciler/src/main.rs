@@ -2,16 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use fabrik::cli::{self, Cli, logging};
+use fabrik::cli::{self, logging};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
-    // Usage errors end here, with code 2.
-    let cli = Cli::parse();
+    let cli = cli::parse();
     logging::init(cli.log_format);
     match Box::pin(cli::run(cli.verb)).await {
         Ok(code) => code,
