@@ -6,7 +6,6 @@
 mod render;
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use super::{Failure, pause, say};
 use crate::hetzner::Client;
 use crate::hetzner::destroy::{Ended, Event, Wanted, destroy, survey};
 use crate::hetzner::pricing;
+use crate::seed::typed;
 
 /// How long the API server may take to answer before it counts as gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -156,7 +156,7 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<bool, Failure> {
     if plan.is_done() {
         return Ok(plan.kept.is_empty());
     }
-    confirm(&name, wish.yes)?;
+    confirm(&name, wish.yes.as_deref())?;
     match cluster {
         Some((access, _)) => {
             if pause::ensure(&access, REASON.to_owned()).await? {
@@ -231,24 +231,14 @@ async fn prices(client: &Client) -> Option<PriceList> {
         .ok()
 }
 
-/// A person who is here types the name.
-fn confirm(name: &ClusterName, yes: Option<String>) -> Result<(), Failure> {
-    let given = match yes {
-        Some(given) => given,
-        None if io::stdin().is_terminal() && io::stderr().is_terminal() => {
-            eprint!("Type the cluster's name to have all of that removed: ");
-            io::stderr().flush()?;
-            let mut line = String::new();
-            io::stdin().lock().read_line(&mut line)?;
-            line.trim().to_owned()
-        }
-        None => return Err(RefusedError::Nobody { name: name.clone() }.into()),
-    };
-    if given == name.as_str() {
-        return Ok(());
-    }
+fn confirm(name: &ClusterName, yes: Option<&str>) -> Result<(), Failure> {
+    let question = "Type the cluster's name to have all of that removed";
     let name = name.clone();
-    Err(RefusedError::OtherName { name, given }.into())
+    match typed(question, yes)? {
+        None => Err(RefusedError::Nobody { name }.into()),
+        Some(given) if given == name.as_str() => Ok(()),
+        Some(given) => Err(RefusedError::OtherName { name, given }.into()),
+    }
 }
 
 /// Where nothing was paused, no server that fabrik runs on may stay.

@@ -211,7 +211,7 @@ fn awaited<'a>(document: &'a Document, node: &NodeName) -> Option<(&'a IntentId,
 
 fn agree(options: &Options) -> Result<(), Failure> {
     let said = options.yes.as_ref().map(MachineName::as_str);
-    let Some(said) = typed("machine", said)? else {
+    let Some(said) = typed("Go on? Type the machine's name", said)? else {
         let problem = format!(
             "there is no terminal. Agree beforehand by --yes {}",
             options.machine

@@ -1,7 +1,6 @@
 //! `fabrik restore`: on a server of the control plane, when a quorum of them is lost for good.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{Failure, say};
 use crate::restore::{Found, RestoreError, Restored, Seen, Site};
+use crate::seed::typed;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -164,23 +164,11 @@ fn ago(then: Timestamp, now: Timestamp) -> String {
 }
 
 fn confirm(cluster: &str, yes: Option<&str>) -> Result<(), Failure> {
-    let not_confirmed = || RestoreError::NotConfirmed(cluster.to_owned());
-    let typed = match yes {
-        Some(yes) => yes.to_owned(),
-        None if io::stdin().is_terminal() => {
-            eprint!("Type the cluster's name to go on: ");
-            io::stderr().flush()?;
-            let mut line = String::new();
-            io::stdin().read_line(&mut line)?;
-            line
-        }
-        None => return Err(not_confirmed().into()),
-    };
-    if typed.trim() == cluster {
-        Ok(())
-    } else {
-        Err(not_confirmed().into())
+    let given = typed("Type the cluster's name to go on", yes)?;
+    if given.as_deref() == Some(cluster) {
+        return Ok(());
     }
+    Err(RestoreError::NotConfirmed(cluster.to_owned()).into())
 }
 
 fn ended(restored: &Restored) -> String {

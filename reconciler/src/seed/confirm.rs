@@ -37,15 +37,15 @@ pub fn show(bill: &Bill) -> io::Result<()> {
     )
 }
 
-/// The name that was said before, or is typed now; `None` where nobody can be asked.
-pub fn typed(of: &str, said: Option<&str>) -> io::Result<Option<String>> {
+/// The name that was said before, or is typed at the question now; `None` where nobody can be asked.
+pub fn typed(question: &str, said: Option<&str>) -> io::Result<Option<String>> {
     if said.is_some() {
         return Ok(said.map(str::to_owned));
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(None);
     }
-    eprint!("Go on? Type the {of}'s name: ");
+    eprint!("{question}: ");
     io::stderr().flush()?;
     let mut line = String::new();
     io::stdin().read_line(&mut line)?;
@@ -54,7 +54,7 @@ pub fn typed(of: &str, said: Option<&str>) -> io::Result<Option<String>> {
 
 /// Asks for the cluster's name, unless it was said before.
 pub fn ask(cluster: &ClusterName, said: Option<&str>) -> Result<(), SeedError> {
-    let Some(said) = typed("cluster", said)? else {
+    let Some(said) = typed("Go on? Type the cluster's name", said)? else {
         let cluster = cluster.clone();
         return Err(SeedError::NobodyAgrees { cluster });
     };
