@@ -16,6 +16,8 @@ use kube::{Client, Config, ResourceExt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::seed::kubeconfigs;
+
 /// Which cluster.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ClusterOptions {
@@ -30,9 +32,14 @@ pub struct ClusterOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     #[error(
-        "no usable kubeconfig: {0}. Give one by --kubeconfig, by KUBECONFIG or as ~/.kube/config"
+        "no usable kubeconfig: {source}. Give one by --kubeconfig, by KUBECONFIG or as ~/.kube/config{}",
+        written_by_seed(seeded)
     )]
-    Kubeconfig(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Kubeconfig {
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What seeds on this machine wrote.
+        seeded: Vec<PathBuf>,
+    },
     #[error("the API server was asked to {what} and did not: {}", said(source))]
     Api {
         what: String,
@@ -188,5 +195,16 @@ fn api(client: &Client, kind: &str) -> Api<DynamicObject> {
 }
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> AccessError {
-    AccessError::Kubeconfig(Box::new(error))
+    AccessError::Kubeconfig {
+        source: Box::new(error),
+        seeded: kubeconfigs(),
+    }
+}
+
+fn written_by_seed(files: &[PathBuf]) -> String {
+    let files: Vec<_> = files.iter().map(|f| f.display().to_string()).collect();
+    match files.as_slice() {
+        [] => String::new(),
+        files => format!("; `fabrik seed` wrote {}", files.join(", ")),
+    }
 }

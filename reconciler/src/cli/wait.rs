@@ -19,8 +19,8 @@ use super::{Failure, leader, say};
 pub struct Options {
     /// A branch, a tag or a commit of the checkout that you are in; elsewhere a commit id or its beginning.
     rev: String,
-    /// How long to wait, as `5m` or `90s`.
-    #[arg(long, default_value = "5m")]
+    /// How long to wait, as `20m` or `90s`. A commit that makes servers takes as long as Hetzner and their first boot.
+    #[arg(long, default_value = "20m")]
     timeout: SignedDuration,
     #[command(flatten)]
     cluster: ClusterOptions,
