@@ -6,6 +6,8 @@ mod again;
 mod edit;
 #[path = "init/ignored.rs"]
 mod ignored;
+#[path = "init/newcomer.rs"]
+mod newcomer;
 #[path = "init/place.rs"]
 mod place;
 #[path = "init/plugin.rs"]

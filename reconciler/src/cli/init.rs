@@ -128,7 +128,9 @@ async fn begin(
     key_flags: &KeyFlags,
 ) -> Result<(Record, Secrets), InitError> {
     let there = spec_there(dir)?;
-    let token_key = token_key(dir, there.as_ref());
+    // What is there already says by itself whether it has a project at Hetzner.
+    let is_asked = there.is_some() || !flags.own;
+    let token_key = token_key(dir, there.as_ref()).filter(|_| is_asked);
     let mut ask = Ask::terminal();
     let answers = answers::gather(flags, dir, there.as_ref(), &mut ask)?;
     if token_key.is_some() && key_flags.token_file.is_none() && !ask.is_somebody_there() {

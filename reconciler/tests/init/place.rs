@@ -13,7 +13,7 @@ use tempfile::TempDir;
 pub const TOKEN: &str = "planted-token-0123456789";
 pub const FABRIK: &str = env!("CARGO_BIN_EXE_fabrik");
 /// RFC 8032's first public key.
-const SSH_KEY: &str =
+pub const SSH_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea alice@laptop";
 const ANSWERS: [&str; 12] = [
     "--workers",

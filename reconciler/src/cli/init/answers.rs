@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use fabrik_core::id::ClusterName;
+use fabrik_core::id::{ClusterName, InvalidId};
 use fabrik_core::spec::Spec;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,9 @@ pub struct Answers {
     /// The `cluster.toml` that was there has no pool `workers`, and so no use for the template's module of that name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub without_workers: bool,
+    /// All machines are the person's, and nothing is at Hetzner.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
     /// None where somebody else's `.sops.yaml` was there first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipients: Option<Recipients>,
@@ -59,6 +62,12 @@ pub struct Flags {
     /// The cluster's name [default: the directory's].
     #[arg(long)]
     pub name: Option<ClusterName>,
+    /// For machines of your own: nothing is at Hetzner, and no token is asked for.
+    #[arg(
+        long,
+        conflicts_with_all = ["workers", "server_types", "locations", "token_file"]
+    )]
+    pub own: bool,
     /// How many workers.
     #[arg(long, value_name = "COUNT")]
     pub workers: Option<u32>,
@@ -84,6 +93,7 @@ impl Flags {
     pub fn given(&self) -> Vec<&'static str> {
         let Self {
             name,
+            own,
             workers,
             server_types,
             locations,
@@ -93,6 +103,7 @@ impl Flags {
         } = self;
         named([
             ("--name", name.is_some()),
+            ("--own", *own),
             ("--workers", workers.is_some()),
             ("--server-types", !server_types.is_empty()),
             ("--locations", !locations.is_empty()),
@@ -126,11 +137,12 @@ impl Known {
         let key = flags.ssh_key.map(|text| ssh_key(&text)).transpose();
         let url = flags.fabrik_flake.or(FLAKE.map(str::to_owned));
         let url = url.map(|url| flake_url(&url)).transpose();
+        let none = || flags.own.then(Vec::new);
         Ok(Self {
-            name: flags.name.or_else(|| name_of(dir)),
-            workers: flags.workers,
-            server_types: some_of(flags.server_types),
-            locations: some_of(flags.locations),
+            name: flags.name.or_else(|| name_of(dir).ok()),
+            workers: flags.workers.or(flags.own.then_some(0)),
+            server_types: some_of(flags.server_types).or_else(none),
+            locations: some_of(flags.locations).or_else(none),
             ssh_key: key.map_err(|problem| InitError::SshKey { problem })?,
             forge: flags.forge,
             fabrik_flake: url.map_err(|problem| InitError::FlakeUrl { problem })?,
@@ -160,11 +172,17 @@ pub fn gather(
     there: Option<&Spec>,
     ask: &mut Ask<'_>,
 ) -> Result<Option<Answers>, InitError> {
+    let own = flags.own && there.is_none();
     let known = Known::by_flags(flags, dir)?;
     let known = match there {
         Some(spec) => known.and_by_spec(spec),
         None => known,
     };
+    if let (None, Err(fault)) = (&known.name, name_of(dir)) {
+        eprintln!(
+            "note: a cluster can't be called after this folder: {fault}. Use at most 20 of a-z, 0-9 and -, beginning with a letter"
+        );
+    }
     let own_key = own_ssh_key();
     let name = ask.unless(known.name, &NAME, None, |text| {
         text.parse().map_err(|fault| format!("{fault}"))
@@ -186,7 +204,8 @@ pub fn gather(
             ssh_key: key?,
             forge: forge?,
             fabrik_flake: url?,
-            without_workers: there.is_some_and(|spec| !has_workers(spec)),
+            without_workers: own || there.is_some_and(|spec| !has_workers(spec)),
+            own,
             recipients: None,
         })
     };
@@ -227,9 +246,10 @@ fn has_workers(spec: &Spec) -> bool {
 }
 
 /// The last part of the directory's path, where that can be a cluster's name.
-fn name_of(dir: &Path) -> Option<ClusterName> {
-    let dir = std::path::absolute(dir).ok()?;
-    dir.file_name()?.to_str()?.parse().ok()
+fn name_of(dir: &Path) -> Result<ClusterName, InvalidId> {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let name = dir.file_name().unwrap_or_default();
+    name.to_string_lossy().parse()
 }
 
 fn some_of(words: Vec<String>) -> Option<Vec<String>> {
@@ -287,6 +307,9 @@ fn own_ssh_key() -> Option<String> {
 /// Goes into a string of Nix' language as it is.
 fn flake_url(text: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '$');
+    if text.contains("OWNER") {
+        return Err("write who has fabrik's repository in the place of OWNER".to_owned());
+    }
     if text.contains(':') && text.chars().all(fine) {
         Ok(text.to_owned())
     } else {
@@ -310,6 +333,7 @@ pub mod tests {
             forge: Forge::Github,
             fabrik_flake: "git+https://git.example.com/fabrik".to_owned(),
             without_workers: false,
+            own: false,
             recipients: Some(Recipients {
                 people: vec!["age1me".to_owned(), "age1her".to_owned()],
                 cluster: "age1theirs".to_owned(),
@@ -321,6 +345,7 @@ pub mod tests {
         let answers = answers();
         Flags {
             name: Some(answers.name),
+            own: false,
             workers: Some(answers.workers),
             server_types: answers.server_types,
             locations: answers.locations,
@@ -406,7 +431,14 @@ pub mod tests {
     #[test]
     fn an_url_that_could_leave_its_string_is_none() {
         assert!(flake_url("github:a/b?ref=v1").is_ok());
-        for wrong in ["", "a", "github:a/\"; x", "path:${x}", "a: b"] {
+        for wrong in [
+            "",
+            "a",
+            "github:OWNER/fabrik",
+            "github:a/\"; x",
+            "path:${x}",
+            "a: b",
+        ] {
             assert!(flake_url(wrong).is_err(), "{wrong}");
         }
     }

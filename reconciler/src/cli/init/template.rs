@@ -14,6 +14,14 @@ pub type Files = BTreeMap<&'static str, String>;
 
 pub const RULES_FILE: &str = ".sops.yaml";
 const WORKERS_FILE: &str = "nixos/pools/workers.nix";
+/// What stands in the place of `[servers]` where machines are the person's.
+const OWN_SERVERS: &str = r#"# The control plane: machines of yours, one, three, five or seven (fabrik's docs/own-servers.md). Their addresses among
+# nodes are in [network] `range`.
+# [servers.machines.attic]
+# address = "192.168.1.20"          # where your laptop reaches its sshd
+# host-key = "ssh-ed25519 AAAA…"    # `cat /etc/ssh/ssh_host_ed25519_key.pub`, on its own console
+# disk = "/dev/disk/by-id/nvme-…"   # what installing wipes
+# node-ip = "10.0.1.20"             # its address among nodes, where that is another one"#;
 const DEFAULT_ZONE: &str = "eu-central";
 /// The table that is left out where all in it is a default.
 const NETWORK: &str = "# [network]                         # these are the defaults";
@@ -88,7 +96,11 @@ fn forge_of(path: &str) -> Option<Forge> {
 fn filled(text: &str, answers: &Answers) -> String {
     let list = |words: &[String]| toml::Value::from(words.to_vec()).to_string();
     let key = toml::Value::from(answers.ssh_key.as_str());
-    let mut filled = text.to_owned();
+    let mut filled = if answers.own {
+        without_hetzner(text)
+    } else {
+        text.to_owned()
+    };
     let mut put = |example: &str, answer: &str| filled = filled.replace(example, answer);
     put("my-cluster", answers.name.as_str());
     put("count = 2", &format!("count = {}", answers.workers));
@@ -105,6 +117,22 @@ fn filled(text: &str, answers: &Answers) -> String {
         Some(recipients) => with_recipients(&filled, recipients),
         None => filled,
     }
+}
+
+/// Blank lines part what is of one table from what is of another.
+fn without_hetzner(text: &str) -> String {
+    let is_made_there =
+        |part: &&str| !part.contains("\n[hetzner]\n") && !part.contains("\n[pools.workers]\n");
+    let parts = text.split("\n\n").filter(is_made_there);
+    let parts = parts.map(|part| {
+        if part.contains("\n# [servers]\n") {
+            OWN_SERVERS
+        } else {
+            part
+        }
+    });
+    let text = parts.collect::<Vec<_>>().join("\n\n");
+    text.replace(" on Hetzner Cloud", "")
 }
 
 fn with_recipients(text: &str, recipients: &Recipients) -> String {
@@ -195,6 +223,19 @@ mod tests {
             let spec = spec::parse("cluster.toml", &files(&answers)["cluster.toml"]).unwrap();
             assert_eq!(spec.network.zone, zone);
         }
+    }
+
+    #[test]
+    fn a_cluster_of_own_machines_has_nothing_at_hetzner() {
+        let mut answers = answers();
+        (answers.own, answers.without_workers) = (true, true);
+        let files = files(&answers);
+        let text = &files["cluster.toml"];
+        let spec = spec::parse("cluster.toml", text).unwrap();
+        assert!(spec.hetzner.is_none() && spec.pools.is_empty(), "{text}");
+        assert_eq!(spec.ssh_keys["alice"], answers.ssh_key);
+        assert!(text.contains("\n# [servers.machines.attic]\n") && text.contains("\n# [update]"));
+        assert!(!files["README.md"].contains("on Hetzner Cloud"));
     }
 
     #[test]

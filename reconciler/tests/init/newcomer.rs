@@ -1,0 +1,86 @@
+//! What somebody runs into who does it for the first time.
+
+use std::fs;
+
+use super::place::{Place, SSH_KEY, text};
+
+#[test]
+fn a_folder_that_can_not_name_the_cluster_and_an_owner_that_is_none_are_told() {
+    let place = Place::new();
+    let output = place.init("Demo_x", &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("called after this folder: `Demo_x` "),
+        "{said}"
+    );
+    assert!(said.contains("Give also --name NAME\n"), "{said}");
+    assert!(place.init("Demo_x", &["--name", "demo"]).status.success());
+
+    let flake = ["--fabrik-flake", "github:OWNER/fabrik"];
+    let output = place.fabrik(&[&["init", "demo"], &flake[..]].concat(), "");
+    let said = text(&output.stderr);
+    assert!(said.contains("in the place of OWNER"), "{said}");
+}
+
+#[test]
+fn a_cluster_of_own_machines_begins_without_a_token() {
+    let place = Place::new();
+    let args = ["init", "demo", "--own", "--no-lock", "--forge", "none"];
+    let more = ["--fabrik-flake", "path:/x", "--ssh-key", SSH_KEY];
+    let output = place.fabrik(&[&args[..], &more].concat(), "");
+    assert!(output.status.success(), "{output:?}");
+    for left_out in ["secrets/hetzner.yaml", "nixos/pools"] {
+        assert!(!place.repo(left_out).exists(), "{left_out}");
+    }
+    let machine = "[servers.machines.attic]\naddress = \"10.0.9.20\"\ndisk = \"/dev/sda\"\n\
+                   host-key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKHEChAl/ApSFKKMJbzN5kSJu3gVTOhf5B4kZ2FcJQXk\"\n";
+    place.edit("cluster.toml", "# [servers.machines.attic]\n", machine);
+    let valid = place.fabrik(&["validate", "demo"], "");
+    assert!(valid.status.success(), "{valid:?}");
+    let said = text(&valid.stdout);
+    assert!(
+        said.contains("\nnote: machine attic: `/dev/sda` may be"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("Hetzner") && !said.contains("[ssh-keys]"),
+        "{said}"
+    );
+    place.edit("cluster.toml", "alice = ", "# alice = ");
+    let said = text(&place.fabrik(&["validate", "demo"], "").stdout);
+    assert!(said.contains("\nnote: [ssh-keys] is empty"), "{said}");
+    place.write("nixos/pools/workers.nix", "{ }\n");
+    let said = text(&place.fabrik(&["validate", "demo"], "").stderr);
+    assert!(said.contains("→ remove it, or add that pool"), "{said}");
+    let upgrade = place.fabrik(&["init", "demo", "--upgrade"], "");
+    assert!(!text(&upgrade.stdout).contains("hetzner"), "{upgrade:?}");
+}
+
+#[test]
+fn a_seed_elsewhere_than_in_a_repository_says_what_is_missing() {
+    let place = Place::with_repository();
+    let seed = |dir: &str| {
+        let output = place.fabrik(&["seed", dir], "");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        text(&output.stderr)
+    };
+    assert!(seed(".").contains("has no cluster.toml"), "{}", seed("."));
+    let said = seed("demo");
+    assert!(said.contains("nothing is committed in demo yet"), "{said}");
+    fs::remove_dir_all(place.repo(".git")).unwrap();
+    let said = seed("demo");
+    assert!(said.contains("demo is no git repository"), "{said}");
+}
+
+#[test]
+fn who_names_no_kubeconfig_is_told_of_the_one_that_a_seed_wrote() {
+    let place = Place::new();
+    let said = || text(&place.fabrik(&["status"], "").stderr);
+    assert!(said().ends_with("~/.kube/config\n"), "{}", said());
+    let dir = place.path("home/.local/state/fabrik/demo");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("kubeconfig"), "").unwrap();
+    let wrote = format!("; `fabrik seed` wrote {}/kubeconfig\n", dir.display());
+    assert!(said().ends_with(&wrote), "{}", said());
+}
