@@ -145,6 +145,75 @@ async fn a_machine_that_was_installed_is_only_told_anew_who_it_is() {
 }
 
 #[tokio::test]
+async fn a_server_is_told_a_nonce_and_the_leader_its_hash_and_it_counts_when_it_votes() {
+    let world = World::of_servers().await;
+    let (ok, said) = world.install("cellar", &["--yes", "cellar"]).await;
+    assert!(ok, "{said}");
+    for part in [
+        "ALL OF THIS IS WIPED on /dev/disk/by-id/nvme-cellar:",
+        "waiting until the leader lets demo-servers-cellar in",
+        "demo-servers-cellar has joined, and is Ready",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let built = world.calls("nix");
+    for what in [
+        "fabrik.machines.cellar.disk",
+        "nixosConfigurations.servers.config.system.build.toplevel",
+    ] {
+        assert!(built.contains(what), "{what}: {built}");
+    }
+    let file: serde_json::Value = serde_json::from_str(&world.told()).unwrap();
+    let user_data = &file["user-data"];
+    assert_eq!(file["node-ip"], "10.0.9.51");
+    assert_eq!(user_data["role"], "server");
+    assert_eq!(user_data["node-name"], "demo-servers-cellar");
+    assert_eq!(user_data["public-key"], "fabrik-demo-1:AAAA");
+    assert_eq!(user_data["join-urls"][0], "https://10.0.1.1:9643");
+    assert!(user_data.get("token").is_none(), "{file}");
+    let nonce = user_data["nonce"].as_str().unwrap();
+
+    let written = world.api.written();
+    let [asked, no_more] = written.as_slice() else {
+        panic!("{written:?}");
+    };
+    let hash = fabrik_core::join::hash(nonce.as_bytes());
+    assert!(asked.contains(hash.as_str()), "{asked}");
+    assert!(no_more.contains(r#""installing":null"#), "{no_more}");
+    for seen in [
+        world.asked_of_machine(),
+        world.calls("nixos-anywhere"),
+        built,
+        said,
+        written.concat(),
+    ] {
+        assert!(!seen.contains(nonce), "the nonce was seen: {seen}");
+    }
+
+    let (ok, said) = world.install("cellar", &[]).await;
+    assert!(ok && said.contains("is a node of the cluster"), "{said}");
+}
+
+#[tokio::test]
+async fn nothing_is_done_to_a_server_to_be_while_another_one_is_not_well() {
+    let world = World::of_servers().await;
+    world.api.change(|observed| {
+        let mut nodes = observed.nodes.values_mut();
+        nodes.for_each(|node| node.ready = false);
+    });
+    let (ok, said) = world.install("cellar", &["--yes", "cellar"]).await;
+    assert!(!ok, "{said}");
+    for part in [
+        "node demo-servers-cellar may not become a server now: server demo-servers-attic is not Ready",
+        "Nothing was changed",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(world.asked_of_machine(), "");
+    assert_eq!(world.api.written(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn only_the_commit_in_force_is_installed() {
     let world = World::start("debian").await;
     world.commit_once_more();

@@ -246,6 +246,41 @@ async fn a_server_boots_with_a_nonce_and_has_all_that_it_needs_to_join() {
     );
 }
 
+/// Which `fabrik install` has told: it asks no metadata service.
+#[tokio::test]
+async fn a_machine_of_ones_own_asks_with_its_nonce_and_joins_and_never_founds() {
+    let authority = Authority::new();
+    let (judge, asked) = generous();
+    let door = Door::open(&authority, Some(judge)).await;
+    let file = json!({"server": 1_u64 << 53, "node-ip": "192.168.1.21", "user-data": {
+        "fabrik": 1, "role": "server", "pool": "servers", "node-name": NODE, "cluster-name": "demo",
+        "cluster-id": "abcdefgh01234567", "public-key": signing_key(1).0, "nonce": NONCE, "ca-hash": authority.hash(),
+        "join-urls": [door.url()],
+    }});
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let machine_file = root.join("var/lib/fabrik-identity/machine.json");
+    fs::create_dir_all(machine_file.parent().unwrap()).unwrap();
+    fs::write(&machine_file, file.to_string()).unwrap();
+    let nobody = "http://127.0.0.1:9";
+    for _ in 0..2 {
+        identify::run(nobody, root, ByHand::Allowed).await.unwrap();
+        let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+        let k3s = read("etc/rancher/k3s/config.yaml.d/50-fabrik.yaml");
+        let k3s: Value = serde_saphyr::from_str(&k3s).unwrap();
+        assert_eq!(k3s["server"], bundle().k3s_server_urls[0].as_str());
+        assert_eq!(k3s["node-ip"], "192.168.1.21");
+        let provider_id = format!("provider-id=fabrik://{}", 1_u64 << 53);
+        assert_eq!(k3s["kubelet-arg+"], json!([provider_id]));
+        assert!(k3s.get("cluster-init").is_none());
+        let token = read("var/lib/fabrik-identity/token");
+        assert_eq!(token.as_bytes(), bundle().k3s_token.expose());
+        assert!(root.join("var/lib/fabrik-identity/founding.json").exists());
+        assert!(!machine_file.exists(), "its nonce is not left there");
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_desk_writes_down_who_asked_before_it_answers_and_answers_nobody_else() {
     let plane = Box::pin(ControlPlane::start()).await;

@@ -116,7 +116,7 @@ fn adopt(machine: ServerId, node: &Node, observed: &Observed, step: &mut Step) {
 
 /// The id that the machine bears, as one that `fabrik seed` made does; else one that no intent and no member has. None in
 /// this pass got it.
-fn own_id(machine: ServerId, observed: &Observed, step: &Step) -> IntentId {
+pub(crate) fn own_id(machine: ServerId, observed: &Observed, step: &Step) -> IntentId {
     let ledger = &observed.ledger;
     let given = |id: &IntentId| {
         let of = |change: &Change| matches!(change, Change::Adopt { id: other, .. } if other == id);

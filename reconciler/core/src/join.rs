@@ -1,5 +1,5 @@
 //! Who is let into the control plane: a machine that shows the nonce of an intent to create a server, from the address of
-//! the server that was made for it, while the nonce lives.
+//! the server that was made for it, while the nonce lives. A machine of the user's own has its nonce from who installs it.
 //!
 //! What it is then given is everything that a server has, so it is given to one recipient and to no second one. The nonce
 //! itself is in the server's user data and nowhere else: the ledger has its hash.
@@ -34,6 +34,21 @@ pub struct Use {
     pub at: Timestamp,
     pub recipient: AgeRecipient,
     pub source: IpAddr,
+}
+
+/// A machine of the user's own that a person wants to be a server, and that has a nonce with this hash from them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    pub node: NodeName,
+    pub hash: NonceHash,
+    pub until: Timestamp,
+}
+
+impl Asked {
+    /// Whether it counts now. What is to count for longer than a nonce does was written by a clock that is wrong.
+    pub fn counts(&self, now: Timestamp) -> bool {
+        now < self.until && self.until <= now + SignedDuration::from_secs(NONCE_SECS + SKEW_SECS)
+    }
 }
 
 /// What a machine says of itself, and where it says it from.
@@ -87,7 +102,8 @@ pub enum Refusal {
     #[error("the nonce is not that of {node}")]
     OtherNode { node: NodeName },
     #[error(
-        "the nonce of {node} has ended at {until}. Delete the server at Hetzner: another one is made"
+        "the nonce of {node} has ended at {until}. Delete the server at Hetzner: another one is made. A machine of yours: \
+         `fabrik install` once more"
     )]
     Ended { node: NodeName, until: Timestamp },
     #[error("at Hetzner there is no server {node} for it")]
@@ -193,7 +209,8 @@ fn is_alive(nonce: &Nonce, intent: &Intent, now: Timestamp) -> Result<(), Refusa
     })
 }
 
-/// One server, made for this intent and after it, speaks from its own address.
+/// One server, made for this intent and after it, speaks from its own address. Of a machine of the user's own that is the one
+/// in `cluster.toml`.
 fn is_the_machine(
     claim: &Claim,
     intent: &Intent,
@@ -201,6 +218,9 @@ fn is_the_machine(
     now: Timestamp,
 ) -> Result<(), Refusal> {
     let node = || intent.name.clone();
+    if intent.is_own() {
+        return is_from(intent.address.as_slice(), claim);
+    }
     let machine = match machines {
         [machine] => machine,
         [] => return Err(Refusal::NoMachine { node: node() }),
@@ -225,11 +245,16 @@ fn is_the_machine(
             wanted: intent.at,
         });
     }
-    if machine.addresses.contains(&claim.source) {
+    is_from(&machine.addresses, claim)
+}
+
+/// Who has another name was refused before.
+fn is_from(addresses: &[IpAddr], claim: &Claim) -> Result<(), Refusal> {
+    if addresses.contains(&claim.source) {
         return Ok(());
     }
     Err(Refusal::OtherAddress {
-        node: node(),
+        node: claim.node.clone(),
         source_address: claim.source,
     })
 }

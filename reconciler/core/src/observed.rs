@@ -14,6 +14,7 @@ use crate::id::{
     AgeRecipient, BootId, IntentId, NodeName, PoolName, SecretsDigest, ServerId, StorePath, Uid,
     UnitName,
 };
+use crate::join::Asked;
 use crate::ledger::Ledger;
 use crate::quorum;
 use crate::system::{Order, Report, Retirement};
@@ -55,6 +56,9 @@ pub struct Observed {
     /// Numbers of the tickets that a person takes away from nodes that are stuck.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub released: BTreeSet<u64>,
+    /// Whom a person is installing as a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
     /// Pods of any node that a PodDisruptionBudget keeps where they are. Looked for now and then, and for people alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blockers: Vec<Blocker>,

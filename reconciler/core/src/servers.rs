@@ -5,6 +5,7 @@
 
 mod join;
 mod leave;
+pub mod own;
 mod standing;
 
 use std::cmp::Reverse;

@@ -47,6 +47,7 @@ pub fn step(desired: &Desired, observed: &Observed, now: Timestamp) -> Step {
     let servers_are_believable = guard::servers_are_believable(&desired.spec, observed);
     pass.step.holds.extend(servers_are_believable.err());
     pass.step.extend(adopt::step(desired, observed));
+    pass.step.extend(servers::own::step(desired, observed, now));
     pass.step.extend(arrival::strays(observed));
     pass.step.extend(strangers(observed));
     pass.step.extend(secrets::step(desired, observed));

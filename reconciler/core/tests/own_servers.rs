@@ -1,6 +1,9 @@
 //! Servers that are machines of the user's own: taken in by their names, and never made, taken away or believed gone.
 
 mod model;
+mod own_servers {
+    mod joining;
+}
 
 use fabrik_core::hold::HoldReason;
 use fabrik_core::id::{NodeName, ServerId};

@@ -1,12 +1,17 @@
 //! `fabrik install MACHINE`: a machine of one's own becomes the node that cluster.toml has a place for.
 
+mod server;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use fabrik_core::hold::Hold;
 use fabrik_core::id::{CommitId, IntentId, MachineName, NodeName, PoolName, ServerId};
+use fabrik_core::ledger::Intent;
 use fabrik_core::machines::means::{Wanted, means};
+use fabrik_core::servers::own;
 use fabrik_core::spec::{self, Machine, Pool, Spec};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -22,7 +27,7 @@ use crate::cluster::tokens::Tokens;
 use crate::cluster::user_data::{self, Joining, UserData};
 use crate::gate::SPEC_FILE;
 use crate::machine::{MachineError, Pinned, look, put, tell};
-use crate::node::identify::machine_file::{self, MachineFile};
+use crate::node::identify::machine_file::{self, Given, MachineFile};
 use crate::report::observed::Document;
 use crate::secrets::Secret;
 use crate::seed::typed;
@@ -52,11 +57,12 @@ pub struct Options {
 enum InstallError {
     #[error("{SPEC_FILE} has faults (see above), so nothing was done")]
     Faults,
-    #[error(
-        "{0} is a server of the control plane: `fabrik seed` installs the first one, and others join by hand \
-         (docs/own-servers.md)"
-    )]
-    Server(MachineName),
+    #[error("{0}. Nothing was changed")]
+    MayNotJoin(Hold),
+    #[error("the leader has not let {node} in within {} minutes: {why}. The same command goes on", server::INVITE_LIMIT.as_secs() / 60)]
+    NotLetIn { node: NodeName, why: String },
+    #[error("the system gives no random numbers")]
+    NoRandomness,
     #[error("{SPEC_FILE} names no machine {machine}. There are: {known}")]
     NoMachine { machine: MachineName, known: String },
     #[error(
@@ -85,18 +91,23 @@ enum InstallError {
 /// A machine, and what the commit in force says of it.
 struct Place<'a> {
     spec: &'a Spec,
-    pool_name: &'a PoolName,
-    pool: &'a Pool,
+    pool_name: PoolName,
+    /// None for a server of the control plane.
+    pool: Option<&'a Pool>,
     machine: &'a Machine,
     node: NodeName,
 }
 
 impl Place<'_> {
     fn wanted(&self, server: ServerId) -> Wanted<'_> {
+        let system = match self.pool {
+            Some(pool) => &pool.system,
+            None => &self.spec.own_servers_system,
+        };
         Wanted {
             node: &self.node,
             server,
-            system: self.pool.system.as_deref().unwrap_or_default(),
+            system: system.as_deref().unwrap_or_default(),
             disk: &self.machine.disk,
             has_ssh_keys: !self.spec.ssh_keys.is_empty(),
         }
@@ -109,20 +120,19 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let access = options.cluster.open().await?;
     let document = Document::read(&published(&access).await?)?;
     let commit = in_force(&options, document.in_force.as_ref())?;
-    if is_ready(&access, &place.node).await? && awaited(&document, &place.node).is_none() {
+    if is_ready(&access, &place.node).await? && has_joined(&place, &document) {
         say(format!(
             "{} is a node of the cluster, and Ready",
             place.node
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let not_awaited = || InstallError::NotAwaited {
-        node: place.node.clone(),
-    };
-    let (intent, server) = awaited(&document, &place.node).ok_or_else(not_awaited)?;
+    // Before anything is done to it.
+    let (server, intent) = awaited(&place, &document)?;
     let joining = document
         .joining
         .as_ref()
+        .filter(|joining| place.pool.is_some() || !joining.join_urls.is_empty())
         .ok_or(InstallError::NotPublished)?;
 
     let way = Pinned::new(&options.machine, place.machine, options.identity.clone())?;
@@ -133,16 +143,25 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     say(format!("{} at {address}: {found}", place.node))?;
     say(means.told(&found, &wanted))?;
     agree(&options)?;
-    put(means, &way, &options.dir, commit, place.pool_name).await?;
+    put(means, &way, &options.dir, commit, &place.pool_name).await?;
     let way = way.installed();
     say(format!("telling {} which node it is", options.machine))?;
-    let tokens = Tokens::of_authority(access.client.clone(), joining.ca_hash.clone());
-    let token = tokens.ensure(intent, Timestamp::now()).await?;
-    let file = file_of(&place, &document, joining, server, token)?;
-    let then = "systemctl restart --no-block fabrik-identity.service";
-    tell(&way, machine_file::NAME, &file, then).await?;
-    say(format!("waiting for {}", place.node))?;
-    wait_until_ready(&access, &place.node).await?;
+    match intent {
+        Some(intent) => {
+            let tokens = Tokens::of_authority(access.client.clone(), joining.ca_hash.clone());
+            let token = tokens.ensure(intent, Timestamp::now()).await?;
+            let given = worker(&place, &document, joining, token);
+            tell_machine(&way, &place, server, given).await?;
+            say(format!("waiting for {}", place.node))?;
+            wait_until_ready(&access, &place.node).await?;
+        }
+        None => {
+            let nonce = server::nonce()?;
+            let given = server::given(&place, &document, joining, nonce.clone());
+            tell_machine(&way, &place, server, given).await?;
+            server::let_in(&access, &place, &nonce).await?;
+        }
+    }
     say(format!("{} has joined, and is Ready", place.node))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -157,21 +176,24 @@ fn read_spec(options: &Options) -> Result<Spec, Failure> {
 }
 
 fn place<'a>(spec: &'a Spec, name: &MachineName) -> Result<Place<'a>, InstallError> {
-    for (pool_name, pool) in &spec.pools {
-        if let Some(machine) = pool.machines.get(name) {
+    let servers = (PoolName::servers(), None, &spec.own_servers);
+    let pools = spec.pools.iter();
+    let pools = pools.map(|(name, pool)| (name.clone(), Some(pool), &pool.machines));
+    for (pool_name, pool, machines) in pools.clone().chain([servers.clone()]) {
+        if let Some(machine) = machines.get(name) {
+            let node = NodeName::of_machine(&spec.name, &pool_name, name);
             return Ok(Place {
                 spec,
                 pool_name,
                 pool,
                 machine,
-                node: NodeName::of_machine(&spec.name, pool_name, name),
+                node,
             });
         }
     }
-    if spec.own_servers.contains_key(name) {
-        return Err(InstallError::Server(name.clone()));
-    }
-    let known = spec.pools.values().flat_map(|pool| pool.machines.keys());
+    let known = pools
+        .chain([servers])
+        .flat_map(|(.., machines)| machines.keys());
     let known: Vec<&str> = known.map(MachineName::as_str).collect();
     Err(InstallError::NoMachine {
         machine: name.clone(),
@@ -203,10 +225,32 @@ fn in_force<'a>(
     Ok(commit)
 }
 
-fn awaited<'a>(document: &'a Document, node: &NodeName) -> Option<(&'a IntentId, ServerId)> {
+fn has_joined(place: &Place<'_>, document: &Document) -> bool {
+    match place.pool {
+        Some(_) => intent(document, &place.node).is_none(),
+        None => own::is_member(&place.node, &document.observed),
+    }
+}
+
+/// Which machine the leader takes it for, and the intent that it is awaited by. A server is awaited when it asks.
+fn awaited<'a>(
+    place: &Place<'_>,
+    document: &'a Document,
+) -> Result<(ServerId, Option<&'a IntentId>), InstallError> {
+    let node = &place.node;
+    if place.pool.is_none() {
+        own::may_join(place.spec, node, &document.observed).map_err(InstallError::MayNotJoin)?;
+        let server = ServerId::of_machine(&document.observed.ledger.cluster, node);
+        return Ok((server, None));
+    }
+    let found = intent(document, node);
+    let found = found.and_then(|(id, intent)| Some((intent.server?, Some(id))));
+    found.ok_or_else(|| InstallError::NotAwaited { node: node.clone() })
+}
+
+fn intent<'a>(document: &'a Document, node: &NodeName) -> Option<(&'a IntentId, &'a Intent)> {
     let mut awaited = fabrik_core::machines::awaited(&document.observed.ledger);
-    let (id, intent) = awaited.find(|(_, intent)| intent.name == *node)?;
-    Some((id, intent.server?))
+    awaited.find(|(_, intent)| intent.name == *node)
 }
 
 fn agree(options: &Options) -> Result<(), Failure> {
@@ -224,32 +268,38 @@ fn agree(options: &Options) -> Result<(), Failure> {
     Err(InstallError::NotAgreed(format!("`{said}` is not {}", options.machine)).into())
 }
 
-fn file_of(
+fn worker(place: &Place<'_>, document: &Document, joining: &Joining, token: Secret) -> Given {
+    let pool = place.pool;
+    Given::Agent(UserData {
+        fabrik: user_data::VERSION,
+        role: user_data::AGENT.to_owned(),
+        pool: place.pool_name.clone(),
+        node_name: place.node.clone(),
+        cluster_name: place.spec.name.clone(),
+        cluster_id: document.observed.ledger.cluster.clone(),
+        public_key: joining.public_key.clone(),
+        cache_urls: joining.cache_urls.clone(),
+        servers: joining.servers.clone(),
+        token,
+        labels: pool.map(|pool| pool.labels.clone()).unwrap_or_default(),
+        taints: pool.map(|pool| pool.taints.clone()).unwrap_or_default(),
+    })
+}
+
+async fn tell_machine(
+    way: &Pinned,
     place: &Place<'_>,
-    document: &Document,
-    joining: &Joining,
     server: ServerId,
-    token: Secret,
-) -> Result<Secret, Failure> {
+    given: Given,
+) -> Result<(), Failure> {
     let file = MachineFile {
         server,
         node_ip: place.machine.node_ip,
-        user_data: UserData {
-            fabrik: user_data::VERSION,
-            role: user_data::AGENT.to_owned(),
-            pool: place.pool_name.clone(),
-            node_name: place.node.clone(),
-            cluster_name: place.spec.name.clone(),
-            cluster_id: document.observed.ledger.cluster.clone(),
-            public_key: joining.public_key.clone(),
-            cache_urls: joining.cache_urls.clone(),
-            servers: joining.servers.clone(),
-            token,
-            labels: place.pool.labels.clone(),
-            taints: place.pool.taints.clone(),
-        },
+        user_data: given,
     };
-    Ok(Secret::new(serde_json::to_vec(&file)?))
+    let file = Secret::new(serde_json::to_vec(&file)?);
+    let then = "systemctl restart --no-block fabrik-identity.service";
+    Ok(tell(way, machine_file::NAME, &file, then).await?)
 }
 
 async fn is_ready(access: &Access, node: &NodeName) -> Result<bool, Failure> {
@@ -301,13 +351,8 @@ disk = "/dev/disk/by-id/nvme"
 
         let servers = SPEC.replace("[pools.home.machines.", "[servers.machines.");
         let spec = spec::parse(SPEC_FILE, &servers).unwrap();
-        let said = |name: &str| {
-            place(&spec, &name.parse().unwrap())
-                .err()
-                .unwrap()
-                .to_string()
-        };
-        assert!(said("desktop").contains("`fabrik seed` installs the first one"));
-        assert!(said("nas").ends_with("There are: none"));
+        let server = place(&spec, &"desktop".parse().unwrap()).unwrap();
+        assert_eq!(server.node.as_str(), "demo-servers-desktop");
+        assert_eq!(server.wanted(ServerId(1)).system, "x86_64-linux");
     }
 }

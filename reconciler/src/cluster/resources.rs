@@ -61,6 +61,19 @@ pub struct FabrikClusterSpec {
     /// Set: fabrik observes and reports, and changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
+    /// A machine that is being installed as a server, by `fabrik install`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installing: Option<Installing>,
+}
+
+/// Who is installed, and the hash of what it has to show to be given a server's keys. No secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Installing {
+    pub node: String,
+    pub nonce_hash: String,
+    #[schemars(with = "MomentSchema")]
+    pub until: Timestamp,
 }
 
 /// Who paused all effects, and why.

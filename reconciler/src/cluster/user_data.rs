@@ -45,6 +45,9 @@ pub struct Joining {
     pub public_key: Option<String>,
     #[serde(default)]
     pub cache_urls: Vec<String>,
+    /// Where servers ask for their keys.
+    #[serde(default)]
+    pub join_urls: Vec<String>,
     /// SHA-256 in hex of the authority's file, which a token names.
     pub ca_hash: String,
 }
@@ -65,6 +68,7 @@ impl Joining {
             servers: config.kubernetes.join_urls.clone(),
             public_key,
             cache_urls: config.cache_urls(),
+            join_urls: config.join_desk_urls(),
             ca_hash,
         })
     }
@@ -77,6 +81,7 @@ impl Joining {
         Self {
             servers: hetzner::not_at(&self.servers, &theirs),
             cache_urls: hetzner::not_at(&self.cache_urls, &theirs),
+            join_urls: hetzner::not_at(&self.join_urls, &theirs),
             ..self.clone()
         }
     }
@@ -209,6 +214,7 @@ mod tests {
             servers: urls.to_vec(),
             public_key: None,
             cache_urls: urls.to_vec(),
+            join_urls: urls.to_vec(),
             ca_hash: String::new(),
         };
         let told = |role: &str| {
@@ -221,10 +227,10 @@ mod tests {
                 ..Hetzner::default()
             };
             let told = joining.without_workers(&there);
-            (told.servers.len(), told.cache_urls.len())
+            [&told.servers, &told.cache_urls, &told.join_urls].map(Vec::len)
         };
-        assert_eq!(told("server"), (2, 2));
-        assert_eq!(told("agent"), (1, 1));
+        assert_eq!(told("server"), [2; 3]);
+        assert_eq!(told("agent"), [1; 3]);
     }
 
     #[test]

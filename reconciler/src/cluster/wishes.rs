@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 
 use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::ServerId;
+use fabrik_core::join::Asked;
 use fabrik_core::names::CONFIRM_GONE_ANNOTATION;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::{Client, ResourceExt as _};
 
 use super::error::{ClusterError, while_doing};
-use super::resources::{FabrikCluster, FabrikClusterSpec};
+use super::resources::{FabrikCluster, FabrikClusterSpec, Installing};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wishes {
@@ -20,6 +21,8 @@ pub struct Wishes {
     pub confirmed_gone: BTreeSet<ServerId>,
     /// What was meant as such a server's id and is none.
     pub no_ids: Vec<String>,
+    /// Whom a person is installing as a server.
+    pub asked: Option<Asked>,
     /// The UID of the object.
     pub uid: Option<String>,
 }
@@ -77,7 +80,17 @@ fn of(object: &DynamicObject) -> Result<Wishes, String> {
             .map(|p| format!("{} (by {} at {})", p.reason, p.by, p.at)),
         confirmed_gone,
         no_ids,
+        asked: spec.installing.and_then(asked),
         uid: object.uid(),
+    })
+}
+
+/// `None` where it is not as `fabrik install` writes it: nobody is let in by that.
+fn asked(installing: Installing) -> Option<Asked> {
+    Some(Asked {
+        node: installing.node.parse().ok()?,
+        hash: installing.nonce_hash.parse().ok()?,
+        until: installing.until,
     })
 }
 
@@ -108,6 +121,21 @@ mod tests {
             read.paused.as_deref(),
             Some("night (by ada at 2026-11-21T01:00:00Z)")
         );
+    }
+
+    #[test]
+    fn what_is_no_hash_lets_nobody_in() {
+        let read = |hash: &str| {
+            let installing = json!({"node": "demo-servers-attic", "nonceHash": hash, "until": "2026-11-21T12:20:00Z"});
+            let object = json!({
+                "apiVersion": "fabrik.dev/v1alpha1", "kind": "FabrikCluster", "metadata": {"name": "demo"},
+                "spec": {"clusterId": "abcdefgh01234567", "installing": installing},
+            });
+            of(&serde_json::from_value(object).unwrap()).unwrap().asked
+        };
+        let asked = read(&"0a".repeat(32)).unwrap();
+        assert_eq!(asked.node.as_str(), "demo-servers-attic");
+        assert_eq!(read("a nonce"), None);
     }
 
     #[test]

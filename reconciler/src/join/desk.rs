@@ -26,7 +26,7 @@ pub struct Desk {
     pub config: Arc<Config>,
     pub ledger: Arc<Mutex<Held>>,
     pub authority: Authority,
-    /// Of the project where servers are made; without one nobody is invited.
+    /// Of the project where servers are made; without one there are machines of the user's own alone.
     pub hetzner: Option<hetzner::Client>,
     pub events: Events,
 }
@@ -95,12 +95,13 @@ impl Desk {
                 let second = claim.source;
                 let note = format!(
                     "two machines have shown the nonce of {node}, from {first} and from {second}: its server is deleted, \
-                     and another one is made. Whoever has what it was answered has the cluster: see docs/security.md"
+                     and another one is made; a machine of yours is not let in, and is yours to power off. Whoever has what it \
+                     was answered has the cluster: see docs/security.md"
                 );
                 warn!(%node, %first, %second, "two machines have shown one nonce");
                 self.events.warning("JoinAlarm", "join", &note);
                 Ok(Reply::Alarm(
-                    "this nonce was shown before: its server is deleted".to_owned(),
+                    "this nonce was shown before: nobody is let in by it any more".to_owned(),
                 ))
             }
         }

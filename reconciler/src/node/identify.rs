@@ -121,7 +121,7 @@ async fn who(
     by_hand: ByHand,
 ) -> Result<Option<Identity>, IdentifyError> {
     if let Some(given) = machine_file::read(root)? {
-        return machine_file::take(root, given).map(Some);
+        return machine_file::take(root, given).await.map(Some);
     }
     if let Some(identity) = kept(root)? {
         is_the_same_machine(metadata, &identity).await?;

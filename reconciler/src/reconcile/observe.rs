@@ -119,6 +119,7 @@ pub async fn observe(
         datastore,
         leader: Some(leader.replica.config.node.clone()),
         released: told.released,
+        asked: leader.wishes.asked.clone(),
         blockers: leader.blockers.1.clone(),
         paused: leader.wishes.paused.clone(),
     };

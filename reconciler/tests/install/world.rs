@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use fabrik::cluster::user_data::Joining;
 use fabrik::report::observed::Document;
-use fabrik_core::id::{ClusterId, NodeName, ServerId};
-use fabrik_core::ledger::Change;
-use fabrik_core::observed::Observed;
+use fabrik_core::id::{ClusterId, NodeName, PoolName, ServerId};
+use fabrik_core::ledger::{Change, Member};
+use fabrik_core::observed::{Datastore, Etcd, Node, Observed, Role};
+use fabrik_core::spec;
 use jiff::Timestamp;
 use serde_json::json;
 use tempfile::TempDir;
@@ -53,6 +54,19 @@ esac
 
 /// A fragment begins by such a name where it is no path.
 const REPOSITORY: &str = "repository#1";
+/// A machine's table, its name, where it is, and the host key that is pinned for it.
+type Named = (&'static str, &'static str, &'static str, &'static str);
+/// The second one is at the same place, and cluster.toml has another host key for it.
+const POOL: &[Named] = &[
+    ("pools.home", "desktop", "127.0.0.1", "host_key"),
+    ("pools.home", "nas", "localhost", "other_key"),
+];
+/// The first one is a server already.
+const SERVERS: &[Named] = &[
+    ("servers", "attic", "attic.example.com", "other_key"),
+    ("servers", "cellar", "127.0.0.1", "host_key"),
+    ("servers", "roof", "roof.example.com", "mine"),
+];
 const CLUSTER: &str = "abcdefgh01234567";
 
 pub struct World {
@@ -71,8 +85,17 @@ impl Drop for World {
 }
 
 impl World {
-    /// Whose machine runs that Linux.
+    /// Whose machine runs that Linux, and is to be a worker.
     pub async fn start(os: &str) -> Self {
+        Self::with(POOL, os).await
+    }
+
+    /// Whose machine is to be a server.
+    pub async fn of_servers() -> Self {
+        Self::with(SERVERS, "debian").await
+    }
+
+    async fn with(machines: &[Named], os: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         for name in ["host_key", "other_key", "mine"] {
@@ -93,8 +116,13 @@ impl World {
             );
         }
         let (address, sshd) = sshd(root);
-        let commit = repository(&root.join(REPOSITORY), root, address.port());
-        let api = Api::start(observation(&commit), root.join("told")).await;
+        let commit = repository(
+            &root.join(REPOSITORY),
+            &spec_of(machines, root, address.port()),
+        );
+        let text = fs::read_to_string(root.join(REPOSITORY).join("cluster.toml")).unwrap();
+        let spec = spec::parse("cluster.toml", &text).unwrap();
+        let api = Api::start(observation(&commit), spec, root.join("told")).await;
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "demo",
             "clusters": [{"name": "demo", "cluster": {"server": api.url}}],
@@ -185,7 +213,29 @@ impl World {
     }
 }
 
-fn observation(commit: &str) -> Vec<u8> {
+/// A Node of the control plane, and its etcd member.
+pub fn server(observed: &mut Observed, node: &str) -> Node {
+    let name: NodeName = node.parse().unwrap();
+    let id = ServerId::of_machine(&observed.ledger.cluster, &name);
+    let node = json!({
+        "name": name, "uid": format!("uid-{name}"), "provider_id": id.provider_id(), "control_plane": true, "ready": true,
+        "unschedulable": false, "cordoned_under": null, "deleting": false, "kubelet_version": "v1.36.3+k3s1",
+        "labels": {}, "our_labels": [],
+    });
+    let node: Node = serde_json::from_value(node).unwrap();
+    let member = json!({
+        "id": id, "name": name, "node": name, "learner": false, "healthy": true, "leader": false, "lag": 0,
+    });
+    let Datastore::Etcd(etcd) = &mut observed.datastore else {
+        panic!("it is etcd");
+    };
+    let members = etcd.members.get_or_insert_default();
+    members.push(serde_json::from_value(member).unwrap());
+    observed.nodes.insert(name, node.clone());
+    node
+}
+
+fn observation(commit: &str) -> Document {
     let cluster: ClusterId = CLUSTER.parse().unwrap();
     let empty = json!({
         "at": "2026-11-21T12:00:00Z", "hetzner": {"servers": {}, "gone": [], "network": null, "firewall": null,
@@ -205,34 +255,55 @@ fn observation(commit: &str) -> Vec<u8> {
     observed
         .ledger
         .apply(&awaits("demo-home-nas".parse().unwrap(), "abc235"), now);
+    observed.datastore = Datastore::Etcd(Etcd::default());
+    let attic = server(&mut observed, "demo-servers-attic");
+    let attic = Member {
+        role: Role::Server,
+        pool: PoolName::servers(),
+        server: ServerId::of_machine(&cluster, &attic.name),
+        name: attic.name,
+        uid: attic.uid,
+    };
+    let id = "abc236".parse().unwrap();
+    observed.ledger.members.insert(id, attic);
     let mut document = Document::new(observed, now);
     document.in_force = Some(commit.parse().unwrap());
     document.joining = Some(Joining {
         servers: vec!["https://10.0.1.1:6443".to_owned()],
         public_key: Some("fabrik-demo-1:AAAA".to_owned()),
         cache_urls: vec!["https://10.0.1.1:9642".to_owned()],
+        join_urls: vec!["https://10.0.1.1:9643".to_owned()],
         ca_hash: "00".repeat(32),
     });
-    document.publish().unwrap()
+    document
 }
 
-fn repository(dir: &Path, keys: &Path, port: u16) -> String {
+/// Without a project at Hetzner where the machines are servers.
+fn spec_of(machines: &[Named], keys: &Path, port: u16) -> String {
     let key = |name: &str| {
         let line = fs::read_to_string(keys.join(name).with_extension("pub")).unwrap();
         line.trim().to_owned()
     };
-    // The second one is at the same place, and cluster.toml has another host key for it.
-    let spec = format!(
-        "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[hetzner]\n\
-         token = {{ file = \"secrets/hetzner.yaml\", key = \"token\" }}\n[pools.home]\nlabels = {{ place = \"home\" }}\n\
-         [pools.home.machines.desktop]\naddress = \"127.0.0.1\"\nport = {port}\nhost-key = \"{}\"\n\
-         disk = \"/dev/disk/by-id/nvme-desktop\"\nnode-ip = \"10.0.9.50\"\n\
-         [pools.home.machines.nas]\naddress = \"localhost\"\nport = {port}\nhost-key = \"{}\"\n\
-         disk = \"/dev/disk/by-id/ata-nas\"\nnode-ip = \"10.0.9.51\"\n[ssh-keys]\nme = \"{}\"\n",
-        key("host_key"),
-        key("other_key"),
+    let mut spec = format!(
+        "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[ssh-keys]\nme = \"{}\"\n",
         key("mine"),
     );
+    if machines == POOL {
+        spec += "[hetzner]\ntoken = { file = \"secrets/hetzner.yaml\", key = \"token\" }\n[pools.home]\n\
+                 labels = { place = \"home\" }\n";
+    }
+    for (number, (table, name, address, host_key)) in machines.iter().enumerate() {
+        spec += &format!(
+            "[{table}.machines.{name}]\naddress = \"{address}\"\nport = {port}\nhost-key = \"{}\"\n\
+             disk = \"/dev/disk/by-id/nvme-{name}\"\nnode-ip = \"10.0.9.{}\"\n",
+            key(host_key),
+            50 + number,
+        );
+    }
+    spec
+}
+
+fn repository(dir: &Path, spec: &str) -> String {
     fs::create_dir(dir).unwrap();
     fs::write(dir.join("cluster.toml"), spec).unwrap();
     git(dir, &["init", "-q"]);

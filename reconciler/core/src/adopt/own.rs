@@ -6,13 +6,11 @@ use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName, ServerId};
 use crate::ledger::{Change, Member, Reason};
 use crate::observed::{Datastore, Node, Observed, Role};
-use crate::servers;
+use crate::servers::{self, coming, own};
 
 /// What their Nodes are called.
 pub fn named(desired: &Desired) -> impl Iterator<Item = NodeName> + '_ {
-    let spec = &desired.spec;
-    let name = |machine| NodeName::of_machine(&spec.name, &PoolName::servers(), machine);
-    spec.own_servers.keys().map(name)
+    own::all(&desired.spec).map(|(node, ..)| node)
 }
 
 /// Whether a Node with the provider id of `id` is that of the machine whose Node is called `name`.
@@ -33,19 +31,21 @@ pub fn forgotten(
     (!is_named && !has_node && !has_ticket).then(|| Change::Depart { id: id.clone() })
 }
 
-/// Machines that are named and are no servers.
+/// Machines that are named, and are neither servers nor on their way.
 pub fn missing<'a>(
     desired: &'a Desired,
     observed: &'a Observed,
 ) -> impl Iterator<Item = Hold> + 'a {
-    let is_there = |name: &NodeName| observed.nodes.get(name).is_some_and(|n| n.control_plane);
-    let missing = named(desired).filter(move |name| !is_there(name));
-    missing.map(|name| Hold {
-        about: format!("node {name}"),
+    let is_there = |node: &NodeName| observed.nodes.get(node).is_some_and(|n| n.control_plane);
+    let comes = |node: &NodeName| coming(&observed.ledger).any(|(_, i)| i.name == *node);
+    let missing = own::all(&desired.spec).filter(move |(node, ..)| !is_there(node) && !comes(node));
+    missing.map(|(node, name, _)| Hold {
+        about: format!("node {node}"),
         reason: HoldReason::NotJoined,
-        message: "is named in [servers.machines] and is no server of the cluster. fabrik makes no machine of yours one by \
-                  itself: docs/own-servers.md says how"
-            .to_owned(),
+        message: format!(
+            "is named in [servers.machines] and is no server of the cluster yet: run `fabrik install {name}` where you reach it \
+             by SSH"
+        ),
     })
 }
 

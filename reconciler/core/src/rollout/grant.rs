@@ -70,8 +70,10 @@ pub fn budgets(
         budget.ticketed += usize::from(ticketed);
     }
     // S3: a server that joins is a disturbance of etcd until it is a member.
-    let asked_for =
-        |c: &&Change| matches!(c, Change::Intend { pool, .. } if servers::is_servers(pool));
+    let asked_for = |c: &&Change| match c {
+        Change::Intend { pool, .. } | Change::Expect { pool, .. } => servers::is_servers(pool),
+        _ => false,
+    };
     let joining = servers::coming(ledger).count() + changes.iter().filter(asked_for).count();
     if let Some(budget) = budgets.get_mut(&PoolName::servers()) {
         budget.unavailable += joining;

@@ -89,6 +89,7 @@ fn before_founding(cluster: &ClusterId, there: &Hetzner, now: Timestamp) -> Obse
         datastore: Datastore::Unread,
         leader: None,
         released: BTreeSet::new(),
+        asked: None,
         blockers: Vec::new(),
         paused: None,
     }

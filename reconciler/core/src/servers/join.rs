@@ -27,20 +27,31 @@ const SETTLE_SECS: i64 = 45;
 const CUT_OFF: &str = "is not wanted any more, and has joined while its power-off could still be on its way: that is awaited \
                        for a minute. If it does not come, it is let in, drained, and leaves";
 
-/// Whether one more server may be asked for. Those that there are have to be well, for a member that joins counts in the
-/// quorum before anybody knows whether it stays.
+/// Whether one more server may be asked for.
 ///
 /// # Errors
 /// What it waits for.
 pub fn may_join(pool: &Pool, observed: &Observed) -> Result<(), Hold> {
+    all_are_well(observed, None).map_err(|(reason, message)| Hold {
+        about: format!("pool {SERVERS_POOL}"),
+        reason,
+        message: format!("the next server waits: {message}"),
+    })?;
+    // An intent that can't be carried out would keep all others waiting.
+    image::of(&PoolName::servers(), pool, observed).map(drop)
+}
+
+/// Whether there is room for one more: those that there are have to be well, for a member that joins counts in the quorum
+/// before anybody knows whether it stays. `lost` is one whose place is to be filled. Returns the minor of k3s that they run.
+///
+/// # Errors
+/// What it waits for.
+pub(super) fn all_are_well(
+    observed: &Observed,
+    lost: Option<&IntentId>,
+) -> Result<u32, (HoldReason, String)> {
     let ledger = &observed.ledger;
-    let waits = |reason, message: String| {
-        Err(Hold {
-            about: format!("pool {SERVERS_POOL}"),
-            reason,
-            message: format!("the next server waits: {message}"),
-        })
-    };
+    let waits = |reason, message: String| Err((reason, message));
     if let Some((_, intent)) = coming(ledger).next() {
         let name = &intent.name;
         return waits(
@@ -54,12 +65,11 @@ pub fn may_join(pool: &Pool, observed: &Observed) -> Result<(), Hold> {
     }
     if let Some(stranger) = unadopted(observed) {
         let name = &stranger.name;
-        let message = format!(
-            "server {name} is no member: no machine of this cluster at Hetzner stands for it"
-        );
+        let message =
+            format!("server {name} is no member: no machine of this cluster stands for it");
         return waits(HoldReason::Unexplained, message);
     }
-    let mut servers = members(ledger);
+    let mut servers = members(ledger).filter(|(id, _)| Some(*id) != lost);
     if let Some((_, sick)) = servers.find(|(id, m)| !guard::is_available(id, m, observed)) {
         let message = format!("server {} is not Ready, or is cordoned", sick.name);
         return waits(HoldReason::Quorum, message);
@@ -74,18 +84,16 @@ pub fn may_join(pool: &Pool, observed: &Observed) -> Result<(), Hold> {
     if let Err(message) = etcd {
         return waits(HoldReason::Quorum, message);
     }
-    one_minor(observed).or_else(|message| waits(HoldReason::VersionSkew, message))?;
-    // An intent that can't be carried out would keep all others waiting.
-    image::of(&PoolName::servers(), pool, observed).map(drop)
+    one_minor(observed).map_err(|message| (HoldReason::VersionSkew, message))
 }
 
 /// S4: while a minor goes through the servers nobody knows which one the next server would have to have.
-fn one_minor(observed: &Observed) -> Result<(), String> {
+fn one_minor(observed: &Observed) -> Result<u32, String> {
     let nodes = observed.nodes.values().filter(|n| n.control_plane);
     let minor = |n: &Node| K3sVersion::of_kubelet(&n.kubelet_version).map(|v| v.minor);
     let minors: BTreeSet<Option<u32>> = nodes.map(minor).collect();
     match minors.iter().collect::<Vec<_>>().as_slice() {
-        [Some(_)] => Ok(()),
+        [Some(minor)] => Ok(*minor),
         [Some(old), .., Some(new)] => Err(format!(
             "the servers go from k3s 1.{old} to 1.{new}, and one that joins has to be of one minor with all"
         )),
@@ -114,15 +122,8 @@ pub fn arrive(
     observed: &Observed,
     now: Timestamp,
 ) -> Step {
-    let own = observed.nodes.get(&intent.name);
-    let own = own.filter(|n| n.provider_id.as_deref() == Some(server.provider_id().as_str()));
-    let arrival = Arrival {
-        id,
-        intent,
-        server,
-        node: own,
-        observed,
-    };
+    let arrival = Arrival::new(id, intent, server, observed);
+    let own = arrival.node;
     if observed.hetzner.gone.contains(&server) {
         return arrival.clear_up(None);
     }
@@ -159,18 +160,34 @@ pub fn arrive(
 }
 
 /// One server that is to join, as it is seen.
-struct Arrival<'a> {
-    id: &'a IntentId,
-    intent: &'a Intent,
+pub(super) struct Arrival<'a> {
+    pub id: &'a IntentId,
+    pub intent: &'a Intent,
     server: ServerId,
     /// The Node that says that it is this machine's.
-    node: Option<&'a Node>,
-    observed: &'a Observed,
+    pub node: Option<&'a Node>,
+    pub observed: &'a Observed,
 }
 
 impl<'a> Arrival<'a> {
+    pub fn new(
+        id: &'a IntentId,
+        intent: &'a Intent,
+        server: ServerId,
+        observed: &'a Observed,
+    ) -> Self {
+        let node = observed.nodes.get(&intent.name);
+        Self {
+            id,
+            intent,
+            server,
+            node: node.filter(|n| n.provider_id == Some(server.provider_id())),
+            observed,
+        }
+    }
+
     /// What it lacks to be a member: an API server that is Ready, and a vote in etcd.
-    fn lacks(&self) -> Result<(), String> {
+    pub fn lacks(&self) -> Result<(), String> {
         let Some(node) = self.node.filter(|n| !n.deleting && n.control_plane) else {
             return Err("its Node has not joined".to_owned());
         };
@@ -185,7 +202,7 @@ impl<'a> Arrival<'a> {
     }
 
     /// Its etcd member, by its name or by its address: one that has not started has no name.
-    fn member(&self, all: &'a [quorum::Member]) -> Option<&'a quorum::Member> {
+    pub fn member(&self, all: &'a [quorum::Member]) -> Option<&'a quorum::Member> {
         let address = self.intent.address;
         let here = |m: &&quorum::Member| {
             let free = m.node.as_ref().is_none_or(|n| *n == self.intent.name);
@@ -332,14 +349,7 @@ pub(super) fn words(id: &IntentId, intent: &Intent, observed: &Observed) -> Stri
             None => "is about to be created".to_owned(),
         };
     };
-    let node = observed.nodes.get(&intent.name);
-    let arrival = Arrival {
-        id,
-        intent,
-        server,
-        node: node.filter(|n| n.provider_id.as_deref() == Some(server.provider_id().as_str())),
-        observed,
-    };
+    let arrival = Arrival::new(id, intent, server, observed);
     let learner = etcd_members(observed)
         .and_then(|all| arrival.member(all))
         .is_some_and(|m| m.learner);

@@ -106,6 +106,7 @@ impl Model {
             deliveries: None,
             datastore: Datastore::Other,
             leader: None,
+            asked: None,
             released: BTreeSet::new(),
             blockers: Vec::new(),
             paused: None,

@@ -22,7 +22,7 @@ use crate::cluster::resources::definitions;
 use crate::config::Config;
 
 /// Raised with each change of what is applied here; a test knows.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const MANIFESTS: [&str; 3] = [
     include_str!("../../../../manifests/fabrik/namespace.yaml"),
     include_str!("../../../../manifests/fabrik/rbac.yaml"),

@@ -51,6 +51,7 @@ impl<'a> Clusters<'a> {
             cluster_id: id.to_string(),
             age_recipient: Some(age_recipient.to_owned()),
             paused: None,
+            installing: None,
         };
         let cluster = FabrikCluster::new(name, spec);
         let found = match self.api.create(&PostParams::default(), &cluster).await {

@@ -37,11 +37,7 @@ pub async fn first_boot(
             keep_token(root, &user_data.token)?;
             of_agent(user_data, metadata)
         }
-        Given::Server(user_data) => {
-            let bundle = ask(root, &user_data).await?;
-            handover::place(root, &bundle).map_err(Box::new)?;
-            of_server(user_data, bundle.k3s_server_urls, metadata)
-        }
+        Given::Server(user_data) => server(root, user_data, metadata).await?,
         Given::FirstServer(user_data) => {
             let met =
                 handover::host_key::meet(root, &user_data.host_key, &user_data.authorized_key);
@@ -51,6 +47,17 @@ pub async fn first_boot(
     };
     keep(root, &identity)?;
     Ok(Some(identity))
+}
+
+/// One that joins the control plane, with all that it was given.
+pub(super) async fn server(
+    root: &Path,
+    user_data: ServerData,
+    metadata: Metadata,
+) -> Result<Identity, IdentifyError> {
+    let bundle = ask(root, &user_data).await?;
+    handover::place(root, &bundle).map_err(Box::new)?;
+    Ok(of_server(user_data, bundle.k3s_server_urls, metadata))
 }
 
 /// What this server of the control plane is given by those that are there. It shows an identity that is made once: a

@@ -5,14 +5,13 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use fabrik_core::id::ServerId;
+use fabrik_core::id::{NodeName, ServerId};
 use serde::{Deserialize, Serialize};
 
-use super::IdentifyError;
-use super::first_boot::of_agent;
 use super::kept::{Identity, STATE_DIR, keep, keep_token, kept};
 use super::metadata::{Addresses, Metadata};
-use crate::cluster::user_data::UserData;
+use super::{IdentifyError, first_boot};
+use crate::cluster::user_data::{ServerData, UserData};
 use crate::node::NodeError;
 use crate::node::state;
 
@@ -25,7 +24,24 @@ pub const NAME: &str = "machine.json";
 pub struct MachineFile {
     pub server: ServerId,
     pub node_ip: Ipv4Addr,
-    pub user_data: UserData,
+    pub user_data: Given,
+}
+
+/// As a server at Hetzner that has the same to become is created with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Given {
+    Server(ServerData),
+    Agent(UserData),
+}
+
+impl Given {
+    fn node_name(&self) -> &NodeName {
+        match self {
+            Self::Server(data) => &data.node_name,
+            Self::Agent(data) => &data.node_name,
+        }
+    }
 }
 
 /// `None` where nobody has installed this machine since it was read last.
@@ -42,10 +58,10 @@ pub fn read(root: &Path) -> Result<Option<MachineFile>, NodeError> {
     file.map(Some)
 }
 
-/// Keeps what it says, and removes it. Read anew after a cut, it says the same.
-pub fn take(root: &Path, file: MachineFile) -> Result<Identity, IdentifyError> {
+/// Keeps what it says, and what a server is then given, and removes it. Read anew after a cut, it says the same.
+pub async fn take(root: &Path, file: MachineFile) -> Result<Identity, IdentifyError> {
     let path = root.join(STATE_DIR).join(NAME);
-    let given = &file.user_data.node_name;
+    let given = file.user_data.node_name();
     if let Some(kept) = kept(root)?
         && kept.node() != given
     {
@@ -55,7 +71,6 @@ pub fn take(root: &Path, file: MachineFile) -> Result<Identity, IdentifyError> {
             given: given.clone(),
         });
     }
-    keep_token(root, &file.user_data.token)?;
     let metadata = Metadata {
         instance_id: file.server.0,
         addresses: Addresses {
@@ -64,7 +79,13 @@ pub fn take(root: &Path, file: MachineFile) -> Result<Identity, IdentifyError> {
             ipv6: None,
         },
     };
-    let identity = of_agent(file.user_data, metadata);
+    let identity = match file.user_data {
+        Given::Server(data) => first_boot::server(root, data, metadata).await?,
+        Given::Agent(data) => {
+            keep_token(root, &data.token)?;
+            first_boot::of_agent(data, metadata)
+        }
+    };
     keep(root, &identity)?;
     fs::remove_file(&path).map_err(NodeError::io(path))?;
     Ok(identity)
@@ -88,13 +109,13 @@ mod tests {
         fs::write(root.join(STATE_DIR).join(NAME), file.to_string()).unwrap();
     }
 
-    #[test]
-    fn a_machine_is_told_by_a_file_that_is_gone_afterwards() {
+    #[tokio::test]
+    async fn a_machine_is_told_by_a_file_that_is_gone_afterwards() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         assert!(read(root).unwrap().is_none());
         write(root, "demo-home-desktop", "K10ca::id.one");
-        let identity = take(root, read(root).unwrap().unwrap()).unwrap();
+        let identity = take(root, read(root).unwrap().unwrap()).await.unwrap();
         assert!(identity.server_id().is_own());
         assert_eq!(kept(root).unwrap(), Some(identity));
         assert!(
@@ -105,7 +126,7 @@ mod tests {
         assert_eq!(token(), "K10ca::id.one");
 
         write(root, "demo-home-desktop", "K10ca::id.two");
-        take(root, read(root).unwrap().unwrap()).unwrap();
+        take(root, read(root).unwrap().unwrap()).await.unwrap();
         assert_eq!(
             token(),
             "K10ca::id.two",
@@ -113,14 +134,15 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_machine_that_is_another_node_stays_that_one() {
+    #[tokio::test]
+    async fn a_machine_that_is_another_node_stays_that_one() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         write(root, "demo-home-desktop", "K10ca::id.one");
-        take(root, read(root).unwrap().unwrap()).unwrap();
+        take(root, read(root).unwrap().unwrap()).await.unwrap();
         write(root, "demo-home-nas", "K10ca::id.two");
         let error = take(root, read(root).unwrap().unwrap())
+            .await
             .unwrap_err()
             .to_string();
         assert!(error.contains("is for demo-home-nas"), "{error}");

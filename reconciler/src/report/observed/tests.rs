@@ -14,6 +14,7 @@ const PUBLIC_FIELDS: &[&str] = &[
     "admitted",
     "aim",
     "alarms",
+    "asked",
     "at",
     "attached",
     "blocked",
@@ -40,6 +41,7 @@ const PUBLIC_FIELDS: &[&str] = &[
     "foundation",
     "from",
     "gone",
+    "hash",
     "healthy",
     "heard",
     "hetzner",
@@ -133,6 +135,7 @@ const PUBLIC_FIELDS: &[&str] = &[
     "units",
     "unreadyDaemons",
     "unschedulable",
+    "until",
     "well",
     "why",
 ];
@@ -332,6 +335,7 @@ fn observed(objects: u32) -> Observed {
             "leader": true, "lag": 0, "alarms": ["NOSPACE"]}], "snapshots": ["fabrik-before-1.37-7"]}},
         "leader": "server-1",
         "released": [6],
+        "asked": {"node": "demo-servers-attic", "hash": "ab".repeat(32), "until": "2026-11-21T12:20:00Z"},
         "blockers": [{"node": node, "namespace": "web", "pod": "shop-1", "budget": "shop", "why": "it has 1"}],
         "paused": "maintenance",
     }))
