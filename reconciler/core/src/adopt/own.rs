@@ -3,7 +3,7 @@
 
 use crate::desired::Desired;
 use crate::hold::{Hold, HoldReason};
-use crate::id::{IntentId, NodeName, PoolName, ServerId};
+use crate::id::{IntentId, NodeName, ServerId};
 use crate::ledger::{Change, Member, Reason};
 use crate::observed::{Datastore, Node, Observed, Role};
 use crate::servers::{self, coming, own};
