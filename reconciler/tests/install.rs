@@ -198,13 +198,13 @@ async fn a_server_is_told_a_nonce_and_the_leader_its_hash_and_it_counts_when_it_
 async fn nothing_is_done_to_a_server_to_be_while_another_one_is_not_well() {
     let world = World::of_servers().await;
     world.api.change(|observed| {
-        let mut nodes = observed.nodes.values_mut();
+        let nodes = observed.nodes.values_mut();
         nodes.for_each(|node| node.ready = false);
     });
     let (ok, said) = world.install("cellar", &["--yes", "cellar"]).await;
     assert!(!ok, "{said}");
     for part in [
-        "node demo-servers-cellar may not become a server now: server demo-servers-attic is not Ready",
+        "node demo-servers-cellar: may not become a server now: server demo-servers-attic is not Ready",
         "Nothing was changed",
     ] {
         assert!(said.contains(part), "{part}: {said}");

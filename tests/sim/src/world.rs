@@ -432,6 +432,7 @@ fn empty(now: Timestamp) -> Observed {
         datastore: Datastore::Unread,
         leader: None,
         released: BTreeSet::new(),
+        asked: None,
         blockers: Vec::new(),
         paused: None,
     }

@@ -1,6 +1,10 @@
 //! A machine becomes a server of the control plane. What a server has it gets from the leader and from nobody else: the laptop
 //! gives it a nonce to ask with, tells the leader the nonce's hash, and never sees what is answered.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fabrik_core::id::NodeName;
 use fabrik_core::join::{self, Asked, NONCE_SECS};
 use fabrik_core::observed::Observed;
 use fabrik_core::servers::own;
@@ -8,9 +12,16 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
-use super::*;
-use crate::cluster::user_data::ServerData;
+use super::{InstallError, JOIN_LIMIT, LOOK_PAUSE, Place, is_ready};
+use crate::cli::access::{Access, asked_to};
+use crate::cli::plan::source::published;
+use crate::cli::{Failure, say};
+use crate::cluster::user_data::{self, Joining, ServerData};
+use crate::node::identify::machine_file::Given;
+use crate::report::observed::Document;
+use crate::secrets::Secret;
 
 /// How long the leader may take to let it in: it looks at all servers anew.
 pub const INVITE_LIMIT: Duration = Duration::from_secs(180);
@@ -36,7 +47,7 @@ pub fn given(place: &Place<'_>, document: &Document, joining: &Joining, nonce: S
         nonce,
         ca_hash: joining.ca_hash.clone(),
         join_urls: joining.join_urls.clone(),
-        labels: std::collections::BTreeMap::new(),
+        labels: BTreeMap::new(),
         taints: Vec::new(),
     })
 }

@@ -183,7 +183,7 @@ mod tests {
             .collect();
         assert_eq!(
             (VERSION, digest.as_str()),
-            (3, "2eebf9f785ee404d"),
+            (4, "199679bb2b70dad7"),
             "raise VERSION where this differs from what was released"
         );
     }
