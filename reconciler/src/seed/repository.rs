@@ -35,13 +35,13 @@ pub struct Checkout {
 
 /// A folder that is no cluster's, or was never committed, is told so in these words, and not in those of who reads commits.
 pub fn must_be_committed(dir: &Path) -> Result<(), SeedError> {
-    let dir = || dir.to_owned();
-    if !dir().join(SPEC_FILE).is_file() {
-        return Err(RepoError::NotARoot { dir: dir() }.into());
+    let here = dir.to_owned();
+    if !dir.join(SPEC_FILE).is_file() {
+        return Err(RepoError::NotARoot { dir: here }.into());
     }
-    match git::has_commit(&dir())? {
-        None => Err(SeedError::NoRepository { dir: dir() }),
-        Some(false) => Err(SeedError::NoCommit { dir: dir() }),
+    match git::has_commit(dir)? {
+        None => Err(SeedError::NoRepository { dir: here }),
+        Some(false) => Err(SeedError::NoCommit { dir: here }),
         Some(true) => Ok(()),
     }
 }
