@@ -146,21 +146,18 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     put(means, &way, &options.dir, commit, &place.pool_name).await?;
     let way = way.installed();
     say(format!("telling {} which node it is", options.machine))?;
-    match intent {
-        Some(intent) => {
-            let tokens = Tokens::of_authority(access.client.clone(), joining.ca_hash.clone());
-            let token = tokens.ensure(intent, Timestamp::now()).await?;
-            let given = worker(&place, &document, joining, token);
-            tell_machine(&way, &place, server, given).await?;
-            say(format!("waiting for {}", place.node))?;
-            wait_until_ready(&access, &place.node).await?;
-        }
-        None => {
-            let nonce = server::nonce()?;
-            let given = server::given(&place, &document, joining, nonce.clone());
-            tell_machine(&way, &place, server, given).await?;
-            server::let_in(&access, &place, &nonce).await?;
-        }
+    if let Some(intent) = intent {
+        let tokens = Tokens::of_authority(access.client.clone(), joining.ca_hash.clone());
+        let token = tokens.ensure(intent, Timestamp::now()).await?;
+        let given = worker(&place, &document, joining, token);
+        tell_machine(&way, &place, server, given).await?;
+        say(format!("waiting for {}", place.node))?;
+        wait_until_ready(&access, &place.node).await?;
+    } else {
+        let nonce = server::nonce()?;
+        let given = server::given(&place, &document, joining, nonce.clone());
+        tell_machine(&way, &place, server, given).await?;
+        server::let_in(&access, &place, &nonce).await?;
     }
     say(format!("{} has joined, and is Ready", place.node))?;
     Ok(ExitCode::SUCCESS)

@@ -80,13 +80,13 @@ fn of(object: &DynamicObject) -> Result<Wishes, String> {
             .map(|p| format!("{} (by {} at {})", p.reason, p.by, p.at)),
         confirmed_gone,
         no_ids,
-        asked: spec.installing.and_then(asked),
+        asked: spec.installing.as_ref().and_then(asked),
         uid: object.uid(),
     })
 }
 
 /// `None` where it is not as `fabrik install` writes it: nobody is let in by that.
-fn asked(installing: Installing) -> Option<Asked> {
+fn asked(installing: &Installing) -> Option<Asked> {
     Some(Asked {
         node: installing.node.parse().ok()?,
         hash: installing.nonce_hash.parse().ok()?,

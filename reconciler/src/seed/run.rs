@@ -57,15 +57,7 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         Err(faulty) => return Ok(Ending::Refused(faulty.diagnostics)),
     };
     let spec = &candidate.spec;
-    let extent = if options.image_only {
-        Extent::Images
-    } else {
-        Extent::Cluster
-    };
-    let has_servers = spec.servers.is_some() || !spec.own_servers.is_empty();
-    if extent == Extent::Cluster && !has_servers {
-        return Err(Stop::NoServers.into());
-    }
+    let extent = extent(&options, spec)?;
     let checkout = repository::checkout(&options.dir)?;
     let mut place = match repository::place(&options, &checkout) {
         Ok(place) => place,
@@ -149,6 +141,15 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         ))?;
     }
     Ok(Ending::Done)
+}
+
+fn extent(options: &SeedOptions, spec: &Spec) -> Result<Extent, SeedError> {
+    let has_servers = spec.servers.is_some() || !spec.own_servers.is_empty();
+    match options.image_only {
+        true => Ok(Extent::Images),
+        false if has_servers => Ok(Extent::Cluster),
+        false => Err(Stop::NoServers.into()),
+    }
 }
 
 /// What the laptop keeps of this repository's cluster; `None` where it was never seeded from here.

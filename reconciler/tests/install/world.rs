@@ -293,12 +293,13 @@ fn spec_of(machines: &[Named], keys: &Path, port: u16) -> String {
                  labels = { place = \"home\" }\n";
     }
     for (number, (table, name, address, host_key)) in machines.iter().enumerate() {
-        spec += &format!(
+        let table = format!(
             "[{table}.machines.{name}]\naddress = \"{address}\"\nport = {port}\nhost-key = \"{}\"\n\
              disk = \"/dev/disk/by-id/nvme-{name}\"\nnode-ip = \"10.0.9.{}\"\n",
             key(host_key),
             50 + number,
         );
+        spec += &table;
     }
     spec
 }
