@@ -761,5 +761,6 @@ fn empty(now: Timestamp) -> Observed {
         released: BTreeSet::new(),
         blockers: Vec::new(),
         paused: None,
+        asked: None,
     }
 }
