@@ -1,6 +1,8 @@
 //! `fabrik seed` by the real binary, against the emulator, with a real sshd in the rescue system and on the first server. What
 //! stands in on the first server is named in `seed/first-server.sh`.
 
+#[path = "seed/afterwards.rs"]
+mod afterwards;
 #[path = "seed/building.rs"]
 mod building;
 #[path = "seed/machines.rs"]

@@ -152,6 +152,10 @@ pub enum Step {
     PowerOn {
         server: ServerId,
     },
+    /// Takes the label of what its disk holds off the server: the disk is about to hold something else.
+    ForgetWritten {
+        server: ServerId,
+    },
     /// Writes the image to the server's disk, reads it back, and labels the server with its digest.
     WriteImage {
         server: ServerId,

@@ -22,6 +22,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => Just(Fate::NotBegun),
         1 => Just(Fate::Unheard),
         1 => Just(Fate::HalfWay),
+        1 => Just(Fate::OtherImage),
     ]
 }
 
@@ -155,6 +156,19 @@ fn a_server_with_another_image_on_its_disk_boots_the_rescue_system_again() {
     world.written(Some(digest("a").as_str().to_owned()));
     let image = image("servers", "a");
     assert_eq!(of(&world), Next::Do(Step::TakeSnapshot { server, image }));
+}
+
+#[test]
+fn a_disk_that_is_to_be_overwritten_is_known_to_hold_nothing_first() {
+    let mut world = World::new(Extent::Images);
+    world.seen.key = Some(1);
+    world.begin_image_server(Power::Running, Rescue::None);
+    world.written(Some(digest("c").as_str().to_owned()));
+    let (server, image) = (ServerId(1), image("servers", "a"));
+    let of = |world: &World| next(&world.wanted, &world.seen);
+    assert_eq!(of(&world), Next::Do(Step::ForgetWritten { server }));
+    world.written(None);
+    assert_eq!(of(&world), Next::Do(Step::WriteImage { server, image }));
 }
 
 #[test]

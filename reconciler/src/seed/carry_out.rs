@@ -120,6 +120,7 @@ impl Seed<'_> {
             | Step::EnableRescue { .. }
             | Step::PowerOn { .. }
             | Step::PowerOff { .. }
+            | Step::ForgetWritten { .. }
             | Step::TakeSnapshot { .. }
             | Step::AwaitSnapshot { .. }
             | Step::DeleteSnapshot { .. }
@@ -163,6 +164,9 @@ impl Seed<'_> {
             }
             Step::PowerOn { server } => seeding::power_on(client, cluster, server).await?,
             Step::PowerOff { server } => seeding::power_off(client, cluster, server).await?,
+            Step::ForgetWritten { server } => {
+                seeding::mark_written(client, cluster, server, None).await?;
+            }
             Step::TakeSnapshot { server, image } => {
                 let paper = seeding::paper(cluster, self.spec.name.as_str(), &image);
                 seeding::take_snapshot(client, cluster, server, paper).await?;
@@ -236,7 +240,7 @@ impl Seed<'_> {
             Source::Commit => build_there(&ssh, &self.options.dir, self.commit, image).await?,
         }
         let (client, cluster) = (self.client()?, &self.state.record.cluster_id);
-        seeding::mark_written(client, cluster, server, image.digest.as_str()).await?;
+        seeding::mark_written(client, cluster, server, Some(image.digest.as_str())).await?;
         Ok(Ended::Well)
     }
 
@@ -299,6 +303,7 @@ pub(super) fn words(step: &Step) -> String {
         Step::CreateImageServer { .. } => "made a temporary server for the image".to_owned(),
         Step::EnableRescue { .. } => "armed its rescue system".to_owned(),
         Step::PowerOn { server } => format!("powered on server {server}"),
+        Step::ForgetWritten { .. } => "counted its disk as empty".to_owned(),
         Step::WriteImage { image, .. } => format!("wrote the image of {}", image.pool),
         Step::PowerOff { server } => format!("powered off server {server}"),
         Step::TakeSnapshot { image, .. } => format!("took the snapshot of {}", image.pool),

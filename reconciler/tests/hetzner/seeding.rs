@@ -61,7 +61,7 @@ async fn a_temporary_server_becomes_a_snapshot_and_goes() {
     assert_eq!(state["servers"][0]["rescue"]["authorized_keys"], lets_in);
 
     let digest = image().digest;
-    mark_written(client, cluster, server.id, digest.as_str())
+    mark_written(client, cluster, server.id, Some(digest.as_str()))
         .await
         .unwrap();
     assert_eq!(seen().await.0.written.as_deref(), Some(digest.as_str()));

@@ -251,6 +251,16 @@ impl World {
 
     /// `fabrik seed`, killed as soon as it has told of a step that it was not killed after before.
     pub async fn seed_and_kill(&self, more: &[&str], killed_after: &mut BTreeSet<String>) -> Ran {
+        let is_new = |words: &str| killed_after.insert(words.to_owned());
+        self.seed_until_told(more, is_new).await
+    }
+
+    /// `fabrik seed`, killed as soon as it has told of such a step.
+    pub async fn seed_until_told(
+        &self,
+        more: &[&str],
+        mut is_last: impl FnMut(&str) -> bool,
+    ) -> Ran {
         let mut child = self.command(more).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut out = String::new();
@@ -259,9 +269,7 @@ impl World {
             out.push('\n');
             let step = line.trim_start().split_once(" s  ");
             let step = step.filter(|(secs, _)| secs.parse::<f64>().is_ok());
-            if let Some((_, words)) = step
-                && killed_after.insert(words.to_owned())
-            {
+            if step.is_some_and(|(_, words)| is_last(words)) {
                 child.start_kill().unwrap();
             }
         }

@@ -66,6 +66,8 @@ fn towards(image: &Image, server: &ImageServer) -> Step {
     let is_written = server.written.as_deref() == Some(image.digest.as_str());
     match (server.power, server.rescue) {
         (Power::Running, _) if is_written => Step::PowerOff { server: id },
+        // Cut off while it is overwritten, the disk holds neither.
+        (Power::Running, _) if server.written.is_some() => Step::ForgetWritten { server: id },
         (Power::Running, _) => Step::WriteImage {
             server: id,
             image: image.clone(),

@@ -204,17 +204,18 @@ pub async fn power_on(
     on.of(client, cluster, server, is_meant).await
 }
 
-/// Labels the temporary server with the digest of what its disk was seen to hold.
+/// Labels the temporary server with the digest of what its disk was seen to hold, or with none.
 pub async fn mark_written(
     client: &Client,
     cluster: &ClusterId,
     server: ServerId,
-    digest: &str,
+    digest: Option<&str>,
 ) -> Result<(), HetznerError> {
     let what = format!("label server {server}");
     let machine = meant(client, cluster, server, &what, Machine::is_image_server).await?;
     let mut labels = machine.labels;
-    labels.insert(WRITTEN_LABEL.to_owned(), digest.to_owned());
+    labels.remove(WRITTEN_LABEL);
+    labels.extend(digest.map(|digest| (WRITTEN_LABEL.to_owned(), digest.to_owned())));
     let body = json!({"labels": labels});
     let path = format!("servers/{server}");
     write(client, Method::PUT, path, Some(&body), what)
