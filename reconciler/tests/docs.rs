@@ -68,6 +68,31 @@ fn links_lead_somewhere() {
     assert!(dead.is_empty(), "{}", dead.join("\n"));
 }
 
+/// `docs/PAGE.md`, and `docs/PAGE.md, "Heading"`, in what the binary says.
+#[test]
+fn pages_that_the_code_names_are_there() {
+    let named = Regex::new(r#"docs/([a-z0-9/-]+\.md)(?:, \\"([^"\\]+)\\")?"#).unwrap();
+    let broken_line = Regex::new(r"\\\n\s*").unwrap();
+    let (mut dead, mut known) = (Vec::new(), 0);
+    for file in sources() {
+        let text = fs::read_to_string(&file).unwrap();
+        for found in named.captures_iter(&broken_line.replace_all(&text, "")) {
+            known += 1;
+            let page = fs::read_to_string(root().join("docs").join(&found[1]));
+            let has = |heading: regex::Match| {
+                let page = page.as_deref().unwrap_or_default();
+                let mut headings = page.lines().filter(|line| line.starts_with('#'));
+                headings.any(|line| line.trim_matches(['#', ' ', '`']) == heading.as_str())
+            };
+            if page.is_err() || !found.get(2).is_none_or(has) {
+                dead.push(format!("{}: {}", file.display(), &found[0]));
+            }
+        }
+    }
+    assert!(known > 10, "only {known} pages are named");
+    assert!(dead.is_empty(), "{}", dead.join("\n"));
+}
+
 #[test]
 fn what_is_typed_exists() {
     let inline = Regex::new(r"`(fabrik [^`]+)`").unwrap();
@@ -113,12 +138,32 @@ fn a_verb_or_a_flag_that_is_not_there_is_found() {
     );
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The Rust files of the binary.
+fn sources() -> Vec<PathBuf> {
+    let (mut dirs, mut files) = (Vec::new(), Vec::new());
+    dirs.extend(["src", "core/src"].map(|dir| root().join("reconciler").join(dir)));
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
 /// Each page by its path.
 fn pages() -> Vec<(PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut pages = Vec::new();
     for folder in FOLDERS {
-        let Ok(entries) = fs::read_dir(root.join(folder)) else {
+        let Ok(entries) = fs::read_dir(root().join(folder)) else {
             continue;
         };
         for entry in entries {

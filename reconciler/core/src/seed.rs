@@ -234,8 +234,8 @@ pub enum Stop {
     NameTaken { name: String, holder: String },
     #[error(
         "the first server is gone from Hetzner, and it was given the cluster's keys before: what it founded is lost with it. If \
-         the cluster has other servers, it needs no seed; docs/founding.md says what to do. Otherwise remove what is left of \
-         it, and seed anew"
+         the cluster has other servers, it needs no seed: see docs/restore.md, \"One server of three, two of five\". Otherwise \
+         `fabrik seed --undo` removes what is left of it, there and on this laptop; then seed anew"
     )]
     FirstServerGone,
     #[error(

@@ -97,8 +97,8 @@ pub fn may_leave(member: &Member, reason: Reason, observed: &Observed) -> Result
         (Reason::Dead | Reason::NodeDeleted, None) => Ok(()),
         (Reason::Dead, Some(own)) => quorum::may_be_removed(own, all).map_err(|message| {
             format!(
-                "its machine is gone for good, and its etcd member can't be removed: {message}. docs/founding.md, \"A server \
-                 that lost its data\", says what can be done"
+                "its machine is gone for good, and its etcd member can't be removed: {message}. docs/restore.md, \
+                 \"fabrik restore\", says what can be done"
             )
         }),
         _ if observed.datastore == Datastore::Other => {
