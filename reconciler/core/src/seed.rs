@@ -114,6 +114,14 @@ pub struct Laptop {
     pub has_secrets: bool,
 }
 
+impl Laptop {
+    /// Whether none is to be made, where Hetzner has this one as the first: it is the one, or no other may become it.
+    pub fn has_first(&self, there: Option<ServerId>) -> bool {
+        let is_known = there.is_some() && there == self.server;
+        self.stage >= Stage::HandingOver || (self.stage > Stage::Unmet && is_known)
+    }
+}
+
 /// How far the laptop has come with the first server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

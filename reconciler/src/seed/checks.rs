@@ -49,6 +49,8 @@ pub struct Subject<'a> {
 /// What came out of it.
 pub struct Found {
     pub lines: Vec<Line>,
+    /// Whether no first server is to be made any more.
+    pub has_first: bool,
     /// Missing where Hetzner did not answer.
     pub offer: Option<Offer>,
     /// What a machine of the user's own would lose, and what people are told of it.
@@ -161,14 +163,15 @@ pub async fn look(subject: &Subject<'_>) -> Result<Found, SeedError> {
         }
         None => None,
     };
-    let (mut offer, mut made_key) = (None, None);
+    let (mut has_first, mut offer, mut made_key) = (false, None, None);
     if let Some(client) = subject.client {
         let mut found = hetzner::look(subject, client).await;
         lines.append(&mut found.lines);
-        (offer, made_key) = (found.offer, found.made_key);
+        (has_first, offer, made_key) = (found.has_first, found.offer, found.made_key);
     }
     Ok(Found {
         lines,
+        has_first,
         offer,
         change,
         made_key,

@@ -228,8 +228,7 @@ async fn begin<'a>(
     made: Made,
 ) -> Result<Seed<'a>, SeedError> {
     let mut state = made.state;
-    let has_server = extent == Extent::Cluster && state.record.stage > Stage::Unmet;
-    let disks = if has_server {
+    let disks = if extent == Extent::Cluster && made.found.has_first {
         Vec::new()
     } else {
         image::disks(options, spec, commit, &mut state).await?

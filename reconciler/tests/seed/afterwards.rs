@@ -2,9 +2,21 @@
 
 use std::fs;
 
-use super::world::{World, left};
+use serde_json::Value;
 
+use super::world::{World, left, sha256};
+
+const WHOLE: [&str; 4] = ["--image", "disk.img", "--yes", "demo"];
 const OTHER_IMAGE: [&str; 3] = ["--image-only", "--image", "other.img"];
+
+/// What new servers boot.
+fn newest(state: &Value) -> &Value {
+    let images = state["images"].as_array().unwrap();
+    images
+        .iter()
+        .max_by_key(|image| image["id"].as_u64())
+        .unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_was_written_half_becomes_no_snapshot_of_what_it_was_before() {
@@ -24,4 +36,25 @@ async fn a_disk_that_was_written_half_becomes_no_snapshot_of_what_it_was_before(
     assert!(seeded.is_ok(), "{seeded}");
     assert_eq!(world.written(), disk);
     assert_eq!(left(&world.state().await), "1 images");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_server_that_is_gone_is_made_anew_of_the_image_that_is_named() {
+    let world = World::start().await;
+    world.disk("disk.img", 200_000);
+    let other = world.disk("other.img", 100_000);
+    world.authorize_git();
+    let is_met = |words: &str| words.starts_with("met the first server");
+    let cut_off = world.seed_until_told(&WHOLE, is_met).await;
+    assert_eq!(cut_off.code, None, "{cut_off}");
+    let state = world.state().await;
+    let first = state["servers"][0]["id"].as_u64().unwrap();
+    world.delete(&format!("servers/{first}")).await;
+
+    let seeded = world.seed(&["--image", "other.img", "--yes", "demo"]).await;
+    assert!(seeded.is_ok(), "{seeded}");
+    let state = world.state().await;
+    let image = newest(&state);
+    assert_eq!(image["labels"]["fabrik.dev/digest"], sha256(&other)[..32]);
+    assert_eq!(state["servers"][0]["image"]["id"], image["id"]);
 }

@@ -386,6 +386,10 @@ impl World {
         self.call(Method::POST, path, body).await
     }
 
+    pub async fn delete(&self, path: &str) {
+        self.call(Method::DELETE, path, json!({})).await;
+    }
+
     async fn call(&self, method: Method, path: &str, body: Value) -> Value {
         let url = format!("{}/{path}", self.emulator.endpoint());
         let request = reqwest::Client::new()

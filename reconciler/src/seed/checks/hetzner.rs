@@ -1,7 +1,6 @@
 //! Whether Hetzner would let the cluster be made. A token shows that it may write by making the seed's temporary key, which is
 //! taken back where anything is wrong.
 
-use fabrik_core::seed::Stage;
 use fabrik_core::seed::cost::{Offer, groups};
 
 use super::{About, Found, Line, Subject};
@@ -18,6 +17,7 @@ pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
         );
         return Found {
             lines: vec![Line::new(About::Hetzner, Err(says))],
+            has_first: false,
             offer: None,
             change: None,
             made_key: None,
@@ -32,13 +32,15 @@ pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
         Line::new(About::Names, names(subject, client).await),
         Line::new(About::Network, network(subject, client).await),
     ];
-    let stock = match &offer {
-        Ok(offer) => stock(subject, offer),
-        Err(error) => Err(error.to_string()),
+    let has_first = has_first(subject, client).await;
+    let stock = match (&offer, &has_first) {
+        (Ok(offer), Ok(has_first)) => stock(subject, offer, *has_first),
+        (Err(error), _) | (_, Err(error)) => Err(error.to_string()),
     };
     lines.push(Line::new(About::Stock, stock));
     Found {
         lines,
+        has_first: has_first.unwrap_or_default(),
         offer: offer.ok(),
         change: None,
         made_key,
@@ -97,13 +99,18 @@ async fn network(subject: &Subject<'_>, client: &Client) -> Result<String, Strin
     }
 }
 
-fn stock(subject: &Subject<'_>, offer: &Offer) -> Result<String, String> {
+async fn has_first(subject: &Subject<'_>, client: &Client) -> Result<bool, HetznerError> {
+    let machines = seeding::machines(client, &subject.state.record.cluster_id).await?;
+    let there = machines.first.map(|(first, _)| first.id);
+    Ok(subject.state.laptop().has_first(there))
+}
+
+fn stock(subject: &Subject<'_>, offer: &Offer, has_first: bool) -> Result<String, String> {
     let groups = groups(subject.spec);
     let faults: Vec<String> = groups
         .iter()
         .filter_map(|group| Some(format!("{}: {}", group.name, group.fault(offer)?)))
         .collect();
-    let has_first = subject.state.record.stage > Stage::Unmet;
     if !faults.is_empty() && has_first {
         return Ok(format!(
             "{}; the cluster asks again by itself",
