@@ -16,6 +16,7 @@ mod error;
 mod image;
 mod observe;
 mod options;
+mod over;
 mod own;
 mod progress;
 mod repository;

@@ -55,7 +55,7 @@ fn none_at_all(name: &PoolName, architecture: &str) -> String {
     let of_servers = (name.as_str() != SERVERS_POOL).then_some(of_servers);
     format!(
         "waits for an image: no snapshot for {architecture} at Hetzner has this cluster's label and {IMAGE_LABEL}={name}{}. \
-         `fabrik seed --image FILE` makes one",
+         `fabrik seed --image-only --image FILE` makes one",
         of_servers.unwrap_or_default()
     )
 }

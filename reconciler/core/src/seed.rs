@@ -247,6 +247,11 @@ pub enum Stop {
     )]
     FirstServerGone,
     #[error(
+        "{0} was seeded, and has no server in this project at Hetzner. Where it is no more, `fabrik seed --undo` removes what is \
+         left of it, there and on this laptop; then seed anew. Else the token is another project's"
+    )]
+    NoServerLeft(ClusterName),
+    #[error(
         "cluster.toml has no [servers], so there is no control plane to make. Add the table (docs/spec.md)"
     )]
     NoServers,

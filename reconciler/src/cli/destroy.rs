@@ -5,13 +5,13 @@
 
 mod render;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use fabrik_core::destroy::{self as core, Asked, Kept, Key, Plan, Resource, Step};
+use fabrik_core::destroy::{self as core, Asked, Kept, Key, Kind, Plan, Resource, Step};
 use fabrik_core::id::{ClusterId, ClusterName};
 use fabrik_core::price::PriceList;
 use kube::Client as Kubernetes;
@@ -24,7 +24,7 @@ use super::{Failure, pause, say};
 use crate::hetzner::Client;
 use crate::hetzner::destroy::{Ended, Event, Wanted, destroy, survey};
 use crate::hetzner::pricing;
-use crate::seed::typed;
+use crate::seed::{State, typed};
 
 /// How long the API server may take to answer before it counts as gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -101,8 +101,42 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         },
         yes: options.yes,
     };
-    clear_away(project, wish).await?;
+    // It is held, so that no seed makes anew what goes.
+    let state = State::existing(&project.spec.name)?;
+    let left = clear_away(project, wish).await?;
+    settle(state, &left)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is left of a cluster.
+pub struct Left {
+    cluster: ClusterId,
+    kinds: BTreeSet<Kind>,
+}
+
+impl Left {
+    fn of(cluster: ClusterId, plan: &Plan) -> Self {
+        let kinds = plan.kept.keys().map(|key| key.kind).collect();
+        Self { cluster, kinds }
+    }
+}
+
+/// What the laptop keeps of the cluster goes with it, but its id where something is left. While that is a server, all stays.
+pub fn settle(state: Option<State>, left: &Left) -> Result<(), Failure> {
+    let Some(mut state) = state.filter(|s| s.record.cluster_id == left.cluster) else {
+        return Ok(());
+    };
+    if left.kinds.is_empty() {
+        return Ok(state.forget()?);
+    }
+    if !left.kinds.contains(&Kind::Server) {
+        state.begin_anew()?;
+    }
+    let (dir, id) = (state.dir().display(), &left.cluster);
+    say(format_args!(
+        "{dir} keeps the id of what stays, {id}: the next seed finds it as its own, and so does `fabrik seed --undo`"
+    ))?;
+    Ok(())
 }
 
 /// What of which cluster is to go.
@@ -117,8 +151,8 @@ pub struct Wish {
     pub yes: Option<String>,
 }
 
-/// Shows it, asks, and removes it. Whether all of it is gone.
-pub async fn clear_away(project: Project, wish: Wish) -> Result<bool, Failure> {
+/// Shows it, asks, and removes it.
+pub async fn clear_away(project: Project, wish: Wish) -> Result<Left, Failure> {
     let Project { spec, client } = project;
     let name = spec.name;
     let cluster = match ask_cluster(wish.kubeconfig, &name).await {
@@ -154,7 +188,7 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<bool, Failure> {
     };
     say(page.before(&plan))?;
     if plan.is_done() {
-        return Ok(plan.kept.is_empty());
+        return Ok(Left::of(id, &plan));
     }
     confirm(&name, wish.yes.as_deref())?;
     match cluster {
@@ -177,7 +211,7 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<bool, Failure> {
         ..page
     };
     say(page.after(&ended.removed, &ended.plan))?;
-    Ok(ended.plan.kept.is_empty())
+    Ok(Left::of(id.clone(), &ended.plan))
 }
 
 /// The cluster and its id, by its API server; or why not.

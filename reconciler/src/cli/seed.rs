@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use fabrik_core::destroy::Asked;
 
 use super::Failure;
-use super::destroy::{Wish, clear_away};
+use super::destroy::{Wish, clear_away, settle};
 use super::project::ProjectOptions;
-use super::say;
 use super::validate::print_faults;
 use crate::seed::{self, Ending, SeedOptions, State};
 
@@ -65,17 +64,7 @@ async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
         },
         yes: options.yes,
     };
-    let is_all_gone = clear_away(project, wish).await?;
-    match state {
-        Some(state) if is_all_gone => state.forget()?,
-        Some(mut state) => {
-            state.begin_anew()?;
-            let (dir, id) = (state.dir().display(), &state.record.cluster_id);
-            say(format_args!(
-                "{dir} keeps the id of what stays, {id}: the next seed finds it as its own, and so does `fabrik seed --undo`"
-            ))?;
-        }
-        None => {}
-    }
+    let left = clear_away(project, wish).await?;
+    settle(state, &left)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -252,7 +252,8 @@ async fn deploy_key(subject: &Subject<'_>) -> Result<Result<String, String>, See
     if let Some(why) = subject.unknown_host {
         return Ok(Err(why.to_owned()));
     }
-    let head = place.head(subject.state, &subject.keys.deploy).await?;
+    let (key, public) = subject.state.deploy_pair()?;
+    let head = place.head(subject.state, &key).await?;
     let url = &place.url;
     Ok(match head {
         Ok(head) if head == *subject.commit => Ok(format!("reads {url}")),
@@ -262,8 +263,7 @@ async fn deploy_key(subject: &Subject<'_>) -> Result<Result<String, String>, See
             subject.commit.short()
         )),
         Err(error) if place.is_ssh() => Err(format!(
-            "{error}\nLet this key read the repository, and repeat this:\n  {}\n  {}",
-            subject.keys.deploy_public,
+            "{error}\nLet this key read the repository, and repeat this:\n  {public}\n  {}",
             place.where_to_add_key()
         )),
         Err(error) => Err(error.to_string()),

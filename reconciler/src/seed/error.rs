@@ -127,6 +127,11 @@ pub enum SeedError {
     NobodyAgrees { cluster: ClusterName },
     #[error("`{said}` is not the cluster's name, `{cluster}`: nothing was made")]
     NotAgreed { cluster: ClusterName, said: String },
+    #[error(
+        "{cluster} was seeded before, and that makes no image of {}: `fabrik seed --image-only --image {}` does",
+        file.display(), file.display()
+    )]
+    ImageAlone { cluster: ClusterName, file: PathBuf },
     #[error("{0}")]
     Stopped(#[from] Stop),
     #[error(transparent)]

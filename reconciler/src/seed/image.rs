@@ -10,7 +10,7 @@ use fabrik_core::seed::{Architecture, Image, ImageDigest};
 use fabrik_core::spec::{K3sRelease, Spec};
 use ring::digest::{SHA256, digest};
 
-pub use self::file::DiskFile;
+pub use self::file::{DiskFile, is_known};
 
 use super::SeedError;
 use super::options::SeedOptions;

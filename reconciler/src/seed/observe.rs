@@ -30,7 +30,7 @@ pub async fn observe(seed: &Seed<'_>, silent: &BTreeSet<ServerId>) -> Result<See
         seeding::snapshots(client, cluster),
         seeding::machines(client, cluster),
     )?;
-    let Machines { image, first } = machines;
+    let Machines { image, first, .. } = machines;
     let (mut image_server, image_address) = image.unzip();
     if let Some(server) = &mut image_server
         && silent.contains(&server.id)

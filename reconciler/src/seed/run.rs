@@ -16,6 +16,7 @@ use super::SeedError;
 use super::carry_out::{Ended, Seed};
 use super::checks::{self, Found, Subject};
 use super::options::SeedOptions;
+use super::over::over;
 use super::progress::tell;
 use super::repository::{self, Place};
 use super::state::{Keys, State};
@@ -65,18 +66,6 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
     };
     let unknown_host = place.know_host(options.known_hosts.as_deref()).err();
     let state = State::open(&spec.name, &place.url)?;
-    if extent == Extent::Cluster
-        && state.record.stage == Stage::Parted
-        && !state.laptop().has_secrets
-    {
-        tell(format_args!(
-            "{} was seeded before. {}",
-            spec.name,
-            what_next(&state, &options)
-        ))?;
-        return Ok(Ending::Done);
-    }
-    let keys = state.keys()?;
     let first = own::first(spec, &state.record.cluster_id, &state.laptop());
     let first = first.filter(|_| extent == Extent::Cluster);
     // Machines of the user's own need nothing there; whatever else the cluster has there the leader makes.
@@ -89,6 +78,11 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         (None, None) => return Err(Stop::NoProject.into()),
         (_, Some(_)) => None,
     };
+    if extent == Extent::Cluster && state.record.stage == Stage::Parted {
+        let made = (place, client, state);
+        return over(&options, spec, &commit, first.as_ref(), made).await;
+    }
+    let keys = state.keys()?;
     let subject = Subject {
         dir: &options.dir,
         extent,
@@ -296,7 +290,7 @@ fn begin_on<'a>(
 }
 
 /// Step by step, until nothing is left to do.
-async fn go(seed: &mut Seed<'_>) -> Result<(), SeedError> {
+pub async fn go(seed: &mut Seed<'_>) -> Result<(), SeedError> {
     let mut silent = BTreeSet::new();
     let (mut failed, mut pause) = (0, FIRST_PAUSE);
     loop {
@@ -349,13 +343,15 @@ fn unopened(file: &str, no_key: Option<String>) -> String {
     no_key.unwrap_or_else(|| format!("no age key here opens {file}, where Hetzner's token is"))
 }
 
-fn what_next(state: &State, options: &SeedOptions) -> String {
+pub fn what_next(state: &State, options: &SeedOptions) -> String {
     let kubeconfig = kubeconfig(state, options);
-    format!(
-        "A `git push` changes it from now on; this laptop is not needed for that.\n\
-         Look at it: fabrik status --kubeconfig {}",
-        kubeconfig.display()
-    )
+    let look = if kubeconfig.exists() {
+        let shown = kubeconfig.display();
+        format!("\nLook at it: fabrik status --kubeconfig {shown}")
+    } else {
+        String::new()
+    };
+    format!("A `git push` changes it from now on; this laptop is not needed for that.{look}")
 }
 
 fn kubeconfig(state: &State, options: &SeedOptions) -> PathBuf {

@@ -100,7 +100,10 @@ impl State {
     /// # Errors
     /// A seed has it, or it can't be read.
     pub fn existing(cluster: &ClusterName) -> Result<Option<Self>, SeedError> {
-        let dir = home()?.join(cluster.as_str());
+        let Ok(home) = home() else {
+            return Ok(None);
+        };
+        let dir = home.join(cluster.as_str());
         let path = dir.join(RECORD);
         if !path.exists() {
             return Ok(None);
@@ -318,7 +321,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("fabrik/demo");
         let mut first = open(&dir).unwrap();
-        let keys = first.keys().unwrap();
+        let deploy_key = first.deploy_pair().unwrap();
         first.touch().unwrap();
         first.reach(ServerId(7), Stage::HandingOver).unwrap();
         let error = open(&dir).unwrap_err();
@@ -330,7 +333,7 @@ mod tests {
         let second = open(&dir).unwrap();
         assert!(!half.exists(), "a kill has left it");
         assert_eq!(second.record, record);
-        assert_eq!(second.keys().unwrap().deploy_public, keys.deploy_public);
+        assert_eq!(second.deploy_pair().unwrap(), deploy_key);
         let error = {
             drop(second);
             State::open_in(&dir, &"demo".parse().unwrap(), "/elsewhere").unwrap_err()
@@ -368,6 +371,7 @@ mod tests {
         let state = open(&dir).unwrap();
         assert!(!state.laptop().has_secrets);
         state.keys().unwrap();
+        state.deploy_pair().unwrap();
         state.first_host_key().unwrap();
         state.signing_key().unwrap();
         state.webhook_secret().unwrap();

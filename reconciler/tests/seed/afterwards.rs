@@ -9,6 +9,29 @@ use super::world::{World, left, sha256};
 const WHOLE: [&str; 4] = ["--image", "disk.img", "--yes", "demo"];
 const OTHER_IMAGE: [&str; 3] = ["--image-only", "--image", "other.img"];
 
+async fn seeded() -> World {
+    let world = World::start().await;
+    world.disk("disk.img", 200_000);
+    world.disk("other.img", 100_000);
+    world.authorize_git();
+    let seeded = world.seed(&WHOLE).await;
+    assert!(seeded.is_ok(), "{seeded}");
+    world
+}
+
+/// Machines that come now have nothing of those that were there.
+fn forget_machines(world: &World) {
+    for file in [
+        "own",
+        "own.pub",
+        "use-own",
+        "authorized-first",
+        "bundle.json",
+    ] {
+        fs::remove_file(world.machine_file(file)).unwrap();
+    }
+}
+
 /// What new servers boot.
 fn newest(state: &Value) -> &Value {
     let images = state["images"].as_array().unwrap();
@@ -16,6 +39,61 @@ fn newest(state: &Value) -> &Value {
         .iter()
         .max_by_key(|image| image["id"].as_u64())
         .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_destroyed_is_seeded_again_and_not_said_to_live() {
+    let mut world = seeded().await;
+    let destroyed = world.destroy().await;
+    assert!(destroyed.is_ok(), "{destroyed}");
+    assert_eq!(left(&world.state().await), "1 images");
+    let seed_again = async |world: &World| {
+        forget_machines(world);
+        world.authorize_git();
+        let again = world.seed(&WHOLE).await;
+        assert!(
+            again.is_ok() && again.out.contains("demo is up."),
+            "{again}"
+        );
+        world.is_whole().await;
+    };
+    seed_again(&world).await;
+
+    world.at_laptop("other-state");
+    assert!(world.destroy().await.is_ok());
+    world.at_laptop("state");
+    let told = world.seed(&WHOLE).await;
+    assert!(!told.is_ok(), "{told}");
+    assert!(told.err.contains("`fabrik seed --undo`"), "{told}");
+    let undone = world.seed(&["--undo", "--yes", "demo"]).await;
+    assert!(undone.is_ok(), "{undone}");
+    seed_again(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_a_cluster_is_not_to_have_is_not_passed_over_in_silence() {
+    let world = seeded().await;
+    let told = world.seed(&["--image", "other.img", "--yes", "demo"]).await;
+    assert!(!told.is_ok(), "{told}");
+    assert!(
+        told.err.contains("`fabrik seed --image-only --image "),
+        "{told}"
+    );
+    assert_eq!(world.events("snapshot").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_were_cut_off_leave_the_next_seed_nothing_false_to_say() {
+    let world = seeded().await;
+    world.flag("slow", true);
+    world.seed_until(&OTHER_IMAGE, "writing").await;
+    world.flag("slow", false);
+    assert!(!world.state_dir().join("deploy.key").exists());
+    let seed = world.seed(&WHOLE).await;
+    assert!(seed.is_ok(), "{seed}");
+    assert!(seed.out.contains("demo was seeded before"), "{seed}");
+    world.is_whole().await;
+    assert!(!world.state_dir().join("temporary.key").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

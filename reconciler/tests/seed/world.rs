@@ -28,6 +28,7 @@ pub struct World {
     git: GitServer,
     ssh_port: u16,
     env: Vec<(String, String)>,
+    laptop: &'static str,
     _machines: Machines,
 }
 
@@ -83,6 +84,7 @@ impl World {
             git,
             ssh_port,
             env: Vec::new(),
+            laptop: "state",
         };
         let spec = world.place.read("cluster.toml");
         let servers = "[servers]\ncount = 3\nserver-types = [\"cx33\"]\nlocations = [\"fsn1\", \"nbg1\", \"hel1\"]\n";
@@ -234,7 +236,24 @@ impl World {
     }
 
     pub fn state_dir(&self) -> PathBuf {
-        self.place.path("state/fabrik/demo")
+        self.place.path(self.laptop).join("fabrik/demo")
+    }
+
+    /// Goes to the laptop that keeps its state in that folder, with the same home otherwise.
+    pub fn at_laptop(&mut self, folder: &'static str) {
+        self.laptop = folder;
+    }
+
+    /// `fabrik destroy` of what is not to be kept.
+    pub async fn destroy(&self) -> Ran {
+        let mut command = self.place.command(FABRIK);
+        command
+            .args(["destroy", "--dir", "demo", "--yes", "demo"])
+            .args(["--hetzner-endpoint", &self.emulator.endpoint()])
+            .env("XDG_STATE_HOME", self.place.path(self.laptop))
+            .current_dir(self.place.path(""));
+        let output = tokio::process::Command::from(command).output().await;
+        ran(&output.unwrap())
     }
 
     /// `fabrik seed` to its end.
@@ -332,7 +351,7 @@ impl World {
             .args(["--hetzner-endpoint", endpoint])
             .args(["--ssh-port", &self.ssh_port.to_string()])
             .args(more)
-            .env("XDG_STATE_HOME", self.place.path("state"))
+            .env("XDG_STATE_HOME", self.place.path(self.laptop))
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.place.path(""))
             .stdin(Stdio::null())

@@ -31,6 +31,8 @@ const BASE_IMAGE: &str = "debian-12";
 pub struct Machines {
     pub image: Option<(ImageServer, Option<Ipv4Addr>)>,
     pub first: Option<(First, Option<Ipv4Addr>)>,
+    /// Whether the cluster has any server but the temporary one.
+    pub has_nodes: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -119,7 +121,10 @@ pub async fn machines(client: &Client, cluster: &ClusterId) -> Result<Machines, 
                 written: machine.label(WRITTEN_LABEL).map(str::to_owned),
             };
             machines.image = Some((server, machine.ipv4()));
-        } else if machine.label(INTENT_LABEL) == Some(first_intent.as_str()) {
+            continue;
+        }
+        machines.has_nodes = true;
+        if machine.label(INTENT_LABEL) == Some(first_intent.as_str()) {
             machines.first = Some((First { id, power }, machine.ipv4()));
         }
     }

@@ -1,8 +1,8 @@
 //! A disk in a file of the laptop: whether it is compressed, how long it is, and its digest, which is computed once.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::UNIX_EPOCH;
 
@@ -43,10 +43,7 @@ pub async fn look(file: PathBuf, state: &mut State) -> Result<(DiskFile, u64), S
     let opened = File::open(&file).and_then(|mut f| f.read(&mut start));
     opened.map_err(SeedError::file(&file))?;
     let is_compressed = start == ZSTD_MAGIC;
-    let modified = facts.modified().ok();
-    let modified = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let modified = modified.map_or(0, |since| since.as_nanos());
-    let known_as = format!("{} {} {modified}", file.display(), facts.len());
+    let known_as = known_as(&file, &facts);
     let known = state.record.digests.get(&known_as).cloned();
     let digest = if let Some(known) = known {
         known
@@ -64,6 +61,23 @@ pub async fn look(file: PathBuf, state: &mut State) -> Result<(DiskFile, u64), S
         file,
     };
     Ok((disk, bytes))
+}
+
+/// What tells a file from another one, and from itself before it was written anew.
+fn known_as(file: &Path, facts: &Metadata) -> String {
+    let modified = facts.modified().ok();
+    let modified = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let modified = modified.map_or(0, |since| since.as_nanos());
+    format!("{} {} {modified}", file.display(), facts.len())
+}
+
+/// Whether it was made a snapshot of from here, or was about to be.
+pub fn is_known(file: &Path, state: &State) -> bool {
+    let Ok(file) = std::path::absolute(file) else {
+        return false;
+    };
+    let digests = &state.record.digests;
+    fs::metadata(&file).is_ok_and(|facts| digests.contains_key(&known_as(&file, &facts)))
 }
 
 /// SHA-256 and length of what is on the disk.

@@ -32,13 +32,11 @@ const SECRET: [&str; 11] = [
     founding_keys::WEBHOOK_SECRET_FILE,
 ];
 
-/// The keys of a seed, by their files, and their public halves.
+/// The key that machines let in while a seed is at work: its file, and its public half.
 #[derive(Debug)]
 pub struct Keys {
     pub temporary: PathBuf,
     pub temporary_public: String,
-    pub deploy: PathBuf,
-    pub deploy_public: String,
 }
 
 impl State {
@@ -46,21 +44,21 @@ impl State {
         SECRET.iter().any(|name| self.dir.join(name).exists())
     }
 
-    /// Makes the keys that are missing.
+    /// Makes it, if it is missing.
     pub fn keys(&self) -> Result<Keys, SecretsError> {
-        let (temporary, deploy) = (
-            self.dir.join(TEMPORARY_KEY),
-            self.dir.join(founding_keys::DEPLOY_KEY_FILE),
-        );
-        let cluster = &self.record.cluster;
-        let deploy_public = founding_keys::ensure_ssh(&deploy, &format!("fabrik-{cluster}"))?;
+        let temporary = self.dir.join(TEMPORARY_KEY);
         let temporary_public = founding_keys::ensure_ssh(&temporary, "fabrik-seed")?;
         Ok(Keys {
             temporary,
             temporary_public,
-            deploy,
-            deploy_public,
         })
+    }
+
+    /// The key that reads the repository, which is made if it is missing: its file, and its public half.
+    pub fn deploy_pair(&self) -> Result<(PathBuf, String), SecretsError> {
+        let path = self.dir.join(founding_keys::DEPLOY_KEY_FILE);
+        let public = founding_keys::ensure_ssh(&path, &format!("fabrik-{}", self.record.cluster))?;
+        Ok((path, public))
     }
 
     /// The host key that a first server gets by its user data: private half and public half.
