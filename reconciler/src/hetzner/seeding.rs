@@ -8,7 +8,7 @@ mod machine;
 mod offer;
 mod snapshot;
 
-pub use self::holders::{IMAGE_SUFFIX, holders, key_name, network_range};
+pub use self::holders::{IMAGE_SUFFIX, cluster_called, holders, key_name, network_range};
 pub use self::key::{delete_key, find_key, register_key};
 pub use self::machine::{
     Machines, create_image_server, delete_image_server, enable_rescue, machines, mark_written,

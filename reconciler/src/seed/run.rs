@@ -65,7 +65,7 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         Err(why) => return wrong("repository", &why),
     };
     let unknown_host = place.know_host(options.known_hosts.as_deref()).err();
-    let state = State::open(&spec.name, &place.url)?;
+    let mut state = State::open(&spec.name, &place.url)?;
     let first = own::first(spec, &state.record.cluster_id, &state.laptop());
     let first = first.filter(|_| extent == Extent::Cluster);
     // Machines of the user's own need nothing there; whatever else the cluster has there the leader makes.
@@ -78,6 +78,9 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         (None, None) => return Err(Stop::NoProject.into()),
         (_, Some(_)) => None,
     };
+    if let (Extent::Images, Some(client)) = (extent, &client) {
+        know(&mut state, client).await?;
+    }
     if extent == Extent::Cluster && state.record.stage == Stage::Parted {
         let made = (place, client, state);
         return over(&options, spec, &commit, first.as_ref(), made).await;
@@ -157,6 +160,22 @@ pub fn begun(options: &SeedOptions, cluster: &ClusterName) -> Result<Option<Stat
     let place = repository::place(options, &repository::checkout(&options.dir)?);
     state.must_be_of(&place.map_err(SeedError::NoPlace)?.url)?;
     Ok(Some(state))
+}
+
+/// Images are for the cluster that lives, whichever machine it was seeded from. One that is at work here is this one's.
+async fn know(state: &mut State, client: &Client) -> Result<(), SeedError> {
+    if !matches!(state.record.stage, Stage::Unmet | Stage::Parted) {
+        return Ok(());
+    }
+    let found = seeding::cluster_called(client, &state.record.cluster).await?;
+    let Some(id) = found.filter(|id| *id != state.record.cluster_id) else {
+        return Ok(());
+    };
+    let name = &state.record.cluster;
+    tell(format_args!(
+        "{name} was seeded from another machine: the images are for cluster {id}"
+    ))?;
+    state.follow(id)
 }
 
 /// What was made and found out before anything costs money.

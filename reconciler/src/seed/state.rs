@@ -125,17 +125,26 @@ impl State {
 
     /// Nothing is left of it but the cluster's id, and that something stays at Hetzner.
     pub fn begin_anew(&mut self) -> Result<(), SeedError> {
+        self.begin_as(self.record.cluster_id.clone(), Stage::Unmet)
+    }
+
+    /// It is the cluster of that id, which was seeded from another machine.
+    pub fn follow(&mut self, cluster: ClusterId) -> Result<(), SeedError> {
+        self.begin_as(cluster, Stage::Parted)
+    }
+
+    fn begin_as(&mut self, id: ClusterId, stage: Stage) -> Result<(), SeedError> {
         self.forget_secrets()?;
         let Record {
             cluster,
-            cluster_id,
             repository,
             at_hetzner,
             ..
         } = self.record.clone();
         self.record = Record {
+            stage,
             at_hetzner,
-            ..Record::new(cluster, cluster_id, repository)
+            ..Record::new(cluster, id, repository)
         };
         self.touch()
     }

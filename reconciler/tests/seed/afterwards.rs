@@ -71,6 +71,37 @@ async fn what_was_destroyed_is_seeded_again_and_not_said_to_live() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_laptop_renews_the_images_of_a_cluster_that_it_has_not_seeded() {
+    let mut world = seeded().await;
+    world.at_laptop("other-state");
+    let seed = world.seed(&WHOLE).await;
+    assert!(
+        seed.out.contains("it was seeded from another machine"),
+        "{seed}"
+    );
+    assert!(seed.out.contains("`fabrik seed --image-only`"), "{seed}");
+
+    let renewed = world.seed(&OTHER_IMAGE).await;
+    assert!(renewed.is_ok(), "{renewed}");
+    let state = world.state().await;
+    assert!(
+        left(&state).starts_with("1 servers, 2 images, 1 ssh_keys"),
+        "{state}"
+    );
+    let cluster = &state["servers"][0]["labels"]["fabrik.dev/cluster"];
+    assert_eq!(&newest(&state)["labels"]["fabrik.dev/cluster"], cluster);
+    assert!(!world.state_dir().join("temporary.key").exists());
+
+    let seed = world.seed(&["--yes", "demo"]).await;
+    assert!(seed.is_ok(), "{seed}");
+    assert!(
+        seed.out.contains("demo was seeded from another machine"),
+        "{seed}"
+    );
+    assert_eq!(world.events("created").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_a_cluster_is_not_to_have_is_not_passed_over_in_silence() {
     let world = seeded().await;
     let told = world.seed(&["--image", "other.img", "--yes", "demo"]).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fabrik_core::id::{ClusterId, ClusterName};
 use fabrik_core::ledger::Ledger;
-use fabrik_core::names::SERVERS_POOL;
+use fabrik_core::names::{CLUSTER_LABEL, SERVERS_POOL};
 use fabrik_core::spec::Spec;
 use futures::try_join;
 
@@ -37,18 +37,35 @@ pub async fn holders(
     Ok(found)
 }
 
+/// The cluster whose network has that name: each that has something in a project has one there, and its name is had once.
+pub async fn cluster_called(
+    client: &Client,
+    name: &ClusterName,
+) -> Result<Option<ClusterId>, HetznerError> {
+    let networks = networks_called(client, name).await?;
+    let mut ids = networks
+        .iter()
+        .filter_map(|n| n.labels().get(CLUSTER_LABEL));
+    Ok(ids.find_map(|id| id.parse().ok()))
+}
+
 /// The range of this cluster's network, if it is there.
 pub async fn network_range(
     client: &Client,
     name: &ClusterName,
     cluster: &ClusterId,
 ) -> Result<Option<String>, HetznerError> {
-    let filter = ("name", name.to_string());
-    let found = client
-        .list::<wire::Network>(Some(filter), Purpose::Observe)
-        .await?;
+    let found = networks_called(client, name).await?;
     let ours = found.into_iter().find(|n| is_ours(n, cluster));
     Ok(ours.map(|network| network.ip_range))
+}
+
+async fn networks_called(
+    client: &Client,
+    name: &ClusterName,
+) -> Result<Vec<wire::Network>, HetznerError> {
+    let filter = ("name", name.to_string());
+    client.list(Some(filter), Purpose::Observe).await
 }
 
 /// The temporary server is called so, after the cluster's name.

@@ -78,10 +78,8 @@ async fn names(subject: &Subject<'_>, client: &Client) -> Result<String, String>
     }
     Err(format!(
         "others have names that {name} needs: {}. If they are this repository's, it was seeded from another machine: go on there, \
-         or, once that seed has ended, copy {} from there, which has the cluster's id and no secret. Else give this cluster \
-         another name or project, or rename them",
-        holders.join("; "),
-        subject.state.record_file().display()
+         or renew its images by `fabrik seed --image-only`. Else give this cluster another name or project, or rename them",
+        holders.join("; ")
     ))
 }
 
