@@ -62,11 +62,6 @@ pub enum MachineError {
         "{program} failed (see above), so the machine is not installed. The same command goes on"
     )]
     Program { program: &'static str },
-    #[error(
-        "`nix copy` to {machine} failed (see above). If a path there lacks a signature by a trusted key: {user} has to be in \
-         `nix.settings.trusted-users` there, or `user` in cluster.toml has to be root"
-    )]
-    Copy { machine: MachineName, user: String },
 }
 
 impl MachineError {

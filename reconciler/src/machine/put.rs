@@ -84,9 +84,8 @@ async fn switch(way: &Pinned, system: &str) -> Result<(), MachineError> {
             "--no-check-sigs",
             "--to",
         ])
-        .args([&format!("ssh-ng://{}", way.url_host()), system]);
-    let copied = show(way, copy, "nix").await;
-    copied.map_err(|error| explained(error, way))?;
+        .args([&format!("ssh-ng://{}{}", way.url_host(), way.daemon()), system]);
+    show(way, copy, "nix").await?;
     // As nixos-rebuild does it: in a unit of its own, which a connection that breaks does not end.
     let line = format!(
         "nix-env --profile /nix/var/nix/profiles/system --set {system} && systemd-run --collect --no-ask-password --pipe \
@@ -95,17 +94,6 @@ async fn switch(way: &Pinned, system: &str) -> Result<(), MachineError> {
     way.run("switching to its system", &line, None)
         .await
         .map(drop)
-}
-
-/// What no signature that it trusts is on, Nix takes from trusted users alone.
-fn explained(error: MachineError, way: &Pinned) -> MachineError {
-    match error {
-        MachineError::Program { .. } if way.machine().user != ROOT => MachineError::Copy {
-            machine: way.name().clone(),
-            user: way.machine().user.clone(),
-        },
-        error => error,
-    }
 }
 
 /// Runs a program whose `ssh` takes the pinned host key alone, and comes in by the person's key.

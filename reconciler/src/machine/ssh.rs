@@ -74,6 +74,15 @@ impl Pinned {
         self.identity.as_deref()
     }
 
+    /// Of the URL of its store: what its daemon takes without a signature, it takes of root (nix.conf(5), `trusted-users`).
+    pub fn daemon(&self) -> &'static str {
+        if self.machine.user == ROOT {
+            ""
+        } else {
+            "?remote-program=sudo%20-n%20nix-daemon"
+        }
+    }
+
     /// For what has to be on this disk for as long as the machine is dealt with.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -283,6 +292,13 @@ mod tests {
                 "ada@2001:db8::20".to_owned()
             )
         );
+    }
+
+    #[test]
+    fn nix_daemon_is_root_s_for_whoever_comes_in() {
+        assert_eq!(pinned("root").daemon(), "");
+        let daemon = "?remote-program=sudo%20-n%20nix-daemon";
+        assert_eq!(pinned("ada").daemon(), daemon);
     }
 
     #[test]
