@@ -1,7 +1,7 @@
 //! `fabrik destroy`: all that Hetzner has of a cluster is shown, a person says the cluster's name, and it is removed.
 //!
 //! `fabrik run` in the cluster would make servers again, so it is paused where the API server answers; where none does, its
-//! servers are the first to go.
+//! servers are the first to go, and those of the user's own have to be stopped before.
 
 mod render;
 
@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use clap::Args;
 use fabrik_core::destroy::{self as core, Asked, Kept, Key, Kind, Plan, Resource, Step};
-use fabrik_core::id::{ClusterId, ClusterName};
+use fabrik_core::id::{ClusterId, ClusterName, MachineName};
 use fabrik_core::price::PriceList;
+use fabrik_core::spec::Machine;
 use kube::Client as Kubernetes;
 use tokio::time::timeout;
 
@@ -50,6 +51,9 @@ pub struct Options {
     /// Removes what is protected at Hetzner as well.
     #[arg(long)]
     protected: bool,
+    /// Says that fabrik is stopped on all machines of `[servers.machines]`, where the cluster can't be paused.
+    #[arg(long)]
+    stopped: bool,
     /// The cluster's name, in the place of typing it.
     #[arg(long, value_name = "NAME")]
     yes: Option<String>,
@@ -86,6 +90,12 @@ enum RefusedError {
          `fabrik run` would make anew what goes. Give --protected, or a --kubeconfig by which it can be paused"
     )]
     StaysUnpaused { server: String },
+    #[error(
+        "nothing was done: the control plane is machines of yours ({machines}), the cluster could not be paused, and its `fabrik \
+         run` would make anew what goes. Give a --kubeconfig by which it can be paused. Or stop it on each of them, by \
+         `systemctl stop fabrik` or its power switch, and say so by `fabrik destroy --stopped`"
+    )]
+    OwnUnpaused { machines: String },
 }
 
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
@@ -99,6 +109,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             snapshots: options.snapshots,
             protected: options.protected,
         },
+        is_stopped: options.stopped,
         yes: options.yes,
     };
     // It is held, so that no seed makes anew what goes.
@@ -147,6 +158,8 @@ pub struct Wish {
     pub cluster_id: Option<ClusterId>,
     pub kubeconfig: Option<PathBuf>,
     pub asked: Asked,
+    /// Whether a person says that fabrik runs on none of their own servers.
+    pub is_stopped: bool,
     /// The cluster's name, in the place of typing it.
     pub yes: Option<String>,
 }
@@ -154,6 +167,7 @@ pub struct Wish {
 /// Shows it, asks, and removes it.
 pub async fn clear_away(project: Project, wish: Wish) -> Result<Left, Failure> {
     let Project { spec, client } = project;
+    let own_servers = spec.own_servers;
     let name = spec.name;
     let cluster = match ask_cluster(wish.kubeconfig, &name).await {
         Ok(cluster) => Some(cluster),
@@ -197,7 +211,10 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<Left, Failure> {
                 say(format_args!("paused {name}"))?;
             }
         }
-        None => must_all_go(&plan, &resources)?,
+        None => {
+            must_be_stopped(&own_servers, wish.is_stopped)?;
+            must_all_go(&plan, &resources)?;
+        }
     }
     let wanted = Wanted {
         cluster: id.clone(),
@@ -273,6 +290,20 @@ fn confirm(name: &ClusterName, yes: Option<&str>) -> Result<(), Failure> {
         Some(given) if given == name.as_str() => Ok(()),
         Some(given) => Err(RefusedError::OtherName { name, given }.into()),
     }
+}
+
+/// Those of the user's own nobody stops from here.
+fn must_be_stopped(
+    own_servers: &BTreeMap<MachineName, Machine>,
+    is_stopped: bool,
+) -> Result<(), RefusedError> {
+    if is_stopped || own_servers.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = own_servers.keys().map(MachineName::as_str).collect();
+    Err(RefusedError::OwnUnpaused {
+        machines: names.join(", "),
+    })
 }
 
 /// Where nothing was paused, no server that fabrik runs on may stay.

@@ -62,6 +62,7 @@ async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
             snapshots: true,
             ..Asked::default()
         },
+        is_stopped: false,
         yes: options.yes,
     };
     let left = clear_away(project, wish).await?;

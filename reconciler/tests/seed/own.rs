@@ -294,6 +294,31 @@ async fn a_machine_with_nixos_switches_and_is_not_wiped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_own_servers_would_make_anew_is_not_removed() {
+    let own = Own::start().await;
+    own.world.edit(
+        "[firewall]",
+        "[hetzner]\ntoken = { file = \"secrets/hetzner.yaml\", key = \"token\" }\n[firewall]",
+    );
+    own.world.edit("10.0.1.20", "10.0.9.20");
+    let labels = json!({"fabrik.dev/cluster": "abcdefgh01234567"});
+    let network = json!({"name": "demo", "ip_range": "10.0.0.0/16", "labels": labels});
+    own.world.post("networks", network).await;
+    let yes = &["--yes", "demo"];
+    for refused in [
+        own.world.destroy(yes).await,
+        own.world.seed(&["--undo", "--yes", "demo"]).await,
+    ] {
+        let why = "nothing was done: the control plane is machines of yours (attic)";
+        assert!(!refused.is_ok() && refused.err.contains(why), "{refused}");
+    }
+    assert_eq!(left(&own.world.state().await), "1 networks");
+    let destroyed = own.world.destroy(&["--stopped", "--yes", "demo"]).await;
+    assert!(destroyed.is_ok(), "{destroyed}");
+    assert_eq!(left(&own.world.state().await), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nixos_anywhere_takes_the_pinned_host_key_alone() {
     let own = Own::start().await;
     own.world.authorize_git();

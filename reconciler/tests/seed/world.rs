@@ -261,6 +261,19 @@ impl World {
         self.seed_of("demo.git", more).await
     }
 
+    /// `fabrik destroy` to its end.
+    pub async fn destroy(&self, more: &[&str]) -> Ran {
+        let mut command = self.place.command(FABRIK);
+        command
+            .args(["destroy", "--dir", "demo", "--hetzner-endpoint"])
+            .arg(self.emulator.endpoint())
+            .args(more)
+            .current_dir(self.place.path(""))
+            .stdin(Stdio::null());
+        let output = tokio::process::Command::from(command).output();
+        ran(&output.await.unwrap())
+    }
+
     /// As [`Self::seed`], by whoever has another home.
     pub async fn seed_from_home(&self, home: &Path) -> Ran {
         let mut command = self.command(&["--yes", "demo"]);
