@@ -12,7 +12,7 @@ use fabrik_core::id::MachineName;
 use fabrik_core::machines::means::Unfit;
 
 pub use self::look::look;
-pub use self::put::{put, tell};
+pub use self::put::{put, tell, when_it_answers};
 pub use self::ssh::Pinned;
 use crate::node::identify::{IDENTITY, STATE_DIR};
 

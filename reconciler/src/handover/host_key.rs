@@ -48,10 +48,13 @@ fn let_in(root: &Path, laptop: &str) -> Result<(), HandoverError> {
     Ok(())
 }
 
-/// The same, in a line for a machine's shell.
+/// The same, in a line for a machine's shell. The last line that is there may have no end.
 pub fn let_in_line(laptop: &str) -> String {
-    let line = line_of(laptop);
-    format!("umask 077 && mkdir -p /root/.ssh && echo '{line}' >>/{AUTHORIZED_KEYS}")
+    let (line, path) = (line_of(laptop), format!("/{AUTHORIZED_KEYS}"));
+    format!(
+        "umask 077 && mkdir -p /root/.ssh && {{ [ -z \"$(tail -c 1 {path} 2>/dev/null)\" ] || echo >>{path}; }} && \
+         echo '{line}' >>{path}"
+    )
 }
 
 /// The public half of the machine's own key, which is made once and nobody else has seen.
@@ -112,8 +115,14 @@ fn place(root: &Path, key: &Secret, public: &str) -> Result<(), HandoverError> {
 }
 
 fn without_mark(lines: &str) -> String {
-    let others = lines.lines().filter(|line| !line.ends_with(MARK));
+    let others = lines.lines().filter(|line| !is_of_laptop(line));
     others.map(|line| format!("{line}\n")).collect()
+}
+
+/// A key's type, the key, and nothing but the mark.
+fn is_of_laptop(line: &str) -> bool {
+    let mut comment = line.split(' ').skip(2).peekable();
+    comment.peek().is_some() && comment.all(|word| word == MARK)
 }
 
 /// sshd passes over a file that others could write (sshd_config(5), "StrictModes").
@@ -143,6 +152,39 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "ssh-ed25519 AAAA me\n");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+    }
+
+    #[test]
+    fn whose_key_has_no_line_break_behind_it_is_let_in_before_and_afterwards() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(AUTHORIZED_KEYS);
+        let below = |line: &str| line.replace("/root", &format!("{}/root", root.path().display()));
+        let line = below(&let_in_line("ssh-ed25519 BBBB fabrik-seed"));
+        for (there, kept) in [
+            ("", ""),
+            ("ssh-ed25519 AAAA me", "ssh-ed25519 AAAA me\n"),
+            ("ssh-ed25519 AAAA me\n", "ssh-ed25519 AAAA me\n"),
+            (
+                "ssh-ed25519 AAAA my fabrik-seed\n",
+                "ssh-ed25519 AAAA my fabrik-seed\n",
+            ),
+        ] {
+            keep_authorized(&path, there).unwrap();
+            // Told again, as it is when the laptop was cut off.
+            for _ in 0..2 {
+                let mut shell = std::process::Command::new("sh");
+                assert!(shell.args(["-c", &line]).status().unwrap().success());
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let own = "ssh-ed25519 BBBB fabrik-seed fabrik-seed";
+            assert!(text.lines().any(|line| line == own), "{text}");
+            part(root.path()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), kept);
+        }
+        fs::remove_dir_all(root.path().join("root")).unwrap();
+        let mut shell = std::process::Command::new("sh");
+        assert!(shell.args(["-c", &line]).status().unwrap().success());
+        assert!(path.exists(), "where nobody was let in by it before");
     }
 
     #[test]

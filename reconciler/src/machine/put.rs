@@ -145,16 +145,26 @@ fn in_path(program: &str) -> Option<PathBuf> {
     found.find(|file| file.is_file())
 }
 
-/// Tells the machine who it is, as soon as it answers: by the standard input of `ssh`, to a file of that name for root alone.
-/// Then it runs a line of commands.
+/// Tells the machine who it is: by the standard input of `ssh`, to a file of that name for root alone. Then it runs a line of
+/// commands.
 pub async fn tell(way: &Pinned, name: &str, file: &Secret, then: &str) -> Result<(), MachineError> {
     let path = format!("/{STATE_DIR}/{name}");
     let line = format!(
         "umask 077 && mkdir -p /{STATE_DIR} && cat >{path}.new && mv {path}.new {path} && {then}"
     );
+    when_it_answers(way, "telling it who it is", &line, Some(file)).await
+}
+
+/// Runs a line of commands there, as soon as it answers.
+pub async fn when_it_answers(
+    way: &Pinned,
+    what: &'static str,
+    line: &str,
+    input: Option<&Secret>,
+) -> Result<(), MachineError> {
     let deadline = Instant::now() + BOOT_LIMIT;
     loop {
-        match way.run("telling it who it is", &line, Some(file)).await {
+        match way.run(what, line, input).await {
             Err(MachineError::Unreachable { .. }) if Instant::now() < deadline => {
                 sleep(RETRY_PAUSE).await;
             }

@@ -19,6 +19,10 @@ use crate::machine::{self, MachineError, Pinned};
 use crate::node::identify::{Addresses, IDENTITY, Identity};
 use crate::secrets::Secret;
 
+const NOT_LET_IN: &str = "The seed's key was put into /root/.ssh/authorized_keys there: does the new system's sshd read that file? \
+     It does not where nixos/ has `services.openssh.authorizedKeysInHomedir = false` or `authorizedKeysFiles` without it, nor \
+     where others may write to /root/.ssh. Mend that, push, and repeat this";
+
 /// What a look has shown.
 pub struct Looked {
     /// In a line.
@@ -99,17 +103,25 @@ async fn install(
     let dir = &seed.options.dir;
     machine::put(means, &way, dir, seed.commit, &PoolName::servers()).await?;
     task.tell(&format!("{} has its system", first.name))?;
-    // In this order: who is let in finds a machine that knows who it is.
-    let then = format!(
-        "systemctl restart fabrik-identity.service && {}",
-        host_key::let_in_line(&seed.keys.temporary_public)
-    );
-    machine::tell(&way.installed(), IDENTITY, &identity(seed, first)?, &then).await?;
+    let way = way.installed();
+    let line = host_key::let_in_line(&seed.keys.temporary_public);
+    machine::when_it_answers(&way, "letting this laptop in", &line, None).await?;
+    is_let_in(seed, first).await?;
+    let then = "systemctl restart fabrik-identity.service";
+    machine::tell(&way, IDENTITY, &identity(seed, first)?, then).await?;
+    seed.state.reach(first.id, Stage::Trusted)?;
+    Ok(task.end()?)
+}
+
+/// By the laptop's key, before the machine knows who it is: until then another system may take the place of one that does not.
+async fn is_let_in(seed: &mut Seed<'_>, first: &First) -> Result<(), SeedError> {
     let record = &mut seed.state.record;
     record.host_key = Some(first.machine.host_key.clone());
     record.address = Some(first.machine.address.clone());
-    seed.state.reach(first.id, Stage::Trusted)?;
-    Ok(task.end()?)
+    let ssh = Conversation::new(seed, first.id, door(first)).by_own_key()?;
+    let output = ssh.run("true").await?;
+    let output = output.map_err(|failure| ssh.error(&failure, NOT_LET_IN))?;
+    ssh.expect_success("true", output).map(drop)
 }
 
 async fn ask(spec: &Spec, first: &First) -> Result<(Pinned, Found, Means), MachineError> {

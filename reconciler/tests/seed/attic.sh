@@ -12,9 +12,10 @@ true) ;;
     echo disk=
     echo '{"blockdevices": [{"name": "sda", "type": "disk", "size": 1000000000000, "model": null, "fstype": "ext4"}]}'
     ;;
-*identity.json*)
-    # What it is told goes to its disk, and its systemd is none.
+*authorized_keys* | *identity.json*)
+    # What it is told goes to its disk, and its systemd is none. Where `deaf` is, its sshd reads another file.
     line=$(printf %s "$SSH_ORIGINAL_COMMAND" | sed "s#/root#$root/root#g; s#/var/lib#$root/var/lib#g; s#systemctl#true#")
+    [ -e "$dir/deaf" ] && line=$(printf %s "$line" | sed 's#authorized_keys#other_keys#g')
     sh -c "$line"
     ;;
 *switch-to-configuration*) ;;

@@ -294,6 +294,31 @@ async fn a_machine_with_nixos_switches_and_is_not_wiped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_does_not_let_the_laptop_in_is_told_again_once_it_does() {
+    let own = Own::start().await;
+    own.world.authorize_git();
+    own.world.flag("deaf", true);
+    let shut_out = own
+        .world
+        .seed(&["--yes", "demo", "--boot-limit", "3s"])
+        .await;
+    let why = "does the new system's sshd read that file?";
+    assert!(
+        !shut_out.is_ok() && shut_out.err.contains(why),
+        "{shut_out}"
+    );
+    assert_eq!(
+        own.file("attic/var/lib/fabrik-identity/identity.json"),
+        "",
+        "another system may take its place yet"
+    );
+    own.world.flag("deaf", false);
+    let seeded = own.seed().await;
+    assert!(seeded.is_ok(), "{seeded}");
+    own.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_own_servers_would_make_anew_is_not_removed() {
     let own = Own::start().await;
     own.world.edit(
