@@ -17,6 +17,8 @@ in
     enable = lib.mkDefault true;
     # ./firewall.nix opens it to those whom cluster.toml names.
     openFirewall = lib.mkDefault false;
+    # Machines of the user's own have theirs beside it.
+    ports = lib.mkDefault [ 22 ];
     settings = {
       PasswordAuthentication = lib.mkDefault false;
       KbdInteractiveAuthentication = lib.mkDefault false;

@@ -51,7 +51,7 @@ in
         checkReversePath = lib.mkDefault "loose";
         logRefusedConnections = lib.mkDefault false;
         extraInputRules =
-          accept cluster.firewall.ssh-from "tcp" [ 22 ]
+          accept cluster.firewall.ssh-from "tcp" config.services.openssh.ports
           + lib.optionalString isServer (accept cluster.firewall.api-from "tcp" [ 6443 ])
           # A pod comes from another node with that node's address.
           + accept [ network.range ] "tcp" (cfg.nodes.tcp ++ cfg.pods.tcp)

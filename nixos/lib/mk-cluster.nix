@@ -141,13 +141,15 @@ let
     };
 
   # Machines of the user's own: no metadata service tells them who they are. One system serves a pool, so GRUB for BIOS can be on
-  # a disk that all its machines have under one name, or on none.
+  # a disk that all its machines have under one name, or on none. sshd is where it was before, and at 22, to which a router
+  # may lead from another port.
   ownOf =
     of:
     map (
       disks:
       { lib, ... }:
       {
+        services.openssh.ports = lib.mkDefault (lib.unique (builtins.filter (port: port != 22) of.ports));
         fabrik.identity.metadata = lib.mkDefault null;
         fabrik.disk.device = lib.mkDefault (
           if disks != [ ] && builtins.all (disk: disk == builtins.head disks) disks then builtins.head disks else "nodev"

@@ -188,6 +188,7 @@ let
       isKnown = builtins.elem system.value [ "x86_64-linux" "aarch64-linux" ];
       hasDisk = name: builtins.isString (given.machines.${name}.disk or null);
       disk = name: { inherit name; value = given.machines.${name}.disk; };
+      port = machine: if builtins.isInt (machine.port or null) then machine.port else 22;
     in
     if !builtins.isAttrs given.machines then
       bad { } "${object} `machines` must be ${kinds.set}, and is ${kind given.machines}"
@@ -199,6 +200,7 @@ let
         value = {
           system = system.value;
           disks = builtins.listToAttrs (map disk (builtins.filter hasDisk (builtins.attrNames given.machines)));
+          ports = map port (builtins.filter builtins.isAttrs (builtins.attrValues given.machines));
         };
       };
 
@@ -291,10 +293,10 @@ in
     ssh-keys = values keys;
   };
 
-  # { system = "x86_64-linux"; }, with `disks` where they are the user's own machines, or nothing where `[servers]` is not there.
+  # { system = "x86_64-linux"; }, with `disks` and `ports` where they are the user's own machines, or nothing where `[servers]` is not there.
   servers = servers.value;
 
-  # { NAME.system = "x86_64-linux"; }, and in pools of the user's own `disks.MACHINE = "/dev/…"`.
+  # { NAME.system = "x86_64-linux"; }, and in pools of the user's own `disks.MACHINE = "/dev/…"` and all machines' `ports` of SSH.
   pools = values pools;
 
   # Of each, its SOPS file, the pools that have it, and the units that another one restarts.

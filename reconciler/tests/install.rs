@@ -135,6 +135,24 @@ async fn nothing_is_done_to_a_machine_until_its_name_was_said() {
 }
 
 #[tokio::test]
+async fn a_machine_whose_new_firewall_would_shut_this_laptop_out_is_left_as_it_is() {
+    for os in ["debian", "nixos"] {
+        let world = World::start(os).await;
+        world.comes_from("192.168.1.7");
+        let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;
+        assert!(!ok, "{said}");
+        for part in [
+            "it sees this laptop as 192.168.1.7, which is in no range of [firewall] `ssh-from`",
+            "Put \"192.168.1.7/32\" there",
+            "Nothing was changed on it",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(world.calls("nixos-anywhere") + &world.calls("nix"), "");
+    }
+}
+
+#[tokio::test]
 async fn a_machine_that_was_installed_is_only_told_anew_who_it_is() {
     let world = World::start("nixos").await;
     world.is_already("demo-home-desktop");

@@ -135,7 +135,9 @@ loopback=$(evaluate loopback tests/nix/table.nix)
 restarts=$(evaluate restarts tests/nix/table.nix)
 [ "$restarts" = '{"arm":0,"servers":0,"workers":1}' ] || fail "the secret of wg0 restarts it in $restarts"
 own=$(evaluate own tests/nix/table.nix)
-[ "$own" = '{"disks":{"attic":"/stub/fabrik-disk","board":"/stub/fabrik-disk","desktop":"/stub/fabrik-disk","nas":"/stub/fabrik-disk"},"grub":["/dev/disk/by-id/mmc-three","nodev","/dev/sda"],"told":[2,2,0]}' ] ||
+[ "$own" = '{"disks":{"attic":"/stub/fabrik-disk","board":"/stub/fabrik-disk","desktop":"/stub/fabrik-disk","nas":"/stub/fabrik-disk"},"grub":["/dev/disk/by-id/mmc-three","nodev","/dev/sda"],'\
+'"ssh":[[[22,2222],"ip saddr { 192.168.1.0/24 } tcp dport { 22, 2222 } accept"],'\
+'[[22],"ip saddr { 192.168.1.0/24 } tcp dport { 22 } accept"],[[22],"ip saddr { 192.168.1.0/24 } tcp dport { 22 } accept"]],"told":[2,2,0]}' ] ||
     fail "machines of the user's own are $own"
 images=$(evaluate images tests/nix/table.nix)
 [ "$images" = '{"aarch64-linux":["image-arm"],"x86_64-linux":["image","image-amd","image-intel","image-servers"]}' ] || fail "the images are $images"

@@ -103,8 +103,8 @@ in
   broken = import ../../nixos/lib/spec.nix "[cluster\n";
   # What there is an image of.
   images = builtins.mapAttrs (_: builtins.attrNames) (mkCluster { src = ./specs/both-architectures; }).packages;
-  # Of machines of the user's own: where GRUB is for BIOS, what makes each machine's disk, and without which files none learns
-  # who it is.
+  # Of machines of the user's own: where GRUB is for BIOS, what makes each machine's disk, without which files none learns
+  # who it is, and where sshd is and who reaches it.
   own =
     let
       cluster = mkCluster { src = ./specs/own-machines; };
@@ -113,6 +113,10 @@ in
     {
       grub = pools (config: config.fabrik.disk.device);
       told = pools (config: builtins.length (config.systemd.services.fabrik-identity.unitConfig.ConditionPathExists or [ ]));
+      ssh = pools (config: [
+        config.services.openssh.ports
+        (builtins.head (lib.splitString "\n" config.networking.firewall.extraInputRules))
+      ]);
       disks = builtins.mapAttrs (_: machine: machine.disk) (
         cluster.fabrik.machines // (mkCluster { src = ./specs/own-servers; }).fabrik.machines
       );

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::cidr::Cidr;
 pub use self::notes::notes;
 pub use self::parse::{parse, token_reference, zone_of};
 pub use self::place::{place_of, text_of};
@@ -159,6 +160,17 @@ pub struct Network {
 pub struct Firewall {
     pub ssh_from: Vec<String>,
     pub api_from: Vec<String>,
+}
+
+impl Firewall {
+    /// Whether somebody there may come by SSH.
+    pub fn opens_ssh_to(&self, address: IpAddr) -> bool {
+        let ranges = self
+            .ssh_from
+            .iter()
+            .filter_map(|text| Cidr::parse(text).ok());
+        ranges.into_iter().any(|range| range.holds(address))
+    }
 }
 
 /// How people and programs from outside reach the API servers. Nodes know each server by itself.

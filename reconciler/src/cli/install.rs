@@ -110,6 +110,7 @@ impl Place<'_> {
             system: system.as_deref().unwrap_or_default(),
             disk: &self.machine.disk,
             has_ssh_keys: !self.spec.ssh_keys.is_empty(),
+            firewall: &self.spec.firewall,
         }
     }
 }

@@ -13,6 +13,7 @@ const ASK: &str = r#"ID=; . /etc/os-release 2>/dev/null
 echo "os=$ID"
 echo "arch=$(uname -m)"
 echo "user=$(id -u)"
+echo "from=${SSH_CONNECTION%% *}"
 echo "memory=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 echo "identity=$(LC_ALL=C cat /STATE/identity.json 2>&1 | tr -d '\n')"
 [ -e /etc/rancher/k3s ] || [ -e /var/lib/rancher/k3s ] && echo "k3s=yes"
@@ -99,6 +100,11 @@ fn parse(said: &str) -> Result<Found, String> {
         os: fact("os"),
         system: format!("{}-linux", fact("arch")),
         memory_kib: fact("memory").parse().unwrap_or(0),
+        // One of a link has the interface behind it.
+        from: fact("from")
+            .split('%')
+            .next()
+            .and_then(|at| at.parse().ok()),
         node: kept.map(|kept| (clean(&kept.node), kept.server)),
         has_k3s: fact("k3s") == "yes",
         disk: disk.filter(|d| d.kind == "disk").map(|disk| {
@@ -152,6 +158,7 @@ mod tests {
     const SAID: &str = r#"os=debian
 arch=x86_64
 user=0
+from=192.168.1.7
 memory=16303420
 identity=cat: /var/lib/fabrik-identity/identity.json: No such file or directory
 disk=
@@ -166,6 +173,10 @@ disk=
         let found = parse(SAID).unwrap();
         assert_eq!(found.to_string(), "debian, x86_64-linux, 16 GB of memory");
         assert_eq!((found.node.as_ref(), found.has_k3s), (None, false));
+        assert_eq!(found.from, "192.168.1.7".parse().ok());
+        let of_link = parse(&SAID.replace("192.168.1.7", "fe80::7%eth0"));
+        assert_eq!(of_link.from, "fe80::7".parse().ok());
+        assert_eq!(parse(&SAID.replace("192.168.1.7", "")).from, None);
         let expected = [
             "nvme0n1 512.1 GB, SAMSUNG MZVL",
             "  nvme0n1p1 0.5 GB, vfat, mounted at /boot/efi",

@@ -174,11 +174,13 @@ impl Pinned {
         }
     }
 
+    /// `sudo` keeps little of the environment, not even where somebody comes from.
     fn as_root(&self, line: &str) -> String {
         if self.machine.user == ROOT {
             return line.to_owned();
         }
-        format!("sudo -n sh -c '{}'", line.replace('\'', r"'\''"))
+        let line = line.replace('\'', r"'\''");
+        format!("sudo -n env SSH_CONNECTION=\"$SSH_CONNECTION\" sh -c '{line}'")
     }
 
     /// Tells what a command has said from what `ssh` says of the way there.
@@ -239,6 +241,8 @@ fn shown_key(said: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const KEY: &str =
@@ -276,7 +280,7 @@ mod tests {
         assert_eq!(pinned("root").as_root("cat '/a b'"), "cat '/a b'");
         assert_eq!(
             pinned("ada").as_root("cat '/a b'"),
-            r"sudo -n sh -c 'cat '\''/a b'\'''"
+            r#"sudo -n env SSH_CONNECTION="$SSH_CONNECTION" sh -c 'cat '\''/a b'\'''"#
         );
     }
 
@@ -292,6 +296,26 @@ mod tests {
                 "ada@2001:db8::20".to_owned()
             )
         );
+    }
+
+    #[test]
+    fn who_is_not_root_is_seen_to_come_from_where_they_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let sudo = dir.path().join("sudo");
+        let keeps_nothing = "#!/bin/sh\nshift\nexec env -i PATH=\"$PATH\" \"$@\"\n";
+        std::fs::write(&sudo, keeps_nothing).unwrap();
+        std::fs::set_permissions(&sudo, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!(
+            "{}:{}",
+            dir.path().display(),
+            std::env::var("PATH").unwrap()
+        );
+        let mut sh = std::process::Command::new("sh");
+        sh.env("PATH", path)
+            .env("SSH_CONNECTION", "192.168.1.7 50000 192.168.1.20 22")
+            .args(["-c", &pinned("ada").as_root("echo \"$SSH_CONNECTION\"")]);
+        let said = sh.output().unwrap().stdout;
+        assert_eq!(said, b"192.168.1.7 50000 192.168.1.20 22\n");
     }
 
     #[test]

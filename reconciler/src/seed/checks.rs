@@ -234,7 +234,8 @@ fn repository(subject: &Subject<'_>) -> Result<String, String> {
     }
 }
 
-/// Nobody can be asked where this laptop comes from; that it may come at all can be seen.
+/// Before there is a server nobody can be asked where this laptop comes from; that it may come at all can be seen. A machine of
+/// the user's own is asked (`super::own`).
 fn firewall(spec: &Spec) -> Result<String, String> {
     let ssh_from = &spec.firewall.ssh_from;
     if ssh_from.is_empty() {

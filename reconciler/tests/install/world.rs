@@ -25,7 +25,9 @@ dir=DIR
 printf '%s\n' "$SSH_ORIGINAL_COMMAND" >>$dir/asked
 case "$SSH_ORIGINAL_COMMAND" in
 *os-release*)
-    printf 'os=%s\narch=x86_64\nuser=0\nmemory=16303420\nidentity=%s\ndisk=\n' "$(cat $dir/os)" "$(cat $dir/identity 2>&1)"
+    printf 'os=%s\narch=x86_64\nuser=0\nmemory=16303420\n' "$(cat $dir/os)"
+    echo "from=$(cat $dir/from 2>/dev/null || echo "${SSH_CONNECTION%% *}")"
+    printf 'identity=%s\ndisk=\n' "$(cat $dir/identity 2>&1)"
     cat $dir/disk.json
     ;;
 *machine.json*) cat >$dir/told ;;
@@ -174,6 +176,11 @@ impl World {
         self.address.port()
     }
 
+    /// As the machine sees this laptop.
+    pub fn comes_from(&self, address: &str) {
+        fs::write(self.path("from"), address).unwrap();
+    }
+
     pub fn is_already(&self, node: &str) {
         let cluster: ClusterId = CLUSTER.parse().unwrap();
         let server = ServerId::of_machine(&cluster, &node.parse().unwrap());
@@ -285,7 +292,8 @@ fn spec_of(machines: &[Named], keys: &Path, port: u16) -> String {
         line.trim().to_owned()
     };
     let mut spec = format!(
-        "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[ssh-keys]\nme = \"{}\"\n",
+        "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36.3+k3s1\"\n[firewall]\nssh-from = [\"127.0.0.0/8\"]\n\
+         [ssh-keys]\nme = \"{}\"\n",
         key("mine"),
     );
     if machines == POOL {

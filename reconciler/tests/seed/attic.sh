@@ -9,6 +9,7 @@ true) ;;
 *os-release*)
     printf 'os=%s\narch=x86_64\nuser=0\nmemory=16303420\n' "$(cat "$dir/attic-os")"
     echo "identity=$(LC_ALL=C cat "$root/var/lib/fabrik-identity/identity.json" 2>&1 | tr -d '\n')"
+    echo "from=$(cat "$dir/from" 2>/dev/null || echo "${SSH_CONNECTION%% *}")"
     echo disk=
     echo '{"blockdevices": [{"name": "sda", "type": "disk", "size": 1000000000000, "model": null, "fstype": "ext4"}]}'
     ;;

@@ -294,6 +294,19 @@ async fn a_machine_with_nixos_switches_and_is_not_wiped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_new_firewall_would_shut_this_laptop_out_is_not_wiped() {
+    let own = Own::start().await;
+    own.world.authorize_git();
+    fs::write(own.world.machine_file("from"), "2001:db8::7").unwrap();
+    let refused = own.seed().await;
+    assert!(!refused.is_ok(), "{refused}");
+    let why = "wrong  machine     attic would let this laptop in no more: it sees this laptop as 2001:db8::7";
+    assert!(refused.out.contains(why), "{refused}");
+    assert!(refused.out.contains("\"2001:db8::7/128\""), "{refused}");
+    assert_eq!(own.file("anywhere"), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_does_not_let_the_laptop_in_is_told_again_once_it_does() {
     let own = Own::start().await;
     own.world.authorize_git();

@@ -1,9 +1,11 @@
 //! By what means a machine of the user's own gets its system, for `fabrik seed` and `fabrik install` alike: decided by what was
 //! found on it. What somebody may need is refused, and told.
 
+use core::net::IpAddr;
 use std::fmt;
 
 use crate::id::{NodeName, ServerId};
+use crate::spec::Firewall;
 
 /// What was found on a machine, before anything is done to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub struct Found {
     /// In Nix' words.
     pub system: String,
     pub memory_kib: u64,
+    /// Where it sees the laptop come from.
+    pub from: Option<IpAddr>,
     /// The node that it was told to be.
     pub node: Option<(String, ServerId)>,
     /// Whether k3s is there, of whichever cluster.
@@ -31,6 +35,8 @@ pub struct Wanted<'a> {
     pub disk: &'a str,
     /// Whether its system will let anybody in.
     pub has_ssh_keys: bool,
+    /// And from where.
+    pub firewall: &'a Firewall,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +62,16 @@ pub enum Unfit {
     NoDisk(String),
     #[error("would let nobody in: cluster.toml has no [ssh-keys]. Put your public key there")]
     NoSshKeys,
+    #[error(
+        "would let this laptop in no more: it sees this laptop as {0}, which is in no range of [firewall] `ssh-from`. Put \
+         \"{0}/{bits}\" there, or the network that it is in, and push", bits = if .0.is_ipv4() { 32 } else { 128 }
+    )]
+    ShutOut(IpAddr),
+    #[error(
+        "does not say from where it sees this laptop come (`$SSH_CONNECTION` is empty), so nobody knows whether its new \
+         firewall lets this laptop in. Reach it by OpenSSH's sshd"
+    )]
+    Unseen,
 }
 
 /// # Errors
@@ -77,6 +93,10 @@ pub fn means(found: &Found, wanted: &Wanted<'_>) -> Result<Means, Unfit> {
     }
     if !wanted.has_ssh_keys {
         return Err(Unfit::NoSshKeys);
+    }
+    let from = found.from.ok_or(Unfit::Unseen)?;
+    if !wanted.firewall.opens_ssh_to(from) {
+        return Err(Unfit::ShutOut(from));
     }
     match (found.os.as_str(), &found.disk) {
         ("nixos", _) => Ok(Means::Switch),
@@ -121,6 +141,7 @@ mod tests {
             os: "debian".to_owned(),
             system: "x86_64-linux".to_owned(),
             memory_kib: 16_000_000,
+            from: "192.168.1.7".parse().ok(),
             node: None,
             has_k3s: false,
             disk: Some(vec!["nvme0n1 512.1 GB".to_owned()]),
@@ -132,6 +153,10 @@ mod tests {
             system: "x86_64-linux",
             disk: "/dev/sda",
             has_ssh_keys,
+            firewall: &Firewall {
+                ssh_from: vec!["192.168.1.0/24".to_owned(), "fd00::/8".to_owned()],
+                api_from: Vec::new(),
+            },
         };
         means(&found, &wanted)
     }
@@ -142,6 +167,8 @@ mod tests {
         assert_eq!(by(|f| f.os = "nixos".to_owned(), true), Ok(Means::Switch));
         let told: Change = |f| f.node = Some(("demo-home-desktop".to_owned(), ServerId(7)));
         assert_eq!(by(told, true), Ok(Means::Tell), "the same command goes on");
+        let by_ipv6: Change = |f| f.from = "fd00::7".parse().ok();
+        assert_eq!(by(by_ipv6, true), Ok(Means::Wipe));
     }
 
     #[test]
@@ -156,6 +183,10 @@ mod tests {
         assert_eq!(by(|f| f.disk = None, true), Err(no_disk));
         assert_eq!(by(|f| f.has_k3s = true, true), Err(Unfit::HasK3s));
         assert_eq!(by(|_| (), false), Err(Unfit::NoSshKeys));
+        let outside: Change = |f| f.from = "192.168.2.7".parse().ok();
+        let shut_out = Unfit::ShutOut("192.168.2.7".parse().unwrap());
+        assert_eq!(by(outside, true), Err(shut_out));
+        assert_eq!(by(|f| f.from = None, true), Err(Unfit::Unseen));
         let arm = by(|f| f.system = "aarch64-linux".to_owned(), true);
         let said = arm.unwrap_err().to_string();
         assert_eq!(

@@ -64,7 +64,8 @@ fn have_pool(bed: &Bed, machines: &[(&str, &Machine, &str)]) -> Result<()> {
     bed.add_system("home")?;
     let spec = bed.git().read("cluster.toml")?;
     let pool = format!(
-        "\n[ssh-keys]\nme = \"{OTHER_KEY} me\"\n[pools.home]\nlabels = {{ place = \"attic\" }}\n"
+        "\n[firewall]\nssh-from = [\"127.0.0.0/8\"]\n[ssh-keys]\nme = \"{OTHER_KEY} me\"\n\
+         [pools.home]\nlabels = {{ place = \"attic\" }}\n"
     );
     let tables = machines.iter().enumerate();
     let tables = tables.map(|(number, (name, machine, key))| table(number, name, machine, key));
