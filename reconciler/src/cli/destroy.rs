@@ -205,16 +205,13 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<Left, Failure> {
         return Ok(Left::of(id, &plan));
     }
     confirm(&name, wish.yes.as_deref())?;
-    match cluster {
-        Some((access, _)) => {
-            if pause::ensure(&access, REASON.to_owned()).await? {
-                say(format_args!("paused {name}"))?;
-            }
+    if let Some((access, _)) = cluster {
+        if pause::ensure(&access, REASON.to_owned()).await? {
+            say(format_args!("paused {name}"))?;
         }
-        None => {
-            must_be_stopped(&own_servers, wish.is_stopped)?;
-            must_all_go(&plan, &resources)?;
-        }
+    } else {
+        must_be_stopped(&own_servers, wish.is_stopped)?;
+        must_all_go(&plan, &resources)?;
     }
     let wanted = Wanted {
         cluster: id.clone(),

@@ -175,8 +175,8 @@ disk=
         assert_eq!((found.node.as_ref(), found.has_k3s), (None, false));
         assert_eq!(found.from, "192.168.1.7".parse().ok());
         let of_link = parse(&SAID.replace("192.168.1.7", "fe80::7%eth0"));
-        assert_eq!(of_link.from, "fe80::7".parse().ok());
-        assert_eq!(parse(&SAID.replace("192.168.1.7", "")).from, None);
+        assert_eq!(of_link.unwrap().from, "fe80::7".parse().ok());
+        assert_eq!(parse(&SAID.replace("192.168.1.7", "")).unwrap().from, None);
         let expected = [
             "nvme0n1 512.1 GB, SAMSUNG MZVL",
             "  nvme0n1p1 0.5 GB, vfat, mounted at /boot/efi",

@@ -12,7 +12,6 @@ use fabrik_core::machines::means::Means;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-use super::ssh::ROOT;
 use super::{MachineError, Pinned};
 use crate::build::checkout_url;
 use crate::node::identify::STATE_DIR;
@@ -84,7 +83,10 @@ async fn switch(way: &Pinned, system: &str) -> Result<(), MachineError> {
             "--no-check-sigs",
             "--to",
         ])
-        .args([&format!("ssh-ng://{}{}", way.url_host(), way.daemon()), system]);
+        .args([
+            &format!("ssh-ng://{}{}", way.url_host(), way.daemon()),
+            system,
+        ]);
     show(way, copy, "nix").await?;
     // As nixos-rebuild does it: in a unit of its own, which a connection that breaks does not end.
     let line = format!(

@@ -44,7 +44,7 @@ fn newest(state: &Value) -> &Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_destroyed_is_seeded_again_and_not_said_to_live() {
     let mut world = seeded().await;
-    let destroyed = world.destroy().await;
+    let destroyed = world.destroy(&[]).await;
     assert!(destroyed.is_ok(), "{destroyed}");
     assert_eq!(left(&world.state().await), "1 images");
     let seed_again = async |world: &World| {
@@ -60,7 +60,7 @@ async fn what_was_destroyed_is_seeded_again_and_not_said_to_live() {
     seed_again(&world).await;
 
     world.at_laptop("other-state");
-    assert!(world.destroy().await.is_ok());
+    assert!(world.destroy(&[]).await.is_ok());
     world.at_laptop("state");
     let told = world.seed(&WHOLE).await;
     assert!(!told.is_ok(), "{told}");

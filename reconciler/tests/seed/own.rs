@@ -342,16 +342,15 @@ async fn what_own_servers_would_make_anew_is_not_removed() {
     let labels = json!({"fabrik.dev/cluster": "abcdefgh01234567"});
     let network = json!({"name": "demo", "ip_range": "10.0.0.0/16", "labels": labels});
     own.world.post("networks", network).await;
-    let yes = &["--yes", "demo"];
     for refused in [
-        own.world.destroy(yes).await,
+        own.world.destroy(&[]).await,
         own.world.seed(&["--undo", "--yes", "demo"]).await,
     ] {
         let why = "nothing was done: the control plane is machines of yours (attic)";
         assert!(!refused.is_ok() && refused.err.contains(why), "{refused}");
     }
     assert_eq!(left(&own.world.state().await), "1 networks");
-    let destroyed = own.world.destroy(&["--stopped", "--yes", "demo"]).await;
+    let destroyed = own.world.destroy(&["--stopped"]).await;
     assert!(destroyed.is_ok(), "{destroyed}");
     assert_eq!(left(&own.world.state().await), "");
 }

@@ -244,18 +244,6 @@ impl World {
         self.laptop = folder;
     }
 
-    /// `fabrik destroy` of what is not to be kept.
-    pub async fn destroy(&self) -> Ran {
-        let mut command = self.place.command(FABRIK);
-        command
-            .args(["destroy", "--dir", "demo", "--yes", "demo"])
-            .args(["--hetzner-endpoint", &self.emulator.endpoint()])
-            .env("XDG_STATE_HOME", self.place.path(self.laptop))
-            .current_dir(self.place.path(""));
-        let output = tokio::process::Command::from(command).output().await;
-        ran(&output.unwrap())
-    }
-
     /// `fabrik seed` to its end.
     pub async fn seed(&self, more: &[&str]) -> Ran {
         self.seed_of("demo.git", more).await
@@ -265,9 +253,10 @@ impl World {
     pub async fn destroy(&self, more: &[&str]) -> Ran {
         let mut command = self.place.command(FABRIK);
         command
-            .args(["destroy", "--dir", "demo", "--hetzner-endpoint"])
-            .arg(self.emulator.endpoint())
+            .args(["destroy", "--dir", "demo", "--yes", "demo"])
+            .args(["--hetzner-endpoint", &self.emulator.endpoint()])
             .args(more)
+            .env("XDG_STATE_HOME", self.place.path(self.laptop))
             .current_dir(self.place.path(""))
             .stdin(Stdio::null());
         let output = tokio::process::Command::from(command).output();
