@@ -432,30 +432,6 @@ async fn what_stays_when_a_seed_is_undone_is_known_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn images_are_renewed_from_another_machine_that_knows_the_cluster() {
-    let world = World::start().await;
-    world.disk("disk.img", 100_000);
-    world.authorize_git();
-    let seeded = world.seed(&["--image", "disk.img", "--yes", "demo"]).await;
-    assert!(seeded.is_ok(), "{seeded}");
-    let (here, there) = (world.state_dir(), world.machine_file("another laptop"));
-    fs::rename(&here, &there).unwrap();
-
-    world.disk("new.img", 200_000);
-    let images = &["--image-only", "--image", "new.img"];
-    let refused = world.seed(images).await;
-    let record = here.join("seed.json");
-    let told = format!("copy {} from there", record.display());
-    assert!(!refused.is_ok() && refused.out.contains(&told), "{refused}");
-    assert_eq!(world.events("snapshot").await, 1);
-
-    fs::copy(there.join("seed.json"), &record).unwrap();
-    let renewed = world.seed(images).await;
-    assert!(renewed.is_ok(), "{renewed}");
-    assert_eq!(world.events("snapshot").await, 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn another_project_s_token_makes_nothing_forgotten() {
     let (world, other) = (World::start().await, World::start().await);
     world.disk("disk.img", 100_000);

@@ -199,11 +199,6 @@ impl State {
         })
     }
 
-    /// What is left of it when a seed has ended.
-    pub fn record_file(&self) -> PathBuf {
-        self.dir.join(RECORD)
-    }
-
     pub fn dir(&self) -> &Path {
         &self.dir
     }
