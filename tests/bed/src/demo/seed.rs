@@ -72,7 +72,7 @@ pub async fn other_servers(bed: &Bed) -> Result<()> {
 
 /// What it said. It waits for a person the first time.
 fn seed(bed: &Bed, laptop: &Laptop) -> Result<String> {
-    const WAITS: i32 = 2;
+    const WAITS: i32 = 3;
     command("fabrik seed --yes demo …");
     let (ended, said) = laptop::follow(bed, laptop.seed(bed)?, show)?;
     ensure!(

@@ -23,7 +23,7 @@ pub fn set_count(bed: &Bed, count: u32) -> Result<()> {
 /// Has the leader fetch at once, as a webhook would.
 pub fn push(bed: &Bed, message: &str) -> Result<()> {
     command(&format!(
-        "git commit -am '{message}' && git push && fabrik reconcile"
+        "git add . && git commit -m '{message}' && git push && fabrik reconcile"
     ));
     bed.git().commit_and_push(message)?;
     fetch(bed)
