@@ -28,7 +28,7 @@ mod trace;
 pub use builder::Builder;
 pub use evaluate::Origin;
 pub(crate) use evaluate::checkout_url;
-pub use lock::{LockError, lock};
+pub use lock::{LockError, fault as lock_fault, lock};
 pub use nix::NixError;
 pub use preview::{Preview, Previewed};
 pub use published::Published;

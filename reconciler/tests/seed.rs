@@ -239,16 +239,18 @@ async fn what_is_not_locked_is_told_before_anything_is_made() {
     let world = World::start().await;
     world.disk("disk.img", 100_000);
     world.authorize_git();
-    fs::remove_file(world.repository() + "/flake.lock").unwrap();
-    world.commit("Lose the lock file");
-    world.push();
-    let seeded = world.seed(&["--image", "disk.img", "--yes", "demo"]).await;
-    assert!(!seeded.is_ok(), "{seeded}");
-    assert!(
-        seeded.out.contains("has no flake.lock, and nobody"),
-        "{seeded}"
-    );
-    assert_eq!(left(&world.state().await), "");
+    let lock = world.repository() + "/flake.lock";
+    let told = async |why: &str| {
+        world.commit("Lock nothing");
+        world.push();
+        let seeded = world.seed(&["--image", "disk.img", "--yes", "demo"]).await;
+        assert!(!seeded.is_ok() && seeded.out.contains(why), "{seeded}");
+        assert_eq!(left(&world.state().await), "");
+    };
+    fs::write(&lock, "{}").unwrap();
+    told("flake.lock is no lock file of a flake").await;
+    fs::remove_file(&lock).unwrap();
+    told("flake.lock is not there, and nobody builds").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

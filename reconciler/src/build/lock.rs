@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::evaluate::checkout_url;
 use super::nix::{Nix, NixError, Task};
 
@@ -17,6 +19,18 @@ pub enum LockError {
     },
     #[error(transparent)]
     Nix(#[from] NixError),
+}
+
+/// Why this is no lock file, if it is none: the manual of Nix, "flake lock files": a version, a root, and the nodes of which it
+/// is one.
+pub fn fault(content: &[u8]) -> Option<String> {
+    let lock: Value = match serde_json::from_slice(content) {
+        Err(error) => return Some(format!("is no JSON: {error}")),
+        Ok(lock) => lock,
+    };
+    let root = lock["root"].as_str().unwrap_or_default();
+    let is_whole = lock["version"].is_u64() && lock["nodes"][root].is_object();
+    (!is_whole).then(|| "is no lock file of a flake: it has no root".to_owned())
 }
 
 /// Writes `flake.lock` into the root of a git work tree. It takes a network, and its time.

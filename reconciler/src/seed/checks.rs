@@ -17,6 +17,7 @@ use super::progress::tell;
 use super::repository::{Checkout, Place};
 use super::state::{Keys, State};
 use super::{SeedError, own};
+use crate::build::lock_fault;
 use crate::cli::git;
 use crate::hetzner::Client;
 use crate::repo::Tree;
@@ -202,6 +203,21 @@ fn programs(subject: &Subject<'_>) -> Result<String, String> {
     }
 }
 
+fn is_locked(tree: &Tree) -> Result<(), String> {
+    if tree.file("flake.nix").is_none() {
+        return Ok(());
+    }
+    let problem = match tree.file("flake.lock") {
+        None => Some("is not there, and nobody builds what is not locked".to_owned()),
+        Some(_) => lock_fault(&tree.read("flake.lock").map_err(|error| error.to_string())?),
+    };
+    problem.map_or(Ok(()), |problem| {
+        Err(format!(
+            "flake.lock {problem}. `nix flake lock` makes it anew, where there is Nix and a network; commit it, and push"
+        ))
+    })
+}
+
 fn repository(subject: &Subject<'_>) -> Result<String, String> {
     let (commit, branch) = (subject.commit, &subject.place.branch);
     if !subject.checkout.is_clean {
@@ -209,13 +225,7 @@ fn repository(subject: &Subject<'_>) -> Result<String, String> {
             "there are changes that are not committed: servers follow what is pushed".to_owned(),
         );
     }
-    if subject.tree.file("flake.nix").is_some() && subject.tree.file("flake.lock").is_none() {
-        return Err(format!(
-            "{} has no flake.lock, and nobody builds what is not locked. `nix flake lock`, where there is Nix and a network, \
-             commit it, and push",
-            commit.short()
-        ));
-    }
+    is_locked(subject.tree).map_err(|problem| format!("{}: {problem}", commit.short()))?;
     let Some(remote) = &subject.checkout.pushed_to else {
         return Ok(format!("{} on {branch}", commit.short()));
     };

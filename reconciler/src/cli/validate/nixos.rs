@@ -3,8 +3,8 @@
 use fabrik_core::diagnostic::{Diagnostic, Place};
 use fabrik_core::id::PoolName;
 use fabrik_core::spec::Spec;
-use serde_json::Value;
 
+use crate::build::lock_fault;
 use crate::repo::{RepoError, Tree};
 
 const LOCK_FILE: &str = "flake.lock";
@@ -28,22 +28,11 @@ pub fn faults(tree: &Tree, spec: Option<&Spec>) -> Result<Vec<Diagnostic>, RepoE
     Ok(faults)
 }
 
-/// The manual of Nix, "flake lock files": a version, a root, and the nodes of which it is one.
 fn no_lock_file(content: &[u8]) -> Option<Diagnostic> {
-    let problem = match serde_json::from_slice::<Value>(content) {
-        Err(error) => format!("is no JSON: {error}"),
-        Ok(lock) => {
-            let root = lock["root"].as_str().unwrap_or_default();
-            if lock["version"].is_u64() && lock["nodes"][root].is_object() {
-                return None;
-            }
-            "is no lock file of a flake: it has no root".to_owned()
-        }
-    };
     Some(Diagnostic {
         place: Place::file(LOCK_FILE),
         object: LOCK_FILE.to_owned(),
-        problem,
+        problem: lock_fault(content)?,
         remedy: "remove it, and `nix flake lock` makes it anew".to_owned(),
     })
 }
