@@ -12,6 +12,10 @@ use crate::id::PoolName;
 const SMALLEST_NETWORK_BITS: u8 = 24;
 /// Hetzner's smallest subnet (there, `subnets`).
 const SMALLEST_SUBNET_BITS: u8 = 30;
+/// Each node has a range of this size of its own (kube-controller-manager, `--node-cidr-mask-size-ipv4`).
+const NODE_PODS_BITS: u8 = 24;
+/// The tenth address of services is the cluster's DNS (docs.k3s.io, "k3s server", `--cluster-dns`).
+const SMALLEST_SERVICES_BITS: u8 = 28;
 /// The first address is Hetzner's gateway; the network's own and the broadcast address are no host's.
 const UNUSABLE_ADDRESSES: u128 = 3;
 /// Each rule of a Hetzner firewall takes so many sources (docs.hetzner.cloud, "Firewalls").
@@ -97,7 +101,7 @@ pub fn firewall(root: &mut Table<'_>) -> Option<Firewall> {
     })
 }
 
-/// The subnet has an address for each worker.
+/// The subnet has an address for each node, and there is a range for the pods of each.
 pub fn holds_all_nodes(
     reader: &Reader<'_>,
     network: &Checked,
@@ -108,16 +112,26 @@ pub fn holds_all_nodes(
     let counts = counts.chain(servers.map(|servers| servers.count));
     let wanted: u128 = counts.map(u128::from).sum();
     let free = network.nodes.cidr.size().saturating_sub(UNUSABLE_ADDRESSES);
+    let fault = |ranged: &Ranged, problem: String, remedy: &str| {
+        let span = ranged.span.clone().unwrap_or(0..0);
+        let problem = format!("`{}` = {} {problem}", ranged.key, ranged.cidr);
+        reader.fault(&span, "[network]", problem, remedy);
+    };
     if wanted > free {
-        let span = network.nodes.span.clone().unwrap_or(0..0);
-        reader.fault(
-            &span,
-            "[network]",
-            format!(
-                "`nodes` = {} has addresses for {free} servers at most, and {wanted} are wanted",
-                network.nodes.cidr
-            ),
+        fault(
+            &network.nodes,
+            format!("has addresses for {free} servers at most, and {wanted} are wanted"),
             "choose a larger subnet of `range`, or smaller counts",
+        );
+    }
+    let blocks = network.pods.cidr.size() >> (32 - NODE_PODS_BITS);
+    if wanted > blocks {
+        fault(
+            &network.pods,
+            format!(
+                "has a /{NODE_PODS_BITS} for the pods of {blocks} nodes at most, and {wanted} are wanted"
+            ),
+            "choose a larger range, with room for what may come: it is fixed with the first commit",
         );
     }
 }
@@ -158,6 +172,13 @@ impl Ranges<'_> {
                 nodes,
                 "is too small for a subnet at Hetzner",
                 "use /30 or larger",
+            );
+        }
+        if services.cidr.prefix() > SMALLEST_SERVICES_BITS {
+            self.fault(
+                services,
+                "is too small: the cluster's DNS is its tenth address",
+                "use /28 or larger",
             );
         }
         if !range.cidr.contains(nodes.cidr) {
