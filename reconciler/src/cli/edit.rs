@@ -42,6 +42,10 @@ pub enum EditError {
     NotToml(#[from] toml_edit::TomlError),
     #[error("{SPEC_FILE} has no pool `{pool}`; it has {}", some_or_none(known))]
     NoSuchPool { pool: String, known: String },
+    #[error(
+        "servers are no pool: change `count` in [servers] of {SPEC_FILE}, one, three, five or seven, and push (docs/servers.md)"
+    )]
+    Servers,
     #[error("{SPEC_FILE}: `{name}` is no table. Write it as one, [{name}]")]
     NoTable { name: &'static str },
     #[error(

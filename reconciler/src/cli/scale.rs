@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use fabrik_core::id::PoolName;
+use fabrik_core::names::SERVERS_POOL;
 use toml_edit::{DocumentMut, TableLike, Value};
 
 use super::Failure;
@@ -35,6 +36,9 @@ fn set_count(spec: &mut DocumentMut, pool: &PoolName, count: u32) -> Result<(), 
         .and_then(|pools| pools.get_mut(pool.as_str()))
         .and_then(|table| table.as_table_like_mut());
     let Some(table) = table else {
+        if pool.as_str() == SERVERS_POOL {
+            return Err(EditError::Servers);
+        }
         return Err(EditError::NoSuchPool {
             pool: pool.to_string(),
             known: known.join(", "),
@@ -80,6 +84,8 @@ mod tests {
             "{told}"
         );
         assert!(scaled("", "web").unwrap_err().contains("no pool"));
+        let servers = scaled("[servers]\ncount = 1\n", "servers").unwrap_err();
+        assert!(servers.contains("change `count` in [servers]"), "{servers}");
         assert!(scaled("pools = 1\n", "web").is_err());
     }
 }

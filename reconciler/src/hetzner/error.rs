@@ -12,7 +12,7 @@ pub enum HetznerError {
     Setup { problem: String },
     /// No usable answer. A write may have been done all the same; the next observation shows it.
     #[error(
-        "could not {what}: Hetzner can't be reached ({problem}); fabrik tries again by itself{id}"
+        "could not {what}: Hetzner can't be reached ({problem}). The leader asks again by itself; a command may be repeated{id}"
     )]
     Unreachable {
         what: String,
@@ -73,7 +73,7 @@ pub enum HetznerError {
     },
     /// Something else is being done to the object.
     #[error(
-        "could not {what}: Hetzner is busy with it ({message}); fabrik tries again by itself{id}"
+        "could not {what}: Hetzner is busy with it ({message}). The leader asks again by itself; a command may be repeated{id}"
     )]
     Locked {
         what: String,
