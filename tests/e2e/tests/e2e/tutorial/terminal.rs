@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+/// Who reads what may be a question waits this long for more of it.
+const THINKS: Duration = Duration::from_millis(300);
+
 /// What a person saw, and how the command ended.
 #[derive(Debug)]
 pub struct Seen {
@@ -49,6 +52,10 @@ pub fn run(
             break;
         };
         text.push_str(&String::from_utf8_lossy(&bytes));
+        // Of what is no question more comes at once.
+        while let Ok(more) = output.recv_timeout(THINKS) {
+            text.push_str(&String::from_utf8_lossy(&more));
+        }
         let question = text.rsplit('\n').next().unwrap_or_default();
         if !question.ends_with(": ") || asked_at == Some(text.len()) {
             continue;
