@@ -1,8 +1,10 @@
 //! `fabrik seed`: from a repository that was pushed to a cluster that follows it.
 
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
+use std::{io, thread};
 
 use fabrik_core::destroy::Asked;
+use tokio::runtime;
 
 use super::Failure;
 use super::destroy::{Wish, clear_away, settle};
@@ -13,10 +15,14 @@ use crate::seed::{self, Ending, SeedOptions, State};
 /// Something has to be done elsewhere before the same command goes on. 2 is wrong usage, of every verb.
 const REPEAT: u8 = 3;
 
+/// As shells say it of a program that SIGINT has ended.
+const INTERRUPTED: i32 = 130;
+
 pub async fn run(options: SeedOptions) -> Result<ExitCode, Failure> {
     if options.undo {
         return undo(options).await;
     }
+    say_when_interrupted()?;
     Ok(match Box::pin(seed::seed(options)).await? {
         Ending::Done => ExitCode::SUCCESS,
         Ending::Refused(faults) => {
@@ -29,6 +35,23 @@ pub async fn run(options: SeedOptions) -> Result<ExitCode, Failure> {
         }
         Ending::WaitsForKey => ExitCode::from(REPEAT),
     })
+}
+
+/// A server that was bought goes on to cost. By a thread of its own: others may wait for an answer that is being typed.
+fn say_when_interrupted() -> io::Result<()> {
+    let signals = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::spawn(move || {
+        if signals.block_on(tokio::signal::ctrl_c()).is_ok() {
+            eprintln!(
+                "\ninterrupted. What was made so far stays, and a server costs: the same command goes on with it, `fabrik seed --undo` \
+                 removes it"
+            );
+            process::exit(INTERRUPTED);
+        }
+    });
+    Ok(())
 }
 
 /// Volumes and what is protected stay: a seed makes none of these.

@@ -167,3 +167,16 @@ async fn a_first_server_that_is_gone_is_made_anew_of_the_image_that_is_named() {
     assert_eq!(image["labels"]["fabrik.dev/digest"], sha256(&other)[..32]);
     assert_eq!(state["servers"][0]["image"]["id"], image["id"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_interrupts_a_seed_is_told_what_is_left_and_what_removes_it() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.authorize_git();
+    let step = "made a temporary server for the image";
+    let ran = world.seed_interrupted_after(&WHOLE, step).await;
+    assert_eq!(ran.code, Some(130), "{ran}");
+    assert!(ran.err.contains("`fabrik seed --undo` removes it"), "{ran}");
+    assert!(world.seed(&["--undo", "--yes", "demo"]).await.is_ok());
+    assert_eq!(left(&world.state().await), "");
+}

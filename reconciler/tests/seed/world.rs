@@ -297,6 +297,22 @@ impl World {
         self.end(child, out).await
     }
 
+    /// `fabrik seed`, interrupted from its terminal as soon as it has told of that step.
+    pub async fn seed_interrupted_after(&self, more: &[&str], step: &str) -> Ran {
+        let mut child = self.command(more).spawn().unwrap();
+        let id = child.id().unwrap().to_string();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.ends_with(step) {
+                let sent = std::process::Command::new("kill")
+                    .args(["-INT", &id])
+                    .status();
+                assert!(sent.unwrap().success());
+            }
+        }
+        ran(&child.wait_with_output().await.unwrap())
+    }
+
     /// `fabrik seed`, killed as soon as a machine has made that file.
     pub async fn seed_until(&self, more: &[&str], file: &str) -> Ran {
         let mut child = self.command(more).spawn().unwrap();
