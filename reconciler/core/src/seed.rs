@@ -252,7 +252,8 @@ pub enum Stop {
     )]
     NoServerLeft(ClusterName),
     #[error(
-        "cluster.toml has no [servers], so there is no control plane to make. Add the table (docs/spec.md)"
+        "cluster.toml of this commit has no [servers], so there is no control plane to make. Add the table (docs/spec.md), commit, and \
+         push"
     )]
     NoServers,
     #[error(

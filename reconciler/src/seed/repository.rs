@@ -98,6 +98,19 @@ fn may_hold_secret(url: &str, has_token: bool) -> bool {
 }
 
 impl Place {
+    /// # Errors
+    /// One sentence: no server could read it.
+    pub fn must_be_elsewhere(&self) -> Result<(), String> {
+        match RepositoryConfig::at(self.url.clone()).location() {
+            Ok(Location::Local(folder)) => Err(format!(
+                "{} is a folder of this machine, and no server can read it. Push it to a git host, or name the one that has it by \
+                 --repository",
+                folder.display()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Finds the host keys of the git server, where it is reached by SSH.
     ///
     /// # Errors
@@ -224,6 +237,18 @@ mod tests {
     struct Words {
         #[command(flatten)]
         options: SeedOptions,
+    }
+
+    #[test]
+    fn a_folder_of_the_laptop_is_no_place_for_servers() {
+        for (url, is_folder) in [
+            ("/srv/demo.git", true),
+            ("file:///srv/demo.git", true),
+            ("git@git.example.com:demo.git", false),
+            ("https://git.example.com/demo.git", false),
+        ] {
+            assert_eq!(at(url).must_be_elsewhere().is_err(), is_folder, "{url}");
+        }
     }
 
     #[test]

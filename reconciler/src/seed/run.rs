@@ -64,6 +64,9 @@ pub async fn seed(options: SeedOptions) -> Result<Ending, SeedError> {
         Ok(place) => place,
         Err(why) => return wrong("repository", &why),
     };
+    if let Err(why) = place.must_be_elsewhere() {
+        return wrong("repository", &why);
+    }
     let unknown_host = place.know_host(options.known_hosts.as_deref()).err();
     let mut state = State::open(&spec.name, &place.url)?;
     let first = own::first(spec, &state.record.cluster_id, &state.laptop());
