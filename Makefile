@@ -27,7 +27,7 @@ help:
 .PHONY: demo
 demo:
 	@if [ ! -x "$(BUILT)/fabrik" ] || [ ! -x "$(PARTS)/kubernetes-1.36.3/kube-apiserver" ]; then \
-		echo 'The first time: about 18 minutes on two cores, to build fabrik and what the demo'; \
+		echo 'The first time: about 20 minutes on two cores, to build fabrik and what the demo'; \
 		echo 'runs on. Then it plays, in about five minutes. From the second time on it only plays.'; \
 	fi
 	$(CARGO) build --workspace
