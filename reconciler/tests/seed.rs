@@ -19,7 +19,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use world::{World, left};
 
@@ -442,9 +442,15 @@ async fn another_project_s_token_makes_nothing_forgotten() {
     let record = world.state_dir().join("seed.json");
     let known = fs::read(&record).unwrap();
     let undo = &["--undo", "--yes", "demo"];
-    let undone = world.seed_in_project_of(&other, undo).await;
-    let told = undone.err.contains("how another project's token looks");
-    assert!(!undone.is_ok() && told, "{undone}");
+    let id = serde_json::from_slice::<Value>(&known).unwrap()["cluster-id"].clone();
+    let destroy = &["--cluster-id", id.as_str().unwrap()];
+    for undone in [
+        world.seed_in_project_of(&other, undo).await,
+        world.destroy_in_project_of(&other, destroy).await,
+    ] {
+        let told = undone.err.contains("how another project's token looks");
+        assert!(!undone.is_ok() && told, "{undone}");
+    }
     assert_eq!(fs::read(&record).unwrap(), known);
     assert_eq!(left(&world.state().await), "1 images");
     assert!(world.seed(undo).await.is_ok());

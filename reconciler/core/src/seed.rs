@@ -248,7 +248,7 @@ pub enum Stop {
     FirstServerGone,
     #[error(
         "{0} was seeded, and has no server in this project at Hetzner. Where it is no more, `fabrik seed --undo` removes what is \
-         left of it, there and on this laptop; then seed anew. Else the token is another project's"
+         left of it, there and on this laptop, or says what to remove here; then seed anew. Else the token is another project's"
     )]
     NoServerLeft(ClusterName),
     #[error(

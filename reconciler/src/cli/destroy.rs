@@ -100,8 +100,10 @@ enum RefusedError {
 
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let project = options.project.open().await?;
+    // It is held, so that no seed makes anew what goes.
+    let state = State::existing(&project.spec.name)?;
     let wish = Wish {
-        must_be_there: None,
+        must_be_there: state.as_ref().and_then(State::at_hetzner),
         cluster_id: options.cluster_id,
         kubeconfig: options.kubeconfig,
         asked: Asked {
@@ -112,8 +114,6 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         is_stopped: options.stopped,
         yes: options.yes,
     };
-    // It is held, so that no seed makes anew what goes.
-    let state = State::existing(&project.spec.name)?;
     let left = clear_away(project, wish).await?;
     settle(state, &left)?;
     Ok(ExitCode::SUCCESS)
@@ -152,8 +152,9 @@ pub fn settle(state: Option<State>, left: &Left) -> Result<(), Failure> {
 
 /// What of which cluster is to go.
 pub struct Wish {
-    /// The laptop's folder that knows of something in the project, which another one's token would not show.
-    pub must_be_there: Option<PathBuf>,
+    /// A cluster that has something in the project, which another one's token would not show, and the laptop's folder that
+    /// knows of it.
+    pub must_be_there: Option<(ClusterId, PathBuf)>,
     /// Else the cluster is asked, and then the network at Hetzner that has its name.
     pub cluster_id: Option<ClusterId>,
     pub kubeconfig: Option<PathBuf>,
@@ -187,7 +188,8 @@ pub async fn clear_away(project: Project, wish: Wish) -> Result<Left, Failure> {
         (Some((_, found)), given) => must_be_the_same(&name, found, given)?,
     };
     let plan = core::plan(&resources, &id, &name, wish.asked);
-    if let Some(dir) = wish.must_be_there
+    if let Some((known, dir)) = wish.must_be_there
+        && known == id
         && plan.is_done()
         && plan.kept.is_empty()
     {

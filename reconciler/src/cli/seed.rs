@@ -64,12 +64,11 @@ async fn undo(options: SeedOptions) -> Result<ExitCode, Failure> {
     };
     let (_, spec) = project.spec()?;
     let state = seed::begun(&options, &spec.name)?;
-    let made = state.as_ref().filter(|state| state.record.at_hetzner);
-    if spec.hetzner.is_none() && made.is_none() {
+    let must_be_there = state.as_ref().and_then(State::at_hetzner);
+    if spec.hetzner.is_none() && must_be_there.is_none() {
         seed::forget(&spec, state, options.yes.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let must_be_there = made.map(|state| state.dir().to_owned());
     let project = project.open().await?;
     let of_seed = || {
         state

@@ -154,6 +154,14 @@ impl State {
         self.dir.join(KUBECONFIG)
     }
 
+    /// The cluster that this laptop had something made of at Hetzner, and the folder that says so.
+    pub fn at_hetzner(&self) -> Option<(ClusterId, PathBuf)> {
+        let record = &self.record;
+        record
+            .at_hetzner
+            .then(|| (record.cluster_id.clone(), self.dir.clone()))
+    }
+
     /// From here on something may be there that is this repository's.
     pub fn touch(&mut self) -> Result<(), SeedError> {
         self.record.is_untouched = false;

@@ -251,10 +251,15 @@ impl World {
 
     /// `fabrik destroy` to its end.
     pub async fn destroy(&self, more: &[&str]) -> Ran {
+        self.destroy_in_project_of(self, more).await
+    }
+
+    /// As [`Self::destroy`], with the token of another project.
+    pub async fn destroy_in_project_of(&self, other: &Self, more: &[&str]) -> Ran {
         let mut command = self.place.command(FABRIK);
         command
             .args(["destroy", "--dir", "demo", "--yes", "demo"])
-            .args(["--hetzner-endpoint", &self.emulator.endpoint()])
+            .args(["--hetzner-endpoint", &other.emulator.endpoint()])
             .args(more)
             .env("XDG_STATE_HOME", self.place.path(self.laptop))
             .current_dir(self.place.path(""))
