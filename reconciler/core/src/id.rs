@@ -168,7 +168,7 @@ text_id!(
 
 impl NonceHash {
     pub fn of(bytes: [u8; 32]) -> Self {
-        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(crate::hex(&bytes))
     }
 }
 

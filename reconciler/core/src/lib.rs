@@ -18,6 +18,7 @@ pub mod drain;
 pub mod effect;
 pub mod endpoint;
 pub mod guard;
+mod hex;
 pub mod hold;
 pub mod id;
 pub mod image;
@@ -44,3 +45,5 @@ pub mod spec;
 pub mod step;
 pub mod system;
 pub mod window;
+
+pub use hex::hex;

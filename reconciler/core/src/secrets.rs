@@ -198,8 +198,7 @@ fn digest(
             add(part);
         }
     }
-    let digits = hash.finalize();
-    let hex: String = digits.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = crate::hex(&hash.finalize());
     hex.parse().expect("a SHA-256 has 64 digits")
 }
 

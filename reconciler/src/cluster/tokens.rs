@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use fabrik_core::hex;
 use fabrik_core::id::{ClusterId, IntentId};
 use fabrik_core::names::INTENT_LABEL;
 use jiff::{SignedDuration, Timestamp};
@@ -140,9 +141,7 @@ pub fn ca_hash(ca_file: &Path) -> Result<String, TokenError> {
 
 /// The same of a file's content.
 pub fn ca_hash_of(ca: &[u8]) -> String {
-    let hash = digest::digest(&digest::SHA256, ca);
-    let bytes = hash.as_ref().iter();
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    hex(digest::digest(&digest::SHA256, ca).as_ref())
 }
 
 /// The word that lets the server of an intent in, once. It follows from the cluster's age key, which all servers have: one
@@ -155,8 +154,7 @@ pub fn nonce(age_key: &Secret, cluster: &ClusterId, intent: &IntentId) -> Secret
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
     let about = format!("fabrik join nonce {cluster} {intent}");
     let tag = hmac::sign(&key, about.as_bytes());
-    let hex = tag.as_ref().iter().map(|byte| format!("{byte:02x}"));
-    Secret::new(hex.collect::<String>().into_bytes())
+    Secret::new(hex(tag.as_ref()).into_bytes())
 }
 
 fn name(intent: &IntentId) -> String {

@@ -5,6 +5,7 @@ mod file;
 
 use std::path::PathBuf;
 
+use fabrik_core::hex;
 use fabrik_core::id::{CommitId, PoolName};
 use fabrik_core::seed::{Architecture, Image, ImageDigest};
 use fabrik_core::spec::{K3sRelease, Spec};
@@ -120,7 +121,7 @@ fn built_there(
     spec: &Spec,
 ) -> Result<Disk, SeedError> {
     let built_of = format!("{commit} {pool} {}", architecture.nix_system());
-    let sha256 = file::hex(digest(&SHA256, built_of.as_bytes()).as_ref());
+    let sha256 = hex(digest(&SHA256, built_of.as_bytes()).as_ref());
     let digest = ImageDigest::of_sha256(&sha256);
     let digest = digest.ok_or_else(|| std::io::Error::other("a digest is no digest"))?;
     Ok(Disk {

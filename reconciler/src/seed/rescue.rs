@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
+use fabrik_core::hex;
 use ring::digest::{SHA256, digest};
 
 use super::SeedError;
@@ -87,8 +88,7 @@ fn expected(known_hosts: &Path, word: &Secret) -> Result<String, SeedError> {
     let key = known.trim().strip_prefix(ALIAS).unwrap_or_default().trim();
     let word = word.expose_str().unwrap_or_default().trim();
     let found = digest(&SHA256, format!("{word} {key}").as_bytes());
-    let hex = found.as_ref().iter().map(|byte| format!("{byte:02x}"));
-    Ok(hex.collect())
+    Ok(hex(found.as_ref()))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fabrik_core::hex;
 use fabrik_core::id::NodeName;
 use fabrik_core::join::{self, Asked, NONCE_SECS};
 use fabrik_core::observed::Observed;
@@ -30,8 +31,7 @@ pub fn nonce() -> Result<Secret, InstallError> {
     let mut bytes = [0; 32];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| InstallError::NoRandomness)?;
-    let hex = bytes.iter().map(|byte| format!("{byte:02x}"));
-    Ok(Secret::new(hex.collect::<String>().into_bytes()))
+    Ok(Secret::new(hex(&bytes).into_bytes()))
 }
 
 pub fn given(place: &Place<'_>, document: &Document, joining: &Joining, nonce: Secret) -> Given {

@@ -177,10 +177,7 @@ mod tests {
         let definitions = definitions().map(|(_, d)| serde_json::to_string(&d).unwrap());
         let texts = definitions.into_iter().chain(MANIFESTS.map(str::to_owned));
         let digest = digest(&SHA256, texts.collect::<String>().as_bytes());
-        let digest: String = digest.as_ref()[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digest = fabrik_core::hex(&digest.as_ref()[..8]);
         assert_eq!(
             (VERSION, digest.as_str()),
             (4, "199679bb2b70dad7"),

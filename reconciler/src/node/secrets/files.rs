@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use fabrik_core::hex;
 use fabrik_core::id::SecretName;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -182,13 +183,8 @@ fn number(file: &Path, kind: &str, name: &str) -> Result<u32, String> {
 
 impl Placed {
     fn now(is: &Metadata, file: &SecretFile) -> Self {
-        let value = digest(&SHA256, file.value.expose());
         Self {
-            value: value
-                .as_ref()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            value: hex(digest(&SHA256, file.value.expose()).as_ref()),
             inode: is.ino(),
             changed: (is.ctime(), is.ctime_nsec()),
         }

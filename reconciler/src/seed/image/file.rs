@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::UNIX_EPOCH;
 
+use fabrik_core::hex;
 use ring::digest::{Context, SHA256};
 
 use super::super::SeedError;
@@ -126,10 +127,6 @@ async fn digest(file: PathBuf, is_compressed: bool, all: u64) -> Result<(String,
     };
     let failed = |error: tokio::task::JoinError| SeedError::Output(io::Error::other(error));
     tokio::task::spawn_blocking(work).await.map_err(failed)?
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
