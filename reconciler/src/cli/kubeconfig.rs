@@ -19,7 +19,7 @@ use self::file::Entry;
 use super::Failure;
 use super::access::ClusterOptions;
 use crate::cluster::admins::{self, Credential};
-use crate::config::parse_duration;
+use crate::config::duration;
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("target").required(true).args(["output", "merge"])))]
@@ -73,7 +73,7 @@ enum KubeconfigError {
 }
 
 fn life(text: &str) -> Result<Duration, String> {
-    let life = parse_duration(text)?;
+    let life = duration::parse(text)?;
     if life < admins::SHORTEST_LIFE {
         return Err("Kubernetes gives none for less than 10m".to_owned());
     }

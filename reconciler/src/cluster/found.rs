@@ -83,16 +83,16 @@ pub struct FoundOptions {
     #[arg(long)]
     pub state_dir: Option<PathBuf>,
     /// How often the branch is looked at [default: 15s].
-    #[arg(long, value_parser = config::parse_duration)]
+    #[arg(long, value_parser = config::duration::parse)]
     pub poll: Option<Duration>,
     /// When the others may take the lead [default: 12s].
-    #[arg(long, value_parser = config::parse_duration)]
+    #[arg(long, value_parser = config::duration::parse)]
     pub lease_duration: Option<Duration>,
     /// When a leader that could not renew stops acting [default: 8s].
-    #[arg(long, value_parser = config::parse_duration)]
+    #[arg(long, value_parser = config::duration::parse)]
     pub renew_deadline: Option<Duration>,
     /// How often the lead is renewed or asked for [default: 1s].
-    #[arg(long, value_parser = config::parse_duration)]
+    #[arg(long, value_parser = config::duration::parse)]
     pub retry_period: Option<Duration>,
 }
 

@@ -20,7 +20,7 @@ pub struct Nix {
     #[serde(default = "Nix::memory_max")]
     pub memory_max: Size,
     /// How long the evaluation of one pool may take, and the build of one.
-    #[serde(default = "Nix::time_limit", with = "super::friendly")]
+    #[serde(default = "Nix::time_limit", with = "super::duration")]
     pub time_limit: Duration,
 }
 

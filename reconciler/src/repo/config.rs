@@ -26,7 +26,7 @@ pub struct RepositoryConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     /// The time between two fetches when nobody asks for one.
-    #[serde(default = "default_poll", with = "crate::config::friendly")]
+    #[serde(default = "default_poll", with = "crate::config::duration")]
     pub poll: Duration,
 }
 

@@ -52,13 +52,13 @@ pub struct SeedOptions {
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// How long the cluster may take to carry out the commit.
-    #[arg(long, default_value = "30m", value_parser = config::parse_duration)]
+    #[arg(long, default_value = "30m", value_parser = config::duration::parse)]
     pub timeout: Duration,
     /// How long a machine may take from power on until it lets this laptop in.
-    #[arg(long, default_value = "15m", value_parser = config::parse_duration, hide = true)]
+    #[arg(long, default_value = "15m", value_parser = config::duration::parse, hide = true)]
     pub boot_limit: Duration,
     /// How long Hetzner may be at work with a server; with a snapshot eight times that.
-    #[arg(long, default_value = "15m", value_parser = config::parse_duration, hide = true)]
+    #[arg(long, default_value = "15m", value_parser = config::duration::parse, hide = true)]
     pub hetzner_limit: Duration,
     /// Hetzner's API.
     #[arg(long, value_name = "URL", default_value = DEFAULT_HETZNER_ENDPOINT, hide = true)]
