@@ -2,6 +2,9 @@
 //!
 //! Nothing that matters is kept here: another replica may go on after any line.
 
+mod engine;
+mod pass;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,44 +12,37 @@ use std::time::{Duration, Instant};
 
 use fabrik_core::desired::Desired;
 use fabrik_core::disruption::Blocker;
-use fabrik_core::hold::{Hold, HoldReason};
 use fabrik_core::id::{CommitId, NodeName, PoolName, SecretName, ServerId, Uid};
-use fabrik_core::ledger::Ledger;
 use fabrik_core::manifest::Object;
-use fabrik_core::observed::{Observed, Well};
-use fabrik_core::rollout;
+use fabrik_core::observed::Well;
 use fabrik_core::spec::Limits;
-use fabrik_core::step::{Step, step};
 use fabrik_core::system::SignedPublication;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::{Instrument as _, info, info_span, warn};
+use tracing::{Instrument as _, info_span, warn};
 
 use super::builds::Building;
 use super::evictions::Evictions;
-use super::execute::Executor;
-use super::ledger::{self, Held};
-use super::observe::{self, Recent, Seen};
+use super::ledger::Held;
+use super::observe::Recent;
 use super::pace::{self, Backoff};
-use super::publish::{Pass, Publisher};
-use super::status::{self, Refusal};
-use super::{Replica, RunError, admission, publish, tell};
-use crate::apply::{Engine, UnitsReport, Wanted};
+use super::publish::Publisher;
+use super::status::Refusal;
+use super::{Replica, RunError, admission, publish};
+use crate::apply::{UnitsReport, Wanted};
 use crate::cluster::LedgerStore;
 use crate::cluster::etcd::Etcd;
 use crate::cluster::events::Events;
 use crate::cluster::lease::Authority;
 use crate::cluster::tokens::Tokens;
 use crate::cluster::triggers::{self, Trigger};
-use crate::cluster::wishes::{self, Wishes};
+use crate::cluster::wishes::Wishes;
 use crate::hetzner;
 use crate::repo::Changes;
 use crate::report::Outcome;
 use crate::secrets::Secret;
-
-/// How often a pass may change the ledger before it acts. A tenth of it is usual.
-const MAX_ROUNDS: u32 = 50;
+use pass::GivenUp;
 
 /// A commit in force, with what it takes to carry it out.
 pub struct InForce {
@@ -114,26 +110,6 @@ pub struct Leader {
     changes: Changes,
     /// The engine and whatever else runs beside the loop; ends with it.
     beside: JoinSet<()>,
-}
-
-/// A decision of the core's.
-type Decide = fn(&Desired, &Observed, Timestamp) -> Step;
-
-/// A pass that saw too little, or could not write down what it was about to do.
-#[derive(Debug)]
-struct GivenUp {
-    problem: String,
-    /// The status says so already.
-    is_told: bool,
-}
-
-impl From<String> for GivenUp {
-    fn from(problem: String) -> Self {
-        Self {
-            problem,
-            is_told: false,
-        }
-    }
 }
 
 /// Why the loop wakes up.
@@ -350,230 +326,5 @@ impl Leader {
                 self.trouble = Some(problem);
             }
         }
-    }
-
-    /// Observes once, does what may be done, and reports. Returns whether something is under way.
-    async fn pass(&mut self) -> Result<bool, GivenUp> {
-        let in_force = self.in_force.clone();
-        let Seen {
-            mut observed,
-            blind,
-            hetzner_is_old,
-        } = match self.look(in_force.as_deref()).await {
-            Ok(seen) => seen,
-            Err(problem) => {
-                self.replica.health.kubernetes(Err(problem.clone()));
-                return Err(problem.into());
-            }
-        };
-        self.replica.health.kubernetes(Ok(()));
-        if let (Some(problem), Some(in_force)) = (blind, &in_force) {
-            self.finish(in_force, observed, &problem).await?;
-            return Err(GivenUp {
-                problem,
-                is_told: true,
-            });
-        }
-        let Some(in_force) = in_force else {
-            publish::cluster(self, Pass::of(observed));
-            return Ok(self.refusal.is_none());
-        };
-        let desired = self.with_systems(&in_force, &observed);
-        let next = self
-            .record_until_settled(step, &desired, &mut observed, hetzner_is_old)
-            .await?;
-        let Some(next) = next else {
-            self.hetzner = None;
-            return Box::pin(self.pass()).await;
-        };
-        if next.begins_or_ends() || observed.ledger.changes_servers() {
-            self.hetzner = None;
-        }
-        let failures = Executor::new(self, &in_force)
-            .carry_out(&next.effects)
-            .await;
-        let busy = !next.effects.is_empty() || status::is_moving(&observed);
-        let pass = Pass {
-            desired: Some(desired),
-            holds: [next.holds, failures].concat(),
-            idle: next.effects.is_empty(),
-            ..Pass::of(observed)
-        };
-        publish::cluster(self, pass);
-        Ok(busy)
-    }
-
-    /// What was begun with nodes ends also where Hetzner can't be read, and is told.
-    async fn finish(
-        &mut self,
-        in_force: &InForce,
-        mut observed: Observed,
-        problem: &str,
-    ) -> Result<(), String> {
-        let desired = self.with_systems(in_force, &observed);
-        let next = self
-            .record_until_settled(rollout::finish, &desired, &mut observed, false)
-            .await?
-            .unwrap_or_default();
-        let failures = Executor::new(self, in_force).carry_out(&next.effects).await;
-        let blind = Hold {
-            about: "everything".to_owned(),
-            reason: HoldReason::Refused,
-            message: "nothing is begun while Hetzner's API can't be read".to_owned(),
-        };
-        let pass = Pass {
-            desired: Some(desired),
-            holds: [next.holds, failures, vec![blind]].concat(),
-            idle: false,
-            blind: Some(problem.to_owned()),
-            ..Pass::of(observed)
-        };
-        publish::cluster(self, pass);
-        Ok(())
-    }
-
-    /// What is there. The engine hears of a pause and of new manifests first: neither may wait for Hetzner.
-    async fn look(&mut self, in_force: Option<&InForce>) -> Result<Seen, String> {
-        let (wishes, ledger) = tokio::join!(self.read_wishes(), self.read_ledger());
-        self.hear(wishes?);
-        Box::pin(observe::observe(self, in_force, ledger?)).await
-    }
-
-    async fn read_wishes(&self) -> Result<Wishes, String> {
-        let client = &self.replica.clients.leader;
-        let name = self.replica.config.cluster.name.as_str();
-        let wishes = wishes::read(client, name).await;
-        wishes.map_err(|e| e.to_string())
-    }
-
-    fn hear(&mut self, wishes: Wishes) {
-        self.wishes = wishes;
-        let paused = self.wishes.paused.is_some();
-        self.replica.metrics.set_paused(paused);
-        if paused {
-            self.evictions.keep_to(&[]);
-        }
-        if let Some(in_force) = self.in_force.clone() {
-            self.send_to_engine(&in_force);
-        }
-    }
-
-    /// Steps and writes down, until a step wants nothing more written: then its effects may be carried out. `None` where
-    /// the last look at Hetzner does not do for it.
-    async fn record_until_settled(
-        &mut self,
-        step: Decide,
-        desired: &Desired,
-        observed: &mut Observed,
-        hetzner_is_old: bool,
-    ) -> Result<Option<Step>, String> {
-        for _ in 0..MAX_ROUNDS {
-            let now = Timestamp::now();
-            let next = step(desired, observed, now);
-            self.evictions.keep_to(&next.effects);
-            if hetzner_is_old && next.begins_or_ends() {
-                return Ok(None);
-            }
-            if next.changes.is_empty() {
-                return Ok(Some(next));
-            }
-            observed.ledger = self
-                .ledger
-                .lock()
-                .await
-                .write(&next.changes, now, &self.authority)
-                .await?;
-            for change in &next.changes {
-                info!(?change, "recorded");
-                tell::change(&self.events, change, &observed.ledger);
-            }
-        }
-        Err(format!(
-            "after {MAX_ROUNDS} changes of the ledger there is always another one; that is a fault in fabrik, and this \
-             pass does nothing"
-        ))
-    }
-
-    /// Each pod that goes from one of these is a reason to look.
-    pub(super) fn watch_pods_of(&self, nodes: &BTreeSet<NodeName>) {
-        self.drained.send_if_modified(|drained| {
-            let changed = drained != nodes;
-            drained.clone_from(nodes);
-            changed
-        });
-    }
-
-    async fn read_ledger(&self) -> Result<Ledger, String> {
-        let ledger = self.ledger.lock().await.read().await?;
-        let ours = &self.replica.config.cluster.id;
-        if ledger.cluster == *ours {
-            return Ok(ledger);
-        }
-        Err(format!(
-            "the configuration is of the cluster with id {ours}, and the ledger of {}: this config.toml belongs to \
-             another founding. Run `fabrik found` on this server again; nothing is done meanwhile",
-            ledger.cluster
-        ))
-    }
-
-    /// Hands the units to the engine when they, or the pause, are new. The first ones start it.
-    fn send_to_engine(&mut self, in_force: &InForce) {
-        let same =
-            |w: &Wanted| w.commit == in_force.desired.commit && w.paused == self.wishes.paused;
-        if self
-            .wanted
-            .as_ref()
-            .is_some_and(|wanted| same(&wanted.borrow()))
-        {
-            return;
-        }
-        let limits = in_force.desired.spec.limits.clone();
-        self.limits.send_replace(limits.clone());
-        let wanted = Arc::new(Wanted {
-            commit: in_force.desired.commit.clone(),
-            units: in_force.objects.clone(),
-            limits,
-            paused: self.wishes.paused.clone(),
-        });
-        match &self.wanted {
-            Some(engine) => {
-                engine.send_replace(wanted);
-            }
-            None => self.wanted = Some(self.start_engine(wanted)),
-        }
-    }
-
-    fn start_engine(&mut self, first: Arc<Wanted>) -> watch::Sender<Arc<Wanted>> {
-        let (commands, to_engine) = watch::channel(first);
-        let grant = ledger::prune_grant(
-            Arc::clone(&self.ledger),
-            self.authority.clone(),
-            self.limits.subscribe(),
-        );
-        let engine = Engine::new(self.replica.clients.applier_once.clone(), grant);
-        let engine = engine.telling(self.events.clone());
-        let authority = self.authority.clone();
-        let may_act = Arc::new(move || authority.check().map_err(|_| crate::apply::Lost));
-        let reports = self.tell.clone();
-        self.beside.spawn(async move {
-            if let Err(lost) = engine.run(to_engine, reports, may_act).await {
-                warn!(%lost, "applying stops");
-            }
-        });
-        commands
-    }
-
-    pub(super) fn units(&self) -> UnitsReport {
-        self.reports.borrow().clone()
-    }
-
-    pub(super) fn holds_of_units(&self) -> Vec<Hold> {
-        let report = self.units();
-        let units = report.units.into_iter();
-        let of_units = units.flat_map(|(name, unit)| {
-            let failing = unit.failing(&name);
-            failing.into_iter().chain(unit.holds)
-        });
-        of_units.chain(report.holds).collect()
     }
 }
