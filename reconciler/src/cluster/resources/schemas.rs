@@ -2,7 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::MAX_SAID_CHARS;
+use super::node::MAX_SAID_CHARS;
 
 /// The shape of a core `Diagnostic`: the core knows nothing of JSON Schema.
 #[derive(JsonSchema)]
