@@ -67,6 +67,20 @@ async fn founders_agree_on_one_cluster_and_founding_again_changes_nothing() {
     let founded = world.found_with("one", "demo", "server-1", &known).await;
     let error = founded.unwrap_err();
     assert!(matches!(error, FoundError::OtherCluster { .. }), "{error}");
+    // A token in a URL would be in a file that everybody may read.
+    let url = [
+        "--repository",
+        "https://planted-token@git.example.com/demo.git",
+    ];
+    let founded = world.found_with("one", "demo", "server-1", &url).await;
+    let error = founded.unwrap_err().to_string();
+    assert!(
+        error.contains("repository.url: holds a user name"),
+        "{error}"
+    );
+    assert!(!error.contains("planted-token"), "{error}");
+    let written = std::fs::read_to_string(&one.config).unwrap();
+    assert!(!written.contains("planted-token"));
     world.end().await;
 }
 

@@ -14,7 +14,7 @@ use super::error::ClusterError;
 use super::founding;
 use super::lease::{KubeLease, LeaseError};
 use crate::config::{self, Config};
-use crate::repo::RepositoryConfig;
+use crate::repo::{RepoError, RepositoryConfig};
 use crate::secrets::{SecretsError, founding_keys};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9640);
@@ -165,6 +165,8 @@ pub enum FoundError {
     },
     #[error("{}: the kubeconfig names no CA for its server; fabrik and join tokens need one", path.display())]
     NoCa { path: PathBuf },
+    #[error(transparent)]
+    Repository(#[from] RepoError),
     #[error("the configuration can't be written as TOML: {0}")]
     Render(#[from] toml::ser::Error),
 }
@@ -197,6 +199,8 @@ pub async fn found(options: FoundOptions) -> Result<Founded, FoundError> {
     if path.exists() {
         config = unless_told(&options, Config::load(&path)?, config);
     }
+    // `fabrik run` refuses it as well, and by then a password in it would be in the file.
+    config.repository.location()?;
     if config.kubernetes.servers.is_empty() {
         let server = kube_config.cluster_url.to_string();
         config

@@ -44,7 +44,9 @@ impl World {
             ("--node", node),
             ("--repository", "https://git.example.com/demo.git"),
         ];
-        let arguments = arguments.into_iter().flat_map(|(key, value)| [key, value]);
+        let told = |(key, _): &(&str, &str)| !flags.contains(key);
+        let arguments = arguments.into_iter().filter(told);
+        let arguments = arguments.flat_map(|(key, value)| [key, value]);
         let arguments = arguments.chain(flags.iter().copied());
         let Verb::Found(options) =
             Cli::parse_from(["fabrik", "found"].into_iter().chain(arguments)).verb
