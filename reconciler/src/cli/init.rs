@@ -24,7 +24,7 @@ use fabrik_core::spec::{self, Spec};
 use self::answers::{Answers, Flags};
 pub use self::error::InitError;
 use self::files::Fate;
-use self::keys::{CLUSTER_KEY_FILE, KeyFlags, TOKEN_FILE};
+use self::keys::{CLUSTER_KEY_FILE, KeyFlags, OwnKey, TOKEN_FILE};
 use self::record::{RECORD_FILE, Record};
 use self::template::{RULES_FILE, is_executable};
 use self::terminal::Ask;
@@ -81,12 +81,6 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         }
         None => begin(&dir, options.flags, &options.keys).await?,
     };
-    if let Some(file) = &secrets.new_key {
-        let file = file.display();
-        say(format_args!(
-            "made      {file}, your age key: keep a copy elsewhere"
-        ))?;
-    }
     let mut made = write(&dir, &mut record, &secrets.files)?;
     let tracked = under_git(&dir, &made);
     if !options.no_lock && lock(&dir).await? {
@@ -106,6 +100,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         (false, Err(error)) => eprintln!("note: what was made is not in git: {error}"),
         (false, Ok(())) => {}
     }
+    if let Some(own) = &secrets.own {
+        eprintln!("{}", own.note());
+    }
     if !again {
         let readme = dir.join("README.md");
         eprintln!("next: \"The first time\" in {}", readme.display());
@@ -117,8 +114,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
 #[derive(Default)]
 struct Secrets {
     files: Vec<(&'static str, Vec<u8>)>,
-    /// The person's key file, where it had to be made.
-    new_key: Option<PathBuf>,
+    /// The key that opens them, where it is that of whoever runs this.
+    own: Option<OwnKey>,
 }
 
 /// Asks, makes keys, encrypts. Writes nothing into the repository.
@@ -153,7 +150,7 @@ async fn begin(
         None => None,
     };
     let mut plain = Vec::new();
-    let mut new_key = None;
+    let mut own = None;
     let rules = if let Some(rules) = rules_there(dir)? {
         // They are the template's where a run made them and did not come to its end.
         answers.recipients = template::recipients_in(&rules);
@@ -167,14 +164,14 @@ async fn begin(
         rules
     } else {
         let keys = keys::keys(key_flags, dir)?;
-        new_key = keys.made;
+        own = keys.own;
         plain.extend(keys.cluster.map(|key| (CLUSTER_KEY_FILE, key)));
         answers.recipients = Some(keys.recipients);
         template::files(&answers)[RULES_FILE].clone()
     };
     plain.extend(token.map(|document| (TOKEN_FILE, document)));
     let files = keys::encrypted(&rules, plain).await?;
-    Ok((Record::of(answers), Secrets { files, new_key }))
+    Ok((Record::of(answers), Secrets { files, own }))
 }
 
 /// What the directory's `cluster.toml` says, if it has one.

@@ -24,6 +24,38 @@ fn a_folder_that_can_not_name_the_cluster_and_an_owner_that_is_none_are_told() {
 }
 
 #[test]
+fn an_age_key_that_was_made_is_told_even_if_nothing_comes_of_it_and_at_the_end_what_to_do_with_it()
+{
+    let place = Place::new();
+    let file = place.path("home/.config/sops/age/keys.txt");
+    let file = file.display();
+    place.script("bin/sops", "#!/bin/sh\nexit 1\n");
+    let failed = place.init("demo", &[]);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    let made = format!("made      {file}, your age key\n");
+    assert_eq!(text(&failed.stdout), made);
+
+    let place = Place::new();
+    let output = place.init("demo", &[]);
+    let file = place.path("home/.config/sops/age/keys.txt");
+    let file = file.display();
+    let said = text(&output.stderr);
+    let only = format!("note: {file} is the only copy of your age key.");
+    assert!(said.contains(&only), "{said}");
+    assert!(said.contains("Keep a copy off this machine"), "{said}");
+    let last: Vec<_> = said.lines().rev().take(2).collect();
+    assert!(
+        last[0].starts_with("next: ") && last[1].starts_with(&only),
+        "{said}"
+    );
+
+    fs::remove_dir_all(place.repo("")).unwrap();
+    let said = text(&place.init("demo", &[]).stderr);
+    let known = format!("note: the secrets are for your age key, {file}: keep a copy");
+    assert!(said.contains(&known) && !said.contains(&only), "{said}");
+}
+
+#[test]
 fn a_cluster_of_own_machines_begins_without_a_token() {
     let place = Place::new();
     let args = ["init", "demo", "--own", "--no-lock", "--forge", "none"];

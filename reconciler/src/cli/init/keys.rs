@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::answers::{Recipients, named};
 use super::template::RULES_FILE;
 use super::{InitError, files, terminal};
+use crate::cli::say;
 use crate::hetzner::Token;
 use crate::secrets::{Secret, age_key_place, encrypt, founding_keys};
 
@@ -46,8 +47,31 @@ pub struct Keys {
     pub recipients: Recipients,
     /// The cluster's key, where it is new.
     pub cluster: Option<Secret>,
-    /// The person's key file, where it is new.
-    pub made: Option<PathBuf>,
+    /// The person's own, where no recipients were named.
+    pub own: Option<OwnKey>,
+}
+
+/// The age key of whoever runs this.
+pub struct OwnKey {
+    pub file: PathBuf,
+    pub is_new: bool,
+}
+
+impl OwnKey {
+    /// For the end of a run, where it is read.
+    pub fn note(&self) -> String {
+        let file = self.file.display();
+        if self.is_new {
+            format!(
+                "note: {file} is the only copy of your age key. Whoever has it opens all secrets of this repository; without it \
+                 you open none, and only the cluster's servers do. Keep a copy off this machine: in a password manager, or on paper"
+            )
+        } else {
+            format!(
+                "note: the secrets are for your age key, {file}: keep a copy of it off this machine"
+            )
+        }
+    }
 }
 
 /// The recipients that are named; the keys of those that are not.
@@ -58,9 +82,9 @@ pub fn keys(flags: &KeyFlags, dir: &Path) -> Result<Keys, InitError> {
     }
     let people = flags.people.iter().map(|text| recipient(text));
     let people = people.collect::<Result<Vec<_>, _>>()?;
-    let (people, made) = if people.is_empty() {
-        let (own, made) = own_key()?;
-        (vec![own], made)
+    let (people, own) = if people.is_empty() {
+        let (recipient, own) = own_key()?;
+        (vec![recipient], Some(own))
     } else {
         (people, None)
     };
@@ -73,22 +97,27 @@ pub fn keys(flags: &KeyFlags, dir: &Path) -> Result<Keys, InitError> {
     Ok(Keys {
         recipients: Recipients { people, cluster },
         cluster: secret,
-        made,
+        own,
     })
 }
 
-/// Whom the key of whoever runs this is for, and its file where that had to be made.
-fn own_key() -> Result<(String, Option<PathBuf>), InitError> {
+/// Whom the key of whoever runs this is for, and the key itself, which is made where there is none.
+fn own_key() -> Result<(String, OwnKey), InitError> {
     let file = age_key_place().ok_or(InitError::NoHome)?;
-    if file.exists() {
+    let is_new = !file.exists();
+    let recipient = if is_new {
+        let dir = file.parent().unwrap_or(Path::new("."));
+        private_dir(dir)?;
+        let recipient = founding_keys::ensure_age(&file)?;
+        // Before anything else can fail: the next run finds it there, and has not made it.
+        say(format_args!("made      {}, your age key", file.display()))?;
+        recipient
+    } else {
         let known = founding_keys::age_recipients(&file)?;
-        let own = known.into_iter().next();
-        return Ok((own.ok_or(InitError::UnreadableKey { file })?, None));
-    }
-    let dir = file.parent().unwrap_or(Path::new("."));
-    private_dir(dir)?;
-    let own = founding_keys::ensure_age(&file)?;
-    Ok((own, Some(file)))
+        let first = known.into_iter().next();
+        first.ok_or_else(|| InitError::UnreadableKey { file: file.clone() })?
+    };
+    Ok((recipient, OwnKey { file, is_new }))
 }
 
 fn private_dir(dir: &Path) -> Result<(), InitError> {
