@@ -114,6 +114,7 @@ fn validate_says_what_it_opened_and_what_it_could_not() {
     assert_eq!(
         text(&output.stdout),
         "ok: 1 pool, 1 unit with 2 objects, 0 secrets opened\n\
+         note: [ssh-keys] is empty, so no node will let anybody in: `fabrik ssh` will be refused. Put your public key there\n\
          not opened (no key for them here, or fabrik does not use them), checked for their shape only: manifests/web/password.yaml, secrets/hetzner.yaml\n\
          not checked: whether Hetzner has these types, locations and images, and the API server takes these objects\n\
          not checked: pool workers: whether servers of `debian-12` join by their user data. Hetzner's own images don't; \
@@ -125,6 +126,7 @@ fn validate_says_what_it_opened_and_what_it_could_not() {
     assert_eq!(
         text(&output.stdout),
         "ok: 1 pool, 1 unit with 2 objects, 2 secrets opened\n\
+         note: [ssh-keys] is empty, so no node will let anybody in: `fabrik ssh` will be refused. Put your public key there\n\
          not checked: whether Hetzner has these types, locations and images, and the API server takes these objects\n\
          not checked: pool workers: whether servers of `debian-12` join by their user data. Hetzner's own images don't; \
          docs/nixos.md, \"The disk\", says how to make one that does\n"

@@ -235,6 +235,27 @@ async fn all_that_is_wrong_is_told_at_once_and_nothing_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_example_in_the_firewall_is_refused_and_who_lets_nobody_in_is_told() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.edit("alice = ", "# alice = ");
+    let told = async |line: &str| {
+        world.commit("Open the door");
+        world.push();
+        let seeded = world.seed(&["--image", "disk.img"]).await;
+        assert!(!seeded.is_ok() && seeded.out.contains(line), "{seeded}");
+    };
+    let note = "\n                   note: [ssh-keys] is empty, so no node will let anybody in";
+    told(&format!(
+        "ok     firewall    SSH is open to 127.0.0.0/8{note}"
+    ))
+    .await;
+    world.edit("127.0.0.0/8", "198.51.100.7/32");
+    told("wrong  firewall    [firewall] ssh-from: 198.51.100.7/32 stands for an example").await;
+    assert_eq!(left(&world.state().await), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_locked_is_told_before_anything_is_made() {
     let world = World::start().await;
     world.disk("disk.img", 100_000);

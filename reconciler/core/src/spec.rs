@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::cidr::Cidr;
-pub use self::notes::notes;
+pub use self::notes::{notes, of_ways_in};
 pub use self::parse::{parse, token_reference, zone_of};
 pub use self::place::{place_of, text_of};
 pub use self::secret::{FileMode, NodeSecret};
@@ -170,6 +170,23 @@ impl Firewall {
             .iter()
             .filter_map(|text| Cidr::parse(text).ok());
         ranges.into_iter().any(|range| range.holds(address))
+    }
+
+    /// What was left of an example, with its key: nobody comes from there.
+    pub fn examples(&self) -> Vec<(&'static str, &str)> {
+        let ssh = self.ssh_from.iter().map(|text| ("ssh-from", text));
+        let api = self.api_from.iter().map(|text| ("api-from", text));
+        let is_example = |text: &str| Cidr::parse(text).is_ok_and(Cidr::is_documentation);
+        ssh.chain(api)
+            .map(|(key, text)| (key, text.as_str()))
+            .filter(|(_, text)| is_example(text))
+            .collect()
+    }
+
+    /// Whether SSH is open to private networks and to nobody else.
+    pub fn opens_ssh_to_private_alone(&self) -> bool {
+        let is_private = |text: &String| Cidr::parse(text).is_ok_and(Cidr::is_private);
+        !self.ssh_from.is_empty() && self.ssh_from.iter().all(is_private)
     }
 }
 

@@ -11,7 +11,7 @@ use fabrik_core::machines::means::Means;
 use fabrik_core::seed::Extent;
 use fabrik_core::seed::cost::Offer;
 use fabrik_core::seed::own::First;
-use fabrik_core::spec::Spec;
+use fabrik_core::spec::{self, Spec};
 
 use super::progress::tell;
 use super::repository::{Checkout, Place};
@@ -255,7 +255,21 @@ fn firewall(spec: &Spec) -> Result<String, String> {
                 .to_owned(),
         );
     }
-    Ok(format!("SSH is open to {}", ssh_from.join(", ")))
+    let examples = spec.firewall.examples();
+    if !examples.is_empty() {
+        let examples = examples
+            .iter()
+            .map(|(key, range)| format!("{key}: {range}"));
+        let examples: Vec<_> = examples.collect();
+        return Err(format!(
+            "[firewall] {} stands for an example, and nobody comes from there. Name where you are (for this laptop, its public \
+             address), and push",
+            examples.join(", ")
+        ));
+    }
+    let notes = spec::of_ways_in(spec).into_iter();
+    let notes: String = notes.map(|note| format!("\nnote: {note}")).collect();
+    Ok(format!("SSH is open to {}{notes}", ssh_from.join(", ")))
 }
 
 async fn deploy_key(subject: &Subject<'_>) -> Result<Result<String, String>, SeedError> {

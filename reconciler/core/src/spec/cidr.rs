@@ -69,6 +69,20 @@ impl Cidr {
             .any(|range| range.contains(self))
     }
 
+    /// In a range that stands for examples, and that nobody has (RFC 5737, RFC 3849, RFC 9637).
+    pub fn is_documentation(self) -> bool {
+        [
+            "192.0.2.0/24",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "2001:db8::/32",
+            "3fff::/20",
+        ]
+        .into_iter()
+        .filter_map(|range| Self::parse(range).ok())
+        .any(|range| range.contains(self))
+    }
+
     /// How many addresses it holds.
     pub fn size(self) -> u128 {
         let free = u32::from(family_bits(self.address) - self.prefix);
@@ -122,6 +136,16 @@ mod tests {
         assert!(!range("0.0.0.0/0").contains(range("::/0")));
         assert_eq!(range("10.0.1.0/24").size(), 256);
         assert_eq!(range("::/0").size(), u128::MAX);
+    }
+
+    #[test]
+    fn what_stands_for_examples_is_told_from_what_somebody_has() {
+        for example in ["203.0.113.7/32", "192.0.2.0/24", "2001:db8:1::/48"] {
+            assert!(range(example).is_documentation(), "{example}");
+        }
+        for real in ["203.0.112.0/23", "127.0.0.0/8", "0.0.0.0/0", "::/0"] {
+            assert!(!range(real).is_documentation(), "{real}");
+        }
     }
 
     #[test]

@@ -6,7 +6,15 @@ use super::Spec;
 pub fn notes(spec: &Spec) -> Vec<String> {
     let pools = spec.pools.values().flat_map(|pool| &pool.machines);
     let machines: Vec<_> = spec.own_servers.iter().chain(pools).collect();
-    let mut notes = Vec::new();
+    let examples = spec.firewall.examples().into_iter();
+    let mut notes: Vec<_> = examples
+        .map(|(key, range)| {
+            format!(
+                "[firewall] {key}: {range} stands for an example, and nobody comes from there; `fabrik seed` refuses it. Name where \
+                 you are"
+            )
+        })
+        .collect();
     if spec.ssh_keys.is_empty() && !machines.is_empty() {
         notes.push(
             "[ssh-keys] is empty, so a machine of yours would let nobody in, and `fabrik install` and `fabrik seed` install \
@@ -14,6 +22,7 @@ pub fn notes(spec: &Spec) -> Vec<String> {
                 .to_owned(),
         );
     }
+    notes.extend(of_ways_in(spec));
     for (name, machine) in machines {
         if !machine.disk.starts_with("/dev/disk/by-") {
             notes.push(format!(
@@ -26,10 +35,72 @@ pub fn notes(spec: &Spec) -> Vec<String> {
     notes
 }
 
+/// Who will get into servers at Hetzner, where that is nobody. Machines of one's own say more of it themselves.
+pub fn of_ways_in(spec: &Spec) -> Vec<String> {
+    let mut notes = Vec::new();
+    let machines = spec.pools.values().map(|pool| pool.machines.len());
+    let has_machines = !spec.own_servers.is_empty() || machines.sum::<usize>() > 0;
+    if spec.ssh_keys.is_empty() && !has_machines {
+        notes.push(
+            "[ssh-keys] is empty, so no node will let anybody in: `fabrik ssh` will be refused. Put your public key there".to_owned(),
+        );
+    }
+    let is_at_hetzner = spec.hetzner.is_some() && spec.own_servers.is_empty();
+    if is_at_hetzner && spec.firewall.opens_ssh_to_private_alone() {
+        notes.push(format!(
+            "[firewall] ssh-from: {} is of private networks alone, and servers at Hetzner see you come from a public address. Put \
+             that there",
+            spec.firewall.ssh_from.join(", ")
+        ));
+    }
+    notes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::spec::parse;
+
+    #[test]
+    fn who_could_not_get_into_a_server_at_hetzner_is_told() {
+        let told = |firewall: &str, keys: &str| {
+            let text = format!(
+                "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36\"\n[hetzner]\n\
+                 token = {{ file = \"t.yaml\", key = \"token\" }}\n[firewall]\n{firewall}\n[ssh-keys]\n{keys}"
+            );
+            notes(&parse("cluster.toml", &text).unwrap())
+        };
+        let mine = "me = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea\"";
+        let at_home = "ssh-from = [\"192.168.1.0/24\", \"8.8.8.8/32\"]";
+        assert_eq!(told(at_home, mine), [""; 0]);
+        assert_eq!(
+            told("", mine),
+            [""; 0],
+            "seeding refuses it in its own words"
+        );
+        let said = told("ssh-from = [\"192.168.1.0/24\"]", "");
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(
+            said[0].starts_with("[ssh-keys] is empty, so no node"),
+            "{said:?}"
+        );
+        assert!(
+            said[1].contains("192.168.1.0/24 is of private networks alone"),
+            "{said:?}"
+        );
+        let example =
+            "ssh-from = [\"203.0.113.7/32\"]\napi-from = [\"0.0.0.0/0\", \"2001:db8::/32\"]";
+        let said = told(example, mine);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(
+            said[0].starts_with("[firewall] ssh-from: 203.0.113.7/32 stands for an example"),
+            "{said:?}"
+        );
+        assert!(
+            said[1].starts_with("[firewall] api-from: 2001:db8::/32 stands"),
+            "{said:?}"
+        );
+    }
 
     #[test]
     fn a_machine_that_lets_nobody_in_or_whose_disk_may_change_is_told() {
