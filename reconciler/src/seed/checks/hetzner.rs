@@ -10,18 +10,22 @@ use crate::hetzner::{Client, HetznerError};
 
 pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
     let offer = seeding::offer(client).await;
-    // Whoever is not reached says nothing about the rest, either.
-    if let Err(HetznerError::Unreachable { problem, .. }) = &offer {
-        let says = format!(
-            "it can't be reached ({problem}), so nothing there was looked at. Has this laptop a network?"
-        );
-        return Found {
-            lines: vec![Line::new(About::Hetzner, Err(says))],
-            has_first: false,
-            offer: None,
-            change: None,
-            made_key: None,
-        };
+    // Whoever is not reached, or does not know the token, says nothing about the rest, either.
+    match &offer {
+        Err(HetznerError::Unreachable { problem, .. }) => {
+            let says = format!(
+                "it can't be reached ({problem}), so nothing there was looked at. Has this laptop a network?"
+            );
+            return nothing_more(About::Hetzner, says);
+        }
+        Err(HetznerError::Unauthorized { message, .. }) => {
+            let says = format!(
+                "Hetzner refuses it ({message}), so nothing there was looked at. {}",
+                make_another(subject)
+            );
+            return nothing_more(About::Token, says);
+        }
+        _ => {}
     }
     let (says, made_key) = match token(subject, client).await {
         Ok(made) => (Ok("reads and writes".to_owned()), made),
@@ -47,6 +51,24 @@ pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
     }
 }
 
+fn nothing_more(about: About, says: String) -> Found {
+    Found {
+        lines: vec![Line::new(about, Err(says))],
+        has_first: false,
+        offer: None,
+        change: None,
+        made_key: None,
+    }
+}
+
+fn make_another(subject: &Subject<'_>) -> String {
+    let project = subject.spec.hetzner.as_ref();
+    format!(
+        "Make one that may read and write (the project's Security → API tokens), put it into {} (`sops edit`), and push",
+        project.map_or(SPEC_FILE, |project| &project.token.file)
+    )
+}
+
 /// The key, where it was made now.
 async fn token(subject: &Subject<'_>, client: &Client) -> Result<Option<u64>, String> {
     let cluster = &subject.state.record.cluster_id;
@@ -56,13 +78,8 @@ async fn token(subject: &Subject<'_>, client: &Client) -> Result<Option<u64>, St
     match made {
         Ok((id, is_new)) => Ok(is_new.then_some(id)),
         Err(HetznerError::Unauthorized { message, .. }) => Err(format!(
-            "Hetzner does not let it write ({message}). Make one that may read and write (the project's Security → API tokens), \
-             put it into {} (`sops edit`), and push",
-            subject
-                .spec
-                .hetzner
-                .as_ref()
-                .map_or(SPEC_FILE, |project| &project.token.file)
+            "Hetzner does not let it write ({message}). {}",
+            make_another(subject)
         )),
         Err(error) => Err(error.to_string()),
     }
