@@ -170,7 +170,7 @@ fn without_a_terminal_all_missing_flags_are_told_and_nothing_is_made() {
     let output = place.fabrik(&["init", "Not_A_Name", "--workers", "3"], "");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = text(&output.stderr);
-    let missing = "Give also --name NAME, --server-types TYPES, --locations LOCATIONS, --ssh-key KEY|FILE, --forge FORGE, ";
+    let missing = "Give also --name NAME, --locations LOCATIONS, --server-types TYPES, --ssh-key KEY|FILE, --forge FORGE, ";
     assert!(said.contains(missing), "{said}");
     assert!(said.contains("--token-file FILE\n"), "{said}");
     assert_eq!(place.files(), before);

@@ -6,6 +6,7 @@
 
 mod answers;
 mod commit;
+mod draft;
 mod error;
 pub mod files;
 pub mod keys;

@@ -9,6 +9,7 @@ use fabrik_core::spec::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::InitError;
+use super::draft::Draft;
 use super::terminal::{Ask, Question};
 
 /// Where fabrik's own flake is, if whoever built this binary said so.
@@ -187,10 +188,16 @@ pub fn gather(
     let name = ask.unless(known.name, &NAME, None, |text| {
         text.parse().map_err(|fault| format!("{fault}"))
     })?;
-    let workers = ask.unless(known.workers, &WORKERS, Some("2"), count)?;
-    let types = ask.unless(known.server_types, &SERVER_TYPES, Some("cx33,cx43"), words)?;
-    let locations = ask.unless(known.locations, &LOCATIONS, Some("fsn1,nbg1"), words)?;
-    let key = ask.unless(known.ssh_key, &SSH_KEY, own_key.as_deref(), ssh_key)?;
+    let mut draft = Draft::new(own);
+    let reader = draft.reader(count, |answers, it| answers.workers = it);
+    let workers = ask.unless(known.workers, &WORKERS, Some("2"), reader)?;
+    let reader = draft.reader(words, |answers, it| answers.locations = it);
+    let locations = ask.unless(known.locations, &LOCATIONS, Some("fsn1,nbg1"), reader)?;
+    draft.know_locations(locations.as_deref());
+    let reader = draft.reader(words, |answers, it| answers.server_types = it);
+    let types = ask.unless(known.server_types, &SERVER_TYPES, Some("cx33,cx43"), reader)?;
+    let reader = draft.reader(ssh_key, |answers, it| answers.ssh_key = it);
+    let key = ask.unless(known.ssh_key, &SSH_KEY, own_key.as_deref(), reader)?;
     let forge = ask.unless(known.forge, &FORGE, None, |text| {
         Forge::from_str(text, true)
     })?;
@@ -374,8 +381,8 @@ pub mod tests {
         let missing = [
             "--name NAME",
             "--workers COUNT",
-            "--server-types TYPES",
             "--locations LOCATIONS",
+            "--server-types TYPES",
             "--ssh-key KEY|FILE",
             "--forge FORGE",
         ];

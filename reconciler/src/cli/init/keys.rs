@@ -147,17 +147,23 @@ fn recipient(text: &str) -> Result<String, InitError> {
 
 /// The Hetzner token: from a file, or from a person who types it unseen.
 pub async fn token(file: Option<&Path>) -> Result<Secret, InitError> {
-    let secret = match file {
-        None => {
-            terminal::hidden("The Hetzner project's API token, read and write (it is not shown)")
-                .await?
-        }
-        Some(file) => token_in(&read(file)?),
-    };
-    if !Token::from(&secret).is_well_formed() {
-        return Err(InitError::Token);
+    let is_token = |secret: &Secret| Token::from(secret).is_well_formed();
+    if let Some(file) = file {
+        let secret = token_in(&read(file)?);
+        return if is_token(&secret) {
+            Ok(secret)
+        } else {
+            Err(InitError::Token)
+        };
     }
-    Ok(secret)
+    loop {
+        let question = "The Hetzner project's API token, read and write (it is not shown)";
+        let secret = terminal::hidden(question).await?;
+        if is_token(&secret) {
+            return Ok(secret);
+        }
+        eprintln!("  that is empty or holds characters that no token has");
+    }
 }
 
 fn read(file: &Path) -> Result<Secret, InitError> {

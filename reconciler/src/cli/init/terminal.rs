@@ -46,7 +46,7 @@ impl<'a> Ask<'a> {
         }
     }
 
-    fn person(
+    pub fn person(
         says: impl FnMut(&mut String) -> io::Result<usize> + 'a,
         sees: impl Write + 'a,
     ) -> Self {
@@ -102,16 +102,22 @@ impl Person<'_> {
         write!(self.sees, "{question}{hint}: ")?;
         self.sees.flush()?;
         let mut line = String::new();
-        if (self.says)(&mut line)? == 0 {
-            let gone = "nobody answers any more";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, gone));
-        }
+        is_there((self.says)(&mut line)?)?;
         let answer = line.trim();
         Ok(match suggestion {
             Some(text) if answer.is_empty() => text.to_owned(),
             _ => answer.to_owned(),
         })
     }
+}
+
+/// Whether so many bytes are a line of somebody.
+fn is_there(bytes: usize) -> io::Result<()> {
+    if bytes > 0 {
+        return Ok(());
+    }
+    let gone = "nobody answers any more";
+    Err(io::Error::new(io::ErrorKind::UnexpectedEof, gone))
 }
 
 /// A line that is not shown while it is typed.
@@ -122,8 +128,8 @@ pub async fn hidden(question: &str) -> io::Result<Secret> {
     // A thread of its own: nobody waits for it when the person goes away instead.
     std::thread::spawn(move || {
         let mut line = Zeroizing::new(String::new());
-        let read = io::stdin().read_line(&mut line);
-        tell.send(read.map(|_| Secret::new(line.trim().as_bytes().to_vec())))
+        let read = io::stdin().read_line(&mut line).and_then(is_there);
+        tell.send(read.map(|()| Secret::new(line.trim().as_bytes().to_vec())))
             .ok();
     });
     let line = tokio::select! {
