@@ -107,6 +107,16 @@ pub enum Verb {
     Secrets(secrets::Secrets),
 }
 
+impl Verb {
+    /// Whether a machine runs it by itself, and its log is all that is seen of it.
+    pub fn is_service(&self) -> bool {
+        matches!(
+            self,
+            Self::Run(_) | Self::Agent(_) | Self::Identify(_) | Self::Receive(_)
+        )
+    }
+}
+
 /// For whom a verb prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {

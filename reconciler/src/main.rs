@@ -10,7 +10,7 @@ async fn main() -> ExitCode {
         .install_default()
         .ok();
     let cli = cli::parse();
-    logging::init(cli.log_format);
+    logging::init(cli.log_format, cli.verb.is_service());
     match Box::pin(cli::run(cli.verb)).await {
         Ok(code) => code,
         Err(failure) if cli::is_read_enough(&failure) => ExitCode::SUCCESS,

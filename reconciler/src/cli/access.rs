@@ -10,13 +10,15 @@ use fabrik_core::diagnostic::Diagnostic;
 use fabrik_core::id::CommitId;
 use jiff::Timestamp;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::Kubeconfig;
 use kube::core::GroupVersionKind;
-use kube::{Client, Config, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::seed::kubeconfigs;
+mod way;
+
+use self::way::{Origin, Way, innermost, others_here};
 
 /// Which cluster.
 #[derive(Debug, Clone, Default, Args)]
@@ -32,18 +34,40 @@ pub struct ClusterOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     #[error(
-        "no usable kubeconfig: {source}. Give one by --kubeconfig, by KUBECONFIG or as ~/.kube/config{}",
-        written_by_seed(seeded)
+        "no kubeconfig was found, so there is no cluster to ask: --kubeconfig and KUBECONFIG name none, and {} is not there{}. Name \
+         one; `fabrik kubeconfig` makes one, on a server of the control plane as well",
+        looked_at.display(),
+        others_here()
     )]
-    Kubeconfig {
-        source: Box<dyn std::error::Error + Send + Sync>,
-        /// What seeds on this machine wrote.
-        seeded: Vec<PathBuf>,
+    NoKubeconfig { looked_at: PathBuf },
+    #[error(
+        "{from} is of no use as a kubeconfig: {problem}. Name another one by --kubeconfig or KUBECONFIG{}",
+        others_here()
+    )]
+    Kubeconfig { from: Origin, problem: String },
+    #[error(
+        "{from} leads to {server}, which can't be asked: {problem}. From outside, the address that you come from has to be in \
+         [firewall] api-from. Where that server is gone, name a kubeconfig that leads to another one (--kubeconfig, KUBECONFIG); \
+         `fabrik kubeconfig` makes one on each server of the control plane"
+    )]
+    Unreachable {
+        from: Origin,
+        server: String,
+        problem: String,
     },
-    #[error("the API server was asked to {what} and did not: {}", said(source))]
+    #[error(
+        "{from} leads to {server}, which does not let it in ({said}): its time is over, or it is another cluster's. `fabrik \
+         kubeconfig` makes another one, with one that is still good or on a server of the control plane"
+    )]
+    NotLetIn {
+        from: Origin,
+        server: String,
+        said: String,
+    },
+    #[error("the API server was asked to {what} and did not: {}", said(error))]
     Api {
         what: String,
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
     #[error("this cluster has no FabrikCluster: `fabrik found` makes it")]
     NotFounded,
@@ -66,36 +90,26 @@ pub struct Access {
 impl ClusterOptions {
     /// Finds the cluster's `FabrikCluster`.
     pub async fn open(&self) -> Result<Access, AccessError> {
-        let client = client(self.kubeconfig.as_deref()).await?;
-        let cluster = match &self.cluster {
-            Some(name) => name.clone(),
-            None => only_cluster(&client).await?,
+        let way = Way::find(self.kubeconfig.as_deref()).await?;
+        let cluster = if let Some(name) = &self.cluster {
+            name.clone()
+        } else {
+            let only = only_cluster(&way.client).await;
+            only.map_err(|error| way.explain(error))?
         };
+        let client = way.client;
         Ok(Access { client, cluster })
     }
 
     /// The kubeconfig itself, where there is one: a pod's own account is none.
     pub fn kubeconfig(&self) -> Result<Kubeconfig, AccessError> {
-        match &self.kubeconfig {
-            Some(file) => Kubeconfig::read_from(file),
-            None => Kubeconfig::read(),
-        }
-        .map_err(unusable)
+        Origin::find(self.kubeconfig.as_deref())?.kubeconfig()
     }
 }
 
 /// A client of the kubeconfig that is named, else of `$KUBECONFIG`, `~/.kube/config` or the pod's own account.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, AccessError> {
-    let config = match kubeconfig {
-        Some(file) => {
-            let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .map_err(unusable)?
-        }
-        None => Config::infer().await.map_err(unusable)?,
-    };
-    Client::try_from(config).map_err(unusable)
+    Ok(Way::find(kubeconfig).await?.client)
 }
 
 impl Access {
@@ -112,20 +126,20 @@ impl Access {
     }
 }
 
-/// An error of the API, with what was asked of it.
 /// The API server's own words, where it has answered.
 fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
-        error => error.to_string(),
+        error => innermost(error),
     }
 }
 
+/// An error of the API, with what was asked of it.
 pub fn asked_to(what: impl Into<String>) -> impl FnOnce(kube::Error) -> AccessError {
     let what = what.into();
-    move |source| AccessError::Api {
+    move |error| AccessError::Api {
         what,
-        source: Box::new(source),
+        error: Box::new(error),
     }
 }
 
@@ -192,19 +206,4 @@ async fn only_cluster(client: &Client) -> Result<String, AccessError> {
 fn api(client: &Client, kind: &str) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("fabrik.dev", "v1alpha1", kind);
     Api::all_with(client.clone(), &ApiResource::from_gvk(&kind))
-}
-
-fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> AccessError {
-    AccessError::Kubeconfig {
-        source: Box::new(error),
-        seeded: kubeconfigs(),
-    }
-}
-
-fn written_by_seed(files: &[PathBuf]) -> String {
-    let files: Vec<_> = files.iter().map(|f| f.display().to_string()).collect();
-    match files.as_slice() {
-        [] => String::new(),
-        files => format!("; `fabrik seed` wrote {}", files.join(", ")),
-    }
 }

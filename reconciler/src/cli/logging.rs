@@ -12,11 +12,13 @@ pub enum Format {
 }
 
 /// Without a filter: what fabrik says from `info` on, what libraries say from `warn` on.
-const DEFAULT_FILTER: &str = "warn,fabrik=info,fabrik_core=info";
+const OF_SERVICES: &str = "warn,fabrik=info,fabrik_core=info";
+/// A person is told by the verb what failed, and need not read it in the words of a library before.
+const OF_PEOPLE: &str = "warn,fabrik=info,fabrik_core=info,kube_client=off";
 
-pub fn init(format: Format) {
-    let filter =
-        EnvFilter::try_from_env("FABRIK_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+pub fn init(format: Format, is_service: bool) {
+    let default = if is_service { OF_SERVICES } else { OF_PEOPLE };
+    let filter = EnvFilter::try_from_env("FABRIK_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr);

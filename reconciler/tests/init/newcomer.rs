@@ -109,10 +109,71 @@ fn a_seed_elsewhere_than_in_a_repository_says_what_is_missing() {
 fn who_names_no_kubeconfig_is_told_of_the_one_that_a_seed_wrote() {
     let place = Place::new();
     let said = || text(&place.fabrik(&["status"], "").stderr);
-    assert!(said().ends_with("~/.kube/config\n"), "{}", said());
+    let home = place.path("home/.kube/config");
+    let looked_at = format!("KUBECONFIG name none, and {} is not there", home.display());
+    assert!(
+        said().starts_with("error: no kubeconfig was found"),
+        "{}",
+        said()
+    );
+    assert!(said().contains(&looked_at), "{}", said());
     let dir = place.path("home/.local/state/fabrik/demo");
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("kubeconfig"), "").unwrap();
-    let wrote = format!("; `fabrik seed` wrote {}/kubeconfig\n", dir.display());
-    assert!(said().ends_with(&wrote), "{}", said());
+    let wrote = format!(
+        "; `fabrik seed` wrote {}/kubeconfig. Name one",
+        dir.display()
+    );
+    assert!(said().contains(&wrote), "{}", said());
+}
+
+#[test]
+fn a_kubeconfig_that_leads_nowhere_is_named_with_where_it_leads_and_nothing_else_is_said() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("https://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let kubeconfig = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "demo",
+        "clusters": [{"name": "demo", "cluster": {"server": server}}],
+        "contexts": [{"name": "demo", "context": {"cluster": "demo", "user": "admin"}}],
+        "users": [{"name": "admin", "user": {"token": "t"}}],
+    });
+    fs::write(place.path("kubeconfig"), kubeconfig.to_string()).unwrap();
+    for verb in [
+        &["status"][..],
+        &["wait", "0123456"],
+        &["ssh", "server-1"],
+        &["kubeconfig", "--as", "ada", "--output", "-"],
+    ] {
+        let args = [verb, &["--kubeconfig", "kubeconfig"]].concat();
+        let args = if verb[0] == "ssh" {
+            vec!["ssh", "--kubeconfig", "kubeconfig", "server-1"]
+        } else {
+            args
+        };
+        let output = place.fabrik(&args, "");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = text(&output.stderr);
+        let begin = format!(
+            "error: kubeconfig leads to {server}, which can't be asked: Connection refused"
+        );
+        assert!(said.starts_with(&begin), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    fs::write(place.path("kubeconfig"), "clusters: []\n").unwrap();
+    let said = text(
+        &place
+            .fabrik(&["status", "--kubeconfig", "kubeconfig"], "")
+            .stderr,
+    );
+    assert!(
+        said.starts_with("error: kubeconfig is of no use as a kubeconfig: "),
+        "{said}"
+    );
+    let said = text(&place.fabrik(&["status", "--kubeconfig", "none"], "").stderr);
+    assert!(
+        said.contains("none is of no use") && said.contains("No such file"),
+        "{said}"
+    );
 }
