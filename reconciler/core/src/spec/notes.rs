@@ -1,6 +1,7 @@
 //! What is right in itself, and has to be known before it is relied on.
 
 use super::Spec;
+use super::parse::is_zone;
 
 /// For whoever looks at a specification before it is pushed.
 pub fn notes(spec: &Spec) -> Vec<String> {
@@ -23,6 +24,12 @@ pub fn notes(spec: &Spec) -> Vec<String> {
         );
     }
     notes.extend(of_ways_in(spec));
+    if spec.hetzner.is_some() && !is_zone(&spec.network.zone) {
+        notes.push(format!(
+            "[network] zone: `{}` is none of the zones of Hetzner's that this fabrik knows",
+            spec.network.zone
+        ));
+    }
     for (name, machine) in machines {
         if !machine.disk.starts_with("/dev/disk/by-") {
             notes.push(format!(
@@ -71,6 +78,7 @@ mod tests {
             notes(&parse("cluster.toml", &text).unwrap())
         };
         let mine = "me = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea\"";
+        assert_eq!(told("[network]\nzone = \"eu-west\"", mine).len(), 1);
         let at_home = "ssh-from = [\"192.168.1.0/24\", \"8.8.8.8/32\"]";
         assert_eq!(told(at_home, mine), [""; 0]);
         assert_eq!(

@@ -1,6 +1,7 @@
 //! From the text of `cluster.toml` to a `Spec`, or to all that is wrong with it.
 
 mod api;
+mod location;
 mod machine;
 mod network;
 mod nix;
@@ -9,6 +10,7 @@ mod pool;
 mod project;
 mod secrets;
 mod servers;
+mod stray;
 mod syntax;
 mod update;
 mod values;
@@ -20,8 +22,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use toml::de::DeTable;
 
+pub use self::location::{is_zone, zone_of};
 use self::machine::Machines;
-pub use self::pool::zone_of;
 use super::reader::{Reader, Table, Text};
 use super::{K3sRelease, Kubernetes, Limits, SecretRef, Spec};
 use crate::diagnostic::Diagnostic;

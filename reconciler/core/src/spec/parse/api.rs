@@ -5,7 +5,8 @@ use core::net::IpAddr;
 use super::super::kubernetes_syntax::is_subdomain;
 use super::super::reader::{Table, Text};
 use super::super::{Api, Firewall, FloatingIp, IpFamily, LoadBalancer};
-use super::pool::{check_location, is_letters_then_digits};
+use super::location::check_location;
+use super::pool::is_letters_then_digits;
 use super::values::flag;
 
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];

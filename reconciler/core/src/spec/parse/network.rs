@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::super::cidr::{Cidr, CidrFault};
 use super::super::reader::{Reader, Table, Text};
 use super::super::{Firewall, Network, Pool, Servers};
+use super::location::zone_of;
 use crate::id::PoolName;
 
 /// Hetzner's smallest network (docs.hetzner.cloud, "Create a Network": `ip_range`).
@@ -289,10 +290,16 @@ fn zone(table: &mut Table<'_>) -> Option<String> {
     {
         return Some(text.value.to_owned());
     }
-    table.fault(
-        &text.span,
-        format!("`{}` is not a network zone", text.value),
-        "use one of Hetzner's, like `eu-central` or `us-east`",
-    );
+    let (problem, remedy) = match zone_of(text.value) {
+        Some(zone) => (
+            format!("`{}` is a location, and no network zone", text.value),
+            format!("write the zone that it is in: `zone = \"{zone}\"`"),
+        ),
+        None => (
+            format!("`{}` is not a network zone", text.value),
+            "use one of Hetzner's, like `eu-central` or `us-east`".to_owned(),
+        ),
+    };
+    table.fault(&text.span, problem, remedy);
     None
 }

@@ -7,7 +7,9 @@ use super::super::kubernetes_syntax::{node_label, node_taint};
 use super::super::reader::{Table, Text};
 use super::super::{DrainPolicy, LocalData, Loss, Machine, PlacementStrategy, Pool};
 use super::invalid_name;
+use super::location::locations;
 use super::machine::Machines;
+use super::stray::{is_stray, stray};
 use super::values::{duration, flag};
 use crate::id::{MachineName, PoolName};
 use crate::names::SERVERS_POOL;
@@ -40,22 +42,6 @@ const RETIRED: [(&str, &str); 14] = [
 
 const RETIRED_IN: &str = "eu-central";
 
-/// Hetzner's locations and the zone of each (docs.hetzner.cloud, "Locations"). Others may come.
-const LOCATIONS: [(&str, &str); 6] = [
-    ("fsn1", "eu-central"),
-    ("nbg1", "eu-central"),
-    ("hel1", "eu-central"),
-    ("ash", "us-east"),
-    ("hil", "us-west"),
-    ("sin", "ap-southeast"),
-];
-
-/// The zone of one of Hetzner's locations, where this build knows it.
-pub fn zone_of(location: &str) -> Option<&'static str> {
-    let known = LOCATIONS.iter().find(|(name, _)| *name == location);
-    known.map(|(_, zone)| *zone)
-}
-
 pub fn pools(
     root: &mut Table<'_>,
     zone: Option<&str>,
@@ -63,7 +49,14 @@ pub fn pools(
 ) -> Option<BTreeMap<PoolName, Pool>> {
     let mut table = root.table("pools", "[pools]");
     let mut pools = Vec::new();
-    for entry in table.take_all() {
+    let entries = table.take_all();
+    let stray = stray(&table, &entries);
+    for entry in &entries {
+        let key = entry.key.value;
+        if stray.contains(key) || is_stray(&table, entry) {
+            pools.push(None);
+            continue;
+        }
         let object = format!("pool {}", entry.key.value);
         let name = entry.key.value.parse::<PoolName>();
         if let Err(fault) = &name {
@@ -77,7 +70,7 @@ pub fn pools(
             );
         }
         let pool = table
-            .as_table(&entry, &object)
+            .as_table(entry, &object)
             .and_then(|table| pool(table, zone, name.as_ref().ok(), machines));
         pools.push(name.ok().zip(pool));
     }
@@ -229,42 +222,6 @@ fn one_architecture(table: &mut Table<'_>, types: &[Text<'_>]) {
     }
 }
 
-pub(super) fn locations(table: &mut Table<'_>, zone: Option<&str>) -> Option<Vec<String>> {
-    let texts = table.required_strings("locations", "[\"fsn1\"]")?;
-    for text in &texts {
-        check_location(table, text, zone);
-    }
-    Some(once_each(table, &texts))
-}
-
-/// Whether servers there can be in the cluster's network; a fault is noted where not.
-pub(super) fn check_location(table: &Table<'_>, text: &Text<'_>, zone: Option<&str>) -> bool {
-    match (zone_of(text.value), zone) {
-        (Some(its_zone), Some(zone)) if its_zone != zone => {
-            table.fault(
-                &text.span,
-                format!(
-                    "`{}` is in the network zone {its_zone}, and the network in {zone}",
-                    text.value
-                ),
-                format!(
-                    "use locations of {zone}, or `zone = \"{its_zone}\"` in [network] of a new cluster"
-                ),
-            );
-            false
-        }
-        (None, _) if !is_location(text.value) => {
-            table.fault(
-                &text.span,
-                format!("`{}` is not a location", text.value),
-                "use one of Hetzner's: fsn1, nbg1, hel1, ash, hil, sin",
-            );
-            false
-        }
-        _ => true,
-    }
-}
-
 fn image(table: &mut Table<'_>) -> Option<String> {
     let text = table.string("image")?;
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -357,7 +314,7 @@ fn taints(table: &mut Table<'_>) -> Option<Vec<String>> {
     )
 }
 
-fn once_each(table: &Table<'_>, texts: &[Text<'_>]) -> Vec<String> {
+pub(super) fn once_each(table: &Table<'_>, texts: &[Text<'_>]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     for text in texts {
         if !seen.insert(text.value) {
@@ -376,9 +333,4 @@ pub(super) fn is_letters_then_digits(text: &str) -> bool {
     !letters.is_empty()
         && letters.len() < text.len()
         && letters.chars().all(|c| c.is_ascii_lowercase())
-}
-
-fn is_location(text: &str) -> bool {
-    let letters = text.trim_end_matches(|c: char| c.is_ascii_digit());
-    letters.len() == 3 && letters.chars().all(|c| c.is_ascii_lowercase())
 }

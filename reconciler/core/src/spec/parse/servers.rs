@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::super::reader::Table;
 use super::super::{Machine, Servers};
+use super::location::locations;
 use super::machine::Machines;
-use super::pool::{locations, placement, server_types, system};
+use super::pool::{placement, server_types, system};
 use super::values::flag;
 use crate::id::{MachineName, PoolName};
 
