@@ -8,6 +8,11 @@ use fabrik_core::diagnostic::{Diagnostic, Place};
 use super::{Secret, SecretsError, Shape, Sops, SopsFile, plaintext_violations, shape};
 use crate::repo::{File, FileKind, RepoError, Tree};
 
+/// Bech32 of 32 bytes: 58 characters (age's specification, "Native key pairs").
+const AGE_IDENTITY: &str = "AGE-SECRET-KEY-1[A-Z0-9]{58}";
+/// The beginning of one, in base64: `openssh-key-v1` (OpenSSH's PROTOCOL.key). In a string its lines may end in `\n`.
+const SSH_KEY: &str = r"-----BEGIN OPENSSH PRIVATE KEY-----(?:\s|\\[nr])+b3BlbnNzaC1rZXktdjE";
+
 /// What was found out about one SOPS file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -47,7 +52,7 @@ pub async fn check(tree: &Tree, sops: Option<&Sops>) -> Result<Check, SecretsErr
         let Shape::Sops(shape) = shape(&file.path, &content) else {
             check
                 .diagnostics
-                .extend(identity_in_the_clear(&file.path, &content));
+                .extend(key_in_the_clear(&file.path, &content));
             continue;
         };
         let verdict = match check_file(file, &shape, &content, sops).await {
@@ -64,18 +69,28 @@ pub async fn check(tree: &Tree, sops: Option<&Sops>) -> Result<Check, SecretsErr
     Ok(check)
 }
 
-/// Who has such a key opens all that is encrypted to it, whatever `.sops.yaml` says of the file that it is in.
-fn identity_in_the_clear(path: &str, content: &[u8]) -> Option<Diagnostic> {
-    // Bech32 of 32 bytes: 58 characters (age's specification, "Native key pairs").
-    const IDENTITY: &str = "AGE-SECRET-KEY-1[A-Z0-9]{58}";
-    let identity = regex::bytes::Regex::new(IDENTITY).ok()?;
-    identity.is_match(content).then(|| Diagnostic {
+/// A private key whose file nobody has encrypted, whatever `.sops.yaml` says of it: who reads the repository has the key.
+fn key_in_the_clear(path: &str, content: &[u8]) -> Option<Diagnostic> {
+    let has =
+        |pattern: &str| regex::bytes::Regex::new(pattern).is_ok_and(|key| key.is_match(content));
+    let (kind, remedy) = if has(AGE_IDENTITY) {
+        (
+            "age",
+            "if it was pushed, replace the key and all secrets that it opens",
+        )
+    } else if has(SSH_KEY) {
+        (
+            "SSH",
+            "or encrypt it with sops; if it was pushed, make another one, and let this one in nowhere",
+        )
+    } else {
+        return None;
+    };
+    Some(Diagnostic {
         place: Place::file(path),
         object: path.to_owned(),
-        problem: "holds a private age key in the clear".to_owned(),
-        remedy: format!(
-            "remove it (`git rm --cached {path}`); if it was pushed, replace the key and all secrets that it opens"
-        ),
+        problem: format!("holds a private {kind} key in the clear"),
+        remedy: format!("remove it (`git rm --cached {path}`); {remedy}"),
     })
 }
 
@@ -152,11 +167,33 @@ mod tests {
 
     #[test]
     fn a_private_age_key_is_told_from_words_about_one() {
-        let identity = |key: &str| identity_in_the_clear("founding/age.key", key.as_bytes());
+        let identity = |key: &str| key_in_the_clear("founding/age.key", key.as_bytes());
         let key = "# created: 2026-11-30\nAGE-SECRET-KEY-1".to_owned() + &"Q".repeat(58) + "\n";
         let said = identity(&key).unwrap().to_string();
         assert!(said.starts_with("founding/age.key: "), "{said}");
         assert!(!said.contains("QQQ"), "{said}");
         assert_eq!(identity("begins with AGE-SECRET-KEY-1…"), None);
+    }
+
+    #[test]
+    fn a_private_ssh_key_is_found_wherever_it_stands() {
+        let found = |text: &str| key_in_the_clear("nixos/all.nix", text.as_bytes());
+        let (begin, body) = (
+            "-----BEGIN OPENSSH PRIVATE KEY-----",
+            "b3BlbnNzaC1rZXktdjEAAAAQQQ",
+        );
+        for between in ["\n", "\r\n", "\n      ", "\\n"] {
+            let said = found(&format!("key = \"{begin}{between}{body}"))
+                .unwrap()
+                .to_string();
+            assert!(
+                said.starts_with("nixos/all.nix: holds a private SSH key"),
+                "{said}"
+            );
+            assert!(!said.contains("QQQ"), "{said}");
+        }
+        for words in [format!("begins with `{begin}`"), format!("{begin}\n…\n")] {
+            assert_eq!(found(&words), None);
+        }
     }
 }
