@@ -12,6 +12,7 @@ mod look;
 mod nodes;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use fabrik_core::restore::{Reset, Said, Source};
@@ -57,6 +58,12 @@ pub struct Restored {
 impl Site {
     /// `file` is the configuration of `fabrik run`; `snapshot` the one that a person names.
     pub fn open(file: &Path, said: Said, snapshot: Option<&Path>) -> Result<Self, RestoreError> {
+        // Who is not root may not even see it.
+        if let Err(error) = file.metadata()
+            && error.kind() == ErrorKind::NotFound
+        {
+            return Err(RestoreError::NotHere(file.to_owned()));
+        }
         let config = Config::load(file)?;
         let etcd = config.etcd.clone();
         let etcd = etcd.ok_or_else(|| RestoreError::NoEtcd(file.to_owned()))?;

@@ -12,6 +12,12 @@ pub enum RestoreError {
     #[error("nothing was restored:{}", lines(.0))]
     Refused(Vec<Refusal>),
     #[error(
+        "this is no server of a cluster: {} is not there. When a quorum of the control plane is lost for good, `fabrik restore` makes \
+         one server that is left the whole of etcd again. Run it there, as root (`ssh root@ADDRESS fabrik restore --plan` shows \
+         what it would do); docs/restore.md says when", .0.display()
+    )]
+    NotHere(PathBuf),
+    #[error(
         "this server keeps no etcd: {} has no [etcd]. Run this on a server of the control plane; `fabrik found` writes \
          that section", .0.display()
     )]

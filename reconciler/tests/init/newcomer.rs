@@ -177,3 +177,18 @@ fn a_kubeconfig_that_leads_nowhere_is_named_with_where_it_leads_and_nothing_else
         "{said}"
     );
 }
+
+#[test]
+fn a_restore_on_a_laptop_says_what_it_is_for_and_where() {
+    let place = Place::new();
+    let output = place.fabrik(&["restore", "--config", "config.toml"], "");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    for words in [
+        "error: this is no server of a cluster: config.toml is not there",
+        "When a quorum of the control plane is lost for good",
+        "Run it there, as root",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+}
