@@ -95,6 +95,25 @@ async fn another_linux_is_wiped_by_nixos_anywhere_and_told_who_it_is_afterwards(
 }
 
 #[tokio::test]
+async fn a_machine_behind_a_router_is_reached_by_its_port_in_the_installer_too() {
+    let world = World::start("debian").await;
+    world.is_forwarded_to(2022);
+    let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;
+    let astray = format!(
+        "is reached at port {}, which leads to its port 2022",
+        world.port()
+    );
+    assert!(!ok && said.contains(&astray), "{said}");
+    assert_eq!(world.calls("nixos-anywhere") + &world.calls("nix"), "");
+
+    world.is_forwarded_to(22);
+    let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;
+    assert!(ok, "{said}");
+    let ports = format!("--ssh-port {0} --post-kexec-ssh-port {0} ", world.port());
+    assert!(world.calls("nixos-anywhere").contains(&ports), "{said}");
+}
+
+#[tokio::test]
 async fn a_machine_with_nixos_switches_and_no_disk_is_wiped() {
     let world = World::start("nixos").await;
     let (ok, said) = world.install("desktop", &["--yes", "desktop"]).await;

@@ -109,6 +109,7 @@ impl Place<'_> {
             server,
             system: system.as_deref().unwrap_or_default(),
             disk: &self.machine.disk,
+            port: self.machine.port,
             has_ssh_keys: !self.spec.ssh_keys.is_empty(),
             firewall: &self.spec.firewall,
         }

@@ -14,6 +14,7 @@ echo "os=$ID"
 echo "arch=$(uname -m)"
 echo "user=$(id -u)"
 echo "from=${SSH_CONNECTION%% *}"
+echo "port=${SSH_CONNECTION##* }"
 echo "memory=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 echo "identity=$(LC_ALL=C cat /STATE/identity.json 2>&1 | tr -d '\n')"
 [ -e /etc/rancher/k3s ] || [ -e /var/lib/rancher/k3s ] && echo "k3s=yes"
@@ -105,6 +106,7 @@ fn parse(said: &str) -> Result<Found, String> {
             .split('%')
             .next()
             .and_then(|at| at.parse().ok()),
+        port: fact("port").parse().ok(),
         node: kept.map(|kept| (clean(&kept.node), kept.server)),
         has_k3s: fact("k3s") == "yes",
         disk: disk.filter(|d| d.kind == "disk").map(|disk| {
@@ -159,6 +161,7 @@ mod tests {
 arch=x86_64
 user=0
 from=192.168.1.7
+port=22
 memory=16303420
 identity=cat: /var/lib/fabrik-identity/identity.json: No such file or directory
 disk=
@@ -173,7 +176,8 @@ disk=
         let found = parse(SAID).unwrap();
         assert_eq!(found.to_string(), "debian, x86_64-linux, 16 GB of memory");
         assert_eq!((found.node.as_ref(), found.has_k3s), (None, false));
-        assert_eq!(found.from, "192.168.1.7".parse().ok());
+        let seen = (found.from, found.port);
+        assert_eq!(seen, ("192.168.1.7".parse().ok(), Some(22)));
         let of_link = parse(&SAID.replace("192.168.1.7", "fe80::7%eth0"));
         assert_eq!(of_link.unwrap().from, "fe80::7".parse().ok());
         assert_eq!(parse(&SAID.replace("192.168.1.7", "")).unwrap().from, None);

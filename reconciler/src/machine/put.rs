@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fabrik_core::id::{CommitId, PoolName};
-use fabrik_core::machines::means::Means;
+use fabrik_core::machines::means::{Means, SSH_PORT};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
@@ -30,18 +30,20 @@ pub async fn put(
     commit: &CommitId,
     pool: &PoolName,
 ) -> Result<(), MachineError> {
-    if means == Means::Tell {
-        return Ok(());
-    }
+    let installer_port = match means {
+        Means::Tell => return Ok(()),
+        Means::Switch => None,
+        Means::Wipe { installer_port } => Some(installer_port),
+    };
     let root = fs::canonicalize(dir).map_err(MachineError::file(dir))?;
     let of = |what: &str| format!("{}?rev={commit}#{what}", checkout_url(&root));
     let system = format!("nixosConfigurations.{pool}.config.system.build.toplevel");
     let system = build(&of(&system)).await?;
-    if means == Means::Switch {
+    let Some(installer_port) = installer_port else {
         return switch(way, &system).await;
-    }
+    };
     let disk = build(&of(&format!("fabrik.machines.{}.disk", way.name()))).await?;
-    anywhere(way, &disk, &system).await
+    anywhere(way, &disk, &system, installer_port).await
 }
 
 async fn build(what: &str) -> Result<String, MachineError> {
@@ -62,11 +64,19 @@ async fn build(what: &str) -> Result<String, MachineError> {
 /// By its documented command line (nix-community.github.io/nixos-anywhere, "Reference Manual"). It tells ssh to take any host
 /// key, before what `--ssh-option` says, and ssh takes the first value: so the `ssh` that it finds in PATH is told ours
 /// before. The machine keeps its host keys, in the installer and afterwards.
-async fn anywhere(way: &Pinned, disk: &str, system: &str) -> Result<(), MachineError> {
+async fn anywhere(
+    way: &Pinned,
+    disk: &str,
+    system: &str,
+    installer_port: u16,
+) -> Result<(), MachineError> {
     let mut program = Command::new("nixos-anywhere");
     program
         .args(["--store-paths", disk, system, "--copy-host-keys"])
         .args(["--ssh-port", &way.machine().port.to_string()]);
+    if installer_port != SSH_PORT {
+        program.args(["--post-kexec-ssh-port", &installer_port.to_string()]);
+    }
     if let Some(identity) = way.identity() {
         program.arg("-i").arg(identity);
     }

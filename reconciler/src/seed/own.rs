@@ -137,6 +137,7 @@ fn wanted<'a>(spec: &'a Spec, first: &'a First) -> Wanted<'a> {
         server: first.id,
         system: spec.own_servers_system.as_deref().unwrap_or_default(),
         disk: &first.machine.disk,
+        port: first.machine.port,
         has_ssh_keys: !spec.ssh_keys.is_empty(),
         firewall: &spec.firewall,
     }

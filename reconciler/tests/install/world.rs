@@ -27,6 +27,7 @@ case "$SSH_ORIGINAL_COMMAND" in
 *os-release*)
     printf 'os=%s\narch=x86_64\nuser=0\nmemory=16303420\n' "$(cat $dir/os)"
     echo "from=$(cat $dir/from 2>/dev/null || echo "${SSH_CONNECTION%% *}")"
+    echo "port=$(cat $dir/port 2>/dev/null || echo "${SSH_CONNECTION##* }")"
     printf 'identity=%s\ndisk=\n' "$(cat $dir/identity 2>&1)"
     cat $dir/disk.json
     ;;
@@ -179,6 +180,11 @@ impl World {
     /// As the machine sees this laptop.
     pub fn comes_from(&self, address: &str) {
         fs::write(self.path("from"), address).unwrap();
+    }
+
+    /// As a router leads there: to that port of the machine's own.
+    pub fn is_forwarded_to(&self, port: u16) {
+        fs::write(self.path("port"), port.to_string()).unwrap();
     }
 
     pub fn is_already(&self, node: &str) {

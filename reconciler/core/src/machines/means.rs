@@ -7,6 +7,9 @@ use std::fmt;
 use crate::id::{NodeName, ServerId};
 use crate::spec::Firewall;
 
+/// Where sshd listens that nobody has told otherwise (sshd_config(5), `Port`), that of an installer for one.
+pub const SSH_PORT: u16 = 22;
+
 /// What was found on a machine, before anything is done to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -17,6 +20,8 @@ pub struct Found {
     pub memory_kib: u64,
     /// Where it sees the laptop come from.
     pub from: Option<IpAddr>,
+    /// And to which port of its own.
+    pub port: Option<u16>,
     /// The node that it was told to be.
     pub node: Option<(String, ServerId)>,
     /// Whether k3s is there, of whichever cluster.
@@ -33,6 +38,8 @@ pub struct Wanted<'a> {
     /// In Nix' words.
     pub system: &'a str,
     pub disk: &'a str,
+    /// Where its sshd is reached.
+    pub port: u16,
     /// Whether its system will let anybody in.
     pub has_ssh_keys: bool,
     /// And from where.
@@ -46,7 +53,10 @@ pub enum Means {
     /// It runs NixOS: it is given the system, and switches to it.
     Switch,
     /// Another Linux makes place, and the disk is wiped.
-    Wipe,
+    Wipe {
+        /// Where the sshd of the installer in between is reached.
+        installer_port: u16,
+    },
 }
 
 /// Why nothing is done to a machine, said of it.
@@ -67,6 +77,11 @@ pub enum Unfit {
          \"{0}/{bits}\" there, or the network that it is in, and push", bits = if .0.is_ipv4() { 32 } else { 128 }
     )]
     ShutOut(IpAddr),
+    #[error(
+        "is reached at port {reached}, which leads to its port {own}, and the installer that nixos-anywhere boots there listens at \
+         {SSH_PORT} alone. Have a port lead to its {SSH_PORT}, and write that one as `port`"
+    )]
+    LedAstray { reached: u16, own: u16 },
     #[error(
         "does not say from where it sees this laptop come (`$SSH_CONNECTION` is empty), so nobody knows whether its new \
          firewall lets this laptop in. Reach it by OpenSSH's sshd"
@@ -100,8 +115,20 @@ pub fn means(found: &Found, wanted: &Wanted<'_>) -> Result<Means, Unfit> {
     }
     match (found.os.as_str(), &found.disk) {
         ("nixos", _) => Ok(Means::Switch),
-        (_, Some(_)) => Ok(Means::Wipe),
+        (_, Some(_)) => Ok(Means::Wipe {
+            installer_port: installer_port(wanted.port, found.port)?,
+        }),
         (_, None) => Err(Unfit::NoDisk(wanted.disk.to_owned())),
+    }
+}
+
+/// What leads to the machine's port 22 now does so while its installer runs. Of a machine that does not say at which port it is
+/// reached, the installer is looked for where it listens.
+fn installer_port(reached: u16, own: Option<u16>) -> Result<u16, Unfit> {
+    match own {
+        Some(SSH_PORT) => Ok(reached),
+        Some(own) if own != reached => Err(Unfit::LedAstray { reached, own }),
+        _ => Ok(SSH_PORT),
     }
 }
 
@@ -113,7 +140,7 @@ impl Means {
             Self::Switch => {
                 "it runs NixOS and switches to its pool's system; no disk is wiped".to_owned()
             }
-            Self::Wipe => {
+            Self::Wipe { .. } => {
                 let lines = found.disk.iter().flatten();
                 let lines: String = lines.map(|line| format!("\n  {line}")).collect();
                 format!("ALL OF THIS IS WIPED on {}:{lines}", wanted.disk)
@@ -142,6 +169,7 @@ mod tests {
             system: "x86_64-linux".to_owned(),
             memory_kib: 16_000_000,
             from: "192.168.1.7".parse().ok(),
+            port: Some(22),
             node: None,
             has_k3s: false,
             disk: Some(vec!["nvme0n1 512.1 GB".to_owned()]),
@@ -152,6 +180,7 @@ mod tests {
             server: ServerId(7),
             system: "x86_64-linux",
             disk: "/dev/sda",
+            port: 22,
             has_ssh_keys,
             firewall: &Firewall {
                 ssh_from: vec!["192.168.1.0/24".to_owned(), "fd00::/8".to_owned()],
@@ -163,12 +192,30 @@ mod tests {
 
     #[test]
     fn a_machine_is_installed_by_what_it_runs() {
-        assert_eq!(by(|_| (), true), Ok(Means::Wipe));
+        let wipe = Ok(Means::Wipe { installer_port: 22 });
+        assert_eq!(by(|_| (), true), wipe);
         assert_eq!(by(|f| f.os = "nixos".to_owned(), true), Ok(Means::Switch));
         let told: Change = |f| f.node = Some(("demo-home-desktop".to_owned(), ServerId(7)));
         assert_eq!(by(told, true), Ok(Means::Tell), "the same command goes on");
         let by_ipv6: Change = |f| f.from = "fd00::7".parse().ok();
-        assert_eq!(by(by_ipv6, true), Ok(Means::Wipe));
+        assert_eq!(by(by_ipv6, true), wipe);
+    }
+
+    #[test]
+    fn an_installer_is_reached_where_its_port_22_is() {
+        assert_eq!(installer_port(22, Some(22)), Ok(22));
+        assert_eq!(
+            installer_port(2201, Some(22)),
+            Ok(2201),
+            "a router forwards it"
+        );
+        assert_eq!(installer_port(2201, Some(2201)), Ok(22), "sshd was told so");
+        assert_eq!(installer_port(2201, None), Ok(22));
+        let astray = installer_port(2201, Some(2202)).unwrap_err().to_string();
+        assert!(
+            astray.starts_with("is reached at port 2201, which leads to its port 2202"),
+            "{astray}"
+        );
     }
 
     #[test]
