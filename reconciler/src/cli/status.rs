@@ -18,6 +18,7 @@ use view::{ClusterView, NodeView, StatusView, UnitView};
 
 pub mod render;
 pub mod view;
+pub mod words;
 
 /// A burst of changes is shown once.
 const SETTLE: Duration = Duration::from_millis(100);

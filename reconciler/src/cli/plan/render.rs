@@ -8,6 +8,7 @@ use fabrik_core::plan::{ManifestVerb, Plan, Planned};
 use jiff::Timestamp;
 
 use crate::cli::status::render::ago;
+use crate::cli::status::words;
 use crate::report::observed::Truncation;
 
 /// How many pods that block are named; `--output json` has them all.
@@ -75,7 +76,7 @@ pub fn render_plan(plan: &Plan, facts: &Facts) -> String {
     if !plan.holds.is_empty() {
         line(&mut page, "Waiting, as things are now:");
         for hold in &plan.holds {
-            line(&mut page, format!("  {:?}: {hold}", hold.reason));
+            line(&mut page, format!("  {}", words::hold(hold)));
         }
     }
     line(&mut page, "");
@@ -234,7 +235,7 @@ bbbbbbbb will:
   ~ update Service/web/shop (unit web)
   - prune ConfigMap/web/old (unit web)
 Waiting, as things are now:
-  Budget: pool old: one node is down already
+  pool old: one node is down already (Budget)
 
 Planned on the cluster as it was 12 s ago, with aaaaaaaa in force.
 ";

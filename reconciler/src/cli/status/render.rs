@@ -7,6 +7,7 @@ use fabrik_core::id::CommitId;
 use jiff::{SignedDuration, Timestamp};
 
 use super::view::{NodeView, StatusView, UnitError, UnitView};
+use super::words;
 use crate::cluster::resources::{RolloutStatus, SystemStatus};
 
 /// What a hold of all updates is about.
@@ -153,9 +154,9 @@ impl Page {
             return;
         }
         self.line("");
-        self.line("WAITING");
+        self.line("WAITING (docs/operations.md has what helps, by the word at the end)");
         for hold in holds {
-            self.indented(&format!("{:?}: {hold}", hold.reason));
+            self.indented(&words::hold(hold));
         }
     }
 
@@ -195,9 +196,9 @@ impl Page {
             return;
         };
         self.line("");
-        let (done, total) = (rollout.done, rollout.total);
         self.line(format!(
-            "rollout    {done} of {total} nodes are up to date{}",
+            "rollout    {}{}",
+            words::progress(view, rollout),
             outlook(view, rollout)
         ));
         let width = |of: fn(&SystemStatus) -> usize| status.systems.iter().map(of).max();
@@ -221,11 +222,9 @@ impl Page {
 
     /// A node that has something to say.
     fn node(&mut self, node: &NodeView) {
-        let words: Vec<&str> = [&node.state, &node.message]
-            .into_iter()
-            .filter_map(Option::as_deref)
-            .filter(|words| !words.is_empty())
-            .collect();
+        let state = node.state.as_deref().and_then(words::of_agent);
+        let message = node.message.as_deref().filter(|m| !m.is_empty());
+        let words: Vec<&str> = state.into_iter().chain(message).collect();
         if !words.is_empty() {
             self.indented(&format!("{}: {}", node.name, words.join(", ")));
         }
@@ -386,8 +385,8 @@ REFUSED bbbbbbbb, 1 min 4 s ago; the commit in force stays
     manifests/web/app.yaml: Deployment web/shop: no name
       → give it metadata.name
 
-WAITING
-    DrainBlocked: node demo-workers-k3x9qd: PodDisruptionBudget web/shop lets no pod go
+WAITING (docs/operations.md has what helps, by the word at the end)
+    node demo-workers-k3x9qd: PodDisruptionBudget web/shop lets no pod go (DrainBlocked)
 
 pool       workers  1 of 1 ready, 1 leaving
     demo-workers-k3x9qd: draining, 2 pods left
@@ -424,6 +423,34 @@ node       demo-workers-k3x9qd  waiting     for 30 s, runs (unknown), is to run 
     waits for the maintenance window
 ";
         assert!(page.contains(expected), "{page}");
+    }
+
+    #[test]
+    fn nodes_of_which_nobody_knows_what_they_are_to_run_are_counted_apart() {
+        let mut view = view(
+            json!({}),
+            json!({"rollout": {"done": 1, "total": 1}, "pools": {"workers": {"wanted": 2, "ready": 2}}, "systems": [
+                {"name": "server-1", "pool": "servers", "state": "up to date", "since": "2026-11-21T00:58:00Z"},
+                {"name": "server-2", "pool": "servers", "state": "joining", "since": "2026-11-21T00:58:00Z"}]}),
+        );
+        let node = |name: &str, state: &str| NodeView {
+            name: name.to_owned(),
+            pool: "workers".to_owned(),
+            server: None,
+            state: Some(state.to_owned()),
+            message: None,
+        };
+        view.nodes = vec![
+            node("server-1", "Steady"),
+            node("a", "Steady"),
+            node("b", "Fetching"),
+        ];
+        let page = render(&view);
+        let expected =
+            "1 of 1 nodes are up to date; what the other 2 are to run is not built yet\n";
+        assert!(page.contains(expected), "{page}");
+        assert!(page.contains("    b: fetches another system\n"), "{page}");
+        assert!(!page.contains("Steady") && !page.contains("a: "), "{page}");
     }
 
     #[test]
