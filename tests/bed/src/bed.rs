@@ -7,11 +7,13 @@ mod start;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use axum::http::Request;
 use hetzner_emulator::Emulator;
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 pub(crate) use self::start::EMULATOR_PORT;
@@ -34,6 +36,9 @@ use crate::server::Server;
 use crate::slot::Slot;
 use crate::system::{self, Build, SystemChange};
 use crate::wait;
+
+/// How long an answer may take. A server that is cut off gives none.
+const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// How fabrik reaches the repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +149,8 @@ pub struct Bed {
     trust: Arc<Trust>,
     parts: Arc<Parts>,
     options: Options,
+    /// Of [`Bed::read`].
+    reader: Mutex<Option<kube::Client>>,
     _runtime: OwnRuntime,
     slot: Slot,
 }
@@ -226,6 +233,22 @@ impl Bed {
             .env("KUBECONFIG", self.kubeconfig())
             .stdin(std::process::Stdio::null());
         success(&command.output().context("starting kubectl")?, arguments)
+    }
+
+    /// An object, or a list of them, by its path at the API server: as kubectl would get it, without the time that kubectl takes to
+    /// start. What is polled is read so.
+    pub async fn read(&self, path: &str) -> Result<Value> {
+        let kept = self.reader().take();
+        let client = match kept {
+            Some(client) => client,
+            None => self.kube().await?,
+        };
+        let request = Request::get(path).body(Vec::new())?;
+        let answer = tokio::time::timeout(READ_LIMIT, client.request(request)).await;
+        let answer = answer.with_context(|| format!("no answer for {path}"))??;
+        // One that failed leads to a server that is gone, perhaps, and the next one elsewhere.
+        *self.reader() = Some(client);
+        Ok(answer)
     }
 
     /// The base URL of the emulator; the control API is below `/_emulator` of it.
@@ -406,6 +429,10 @@ impl Bed {
 
     pub fn parts(&self) -> &Arc<Parts> {
         &self.parts
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Option<kube::Client>> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kubeconfig_text(&self, user: &str, group: Option<&str>) -> Result<String> {

@@ -167,7 +167,7 @@ impl World {
             .wait_until(&what, SOON, async || {
                 let workers = self.workers().await?;
                 let mut names: Vec<_> = workers.iter().map(name).collect();
-                let mut nodes = self.ready_workers()?;
+                let mut nodes = self.ready_workers().await?;
                 names.sort();
                 nodes.sort();
                 ensure!(
@@ -179,9 +179,9 @@ impl World {
             .await
     }
 
-    fn ready_workers(&self) -> Result<Vec<String>> {
-        let workers = ["nodes", "-l", "!node-role.kubernetes.io/control-plane"];
-        let nodes = list(&self.get(&workers)?, "items");
+    async fn ready_workers(&self) -> Result<Vec<String>> {
+        let workers = "/api/v1/nodes?labelSelector=%21node-role.kubernetes.io%2Fcontrol-plane";
+        let nodes = list(&self.bed.read(workers).await?, "items");
         let ready = |node: &&Value| {
             let conditions = list(&node["status"], "conditions");
             let is_ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
@@ -220,7 +220,7 @@ impl World {
     ) -> Result<Value> {
         self.bed
             .wait_until(what, limit, async || {
-                let status = self.status()?;
+                let status = self.status().await?;
                 ensure!(says(&status), "{status:#}");
                 Ok(Some(status))
             })
@@ -238,10 +238,10 @@ impl World {
             .await
     }
 
-    pub fn status(&self) -> Result<Value> {
-        let cluster = self.bed.options().cluster.clone();
-        let object = self.get(&["fabrikcluster", &cluster])?;
-        Ok(object["status"].clone())
+    pub async fn status(&self) -> Result<Value> {
+        let cluster = &self.bed.options().cluster;
+        let path = format!("/apis/fabrik.dev/v1alpha1/fabrikclusters/{cluster}");
+        Ok(self.bed.read(&path).await?["status"].take())
     }
 
     /// What `kubectl describe` prints, without its line breaks and indents.
@@ -299,17 +299,16 @@ pub fn resize(bed: &Bed, from: u32, to: u32) -> Result<String> {
 }
 
 /// What the leader has written down.
-pub fn ledger(bed: &Bed) -> Result<Value> {
-    let text = bed.kubectl(&["get", "fabrikledger", "ledger", "-o", "json"])?;
-    let mut ledger: Value = serde_json::from_str(&text)?;
-    Ok(ledger["spec"].take())
+pub async fn ledger(bed: &Bed) -> Result<Value> {
+    let path = "/apis/fabrik.dev/v1alpha1/fabrikledgers/ledger";
+    Ok(bed.read(path).await?["spec"].take())
 }
 
 /// Waits until `count` workers are members and at the emulator, and nothing is under way.
 pub async fn settled(bed: &Bed, count: usize) -> Result<()> {
     let what = format!("{count} workers are members");
     bed.wait_until(&what, RESIZED, async || {
-        let ledger = ledger(bed)?;
+        let ledger = ledger(bed).await?;
         let length = |key: &str| ledger[key].as_object().map_or(0, serde_json::Map::len);
         let still = length("intents") + length("tickets") == 0 && workers_of(&ledger) == count;
         let workers = faults::workers(bed).await?;

@@ -2,7 +2,7 @@
 //! and fabrik when it is wanted.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -124,6 +124,7 @@ pub(super) async fn bed(options: Options, handle: Handle, runtime: OwnRuntime) -
         trust,
         parts,
         options,
+        reader: Mutex::default(),
         _runtime: runtime,
         slot,
     };

@@ -210,7 +210,7 @@ async fn runs_package(world: &World, worker: &Machine, version: &str) -> Result<
     let what = format!("{} runs package {version}", worker.name());
     let runs = world.bed.wait_until(&what, ROLLED_OUT, async || {
         let package = file_of(worker, &worker.system()?.path, "package")?;
-        let status = world.status()?;
+        let status = world.status().await?;
         ensure!(
             package == version && status["appliedCommit"] == commit,
             "{status:#}"

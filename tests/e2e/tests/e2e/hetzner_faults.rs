@@ -142,7 +142,7 @@ async fn an_incomplete_list_changes_nothing(bed: &Bed) -> Result<()> {
 }
 
 async fn a_foreign_server_keeps_its_name(bed: &Bed, (from, to): (u32, u32)) -> Result<()> {
-    let ledger = ledger(bed)?;
+    let ledger = ledger(bed).await?;
     let cluster: ClusterId = bed.founding()?.cluster_id.parse()?;
     let next = ledger["nextIntent"].as_u64().context("nextIntent")?;
     let name = format!("demo-workers-{}", IntentId::derive(&cluster, next));

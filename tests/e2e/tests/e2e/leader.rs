@@ -33,7 +33,7 @@ async fn another_replica_goes_on() -> Result<()> {
     let last = world.push_edited("count = 2", "count = 1")?;
     world.workers_ready(1).await?;
     world.carried_out(&last).await?;
-    assert_eq!(world.status()?["leader"], third.as_str());
+    assert_eq!(world.status().await?["leader"], third.as_str());
     world.bed.shutdown().await;
     Ok(())
 }

@@ -121,7 +121,7 @@ async fn the_right_one_becomes_a_node(world: &World, machine: &Machine) -> Resul
     ensure!(!given.exists(), "its token is left in {}", given.display());
 
     bed.wait_until("it is a member, and its token is gone", SOON, async || {
-        let ledger = ledger(bed)?;
+        let ledger = ledger(bed).await?;
         let tokens = tokens(world)?;
         ensure!(
             is_member(&ledger) && tokens.is_empty(),
@@ -161,10 +161,13 @@ async fn it_leaves_by_a_persons_word(
 
     machine.power_off().await?;
     holds(world, "is a machine of yours that is not heard of").await?;
-    ensure!(is_member(&ledger(bed)?), "silence is nobody's word");
+    ensure!(is_member(&ledger(bed).await?), "silence is nobody's word");
     bed.kubectl(&["delete", "node", NODE])?;
     bed.wait_until("it is forgotten", RESIZED, async || {
-        let (ledger, holds) = (ledger(bed)?, world.status()?["holds"].to_string());
+        let (ledger, holds) = (
+            ledger(bed).await?,
+            world.status().await?["holds"].to_string(),
+        );
         let tickets = ledger["tickets"]
             .as_object()
             .map_or(0, serde_json::Map::len);

@@ -63,12 +63,12 @@ async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
     what_is_missing_is_refused(&world).await?;
     a_deleted_one_comes_back(&world, worker.name()).await?;
 
-    let ticket = restart::next_ticket(&world)?;
+    let ticket = restart::next_ticket(&world).await?;
     let commit = push(&world, VPN[1])?;
     world.carried_out(&commit).await?;
     holds(&worker, &[("vpn", VPN[1], 0o440)])?;
     ensure!(
-        restart::next_ticket(&world)? == ticket && restart::noted(&worker)?.is_empty(),
+        restart::next_ticket(&world).await? == ticket && restart::noted(&worker)?.is_empty(),
         "more than the file changed"
     );
 

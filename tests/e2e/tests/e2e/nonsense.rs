@@ -66,7 +66,7 @@ async fn nonsense_changes_nothing() -> Result<()> {
     git.force_push()?;
     world.carried_out(&better).await?;
     assert_eq!(settings(&world)?, "two");
-    let status = world.status()?;
+    let status = world.status().await?;
     ensure!(status["refused"].is_null(), "still refused: {status:#}");
     world.bed.shutdown().await;
     Ok(())

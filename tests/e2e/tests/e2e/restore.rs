@@ -193,7 +193,7 @@ async fn an_old_ledger_neither_deletes_nor_doubles(
             "the young worker is one that is to come",
             SOON,
             async || {
-                let ledger = ledger(bed)?;
+                let ledger = ledger(bed).await?;
                 let intents = ledger["intents"].as_object();
                 let intent = intents.and_then(|i| i.values().next());
                 let server = intent.and_then(|i| i["server"].as_u64());

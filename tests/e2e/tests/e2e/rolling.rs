@@ -79,7 +79,7 @@ async fn nobody_waits(world: &World) -> Result<()> {
     let settled = world
         .bed
         .wait_until("no ticket is left", RESIZED, async || {
-            let tickets = fabrik_e2e::ledger(&world.bed)?["tickets"].clone();
+            let tickets = fabrik_e2e::ledger(&world.bed).await?["tickets"].clone();
             ensure!(tickets == json!({}), "{tickets:#}");
             Ok(Some(()))
         });
@@ -124,7 +124,6 @@ async fn what_can_not_be_built_is_held(world: &World) -> Result<()> {
 /// From the first order on Hetzner's API fails, until the node that tries is kept.
 async fn what_was_ordered_ends_without_hetzner(world: &World) -> Result<()> {
     let bed = &world.bed;
-    let tickets = || Ok::<_, anyhow::Error>(fabrik_e2e::ledger(bed)?["tickets"].to_string());
     bed.wait_until("a node is told to try", ROLLED_OUT, async || {
         let nodes = world.get(&["fabriknodes"])?;
         let is_told = |node: &Value| node["spec"]["order"]["action"] == "try";
@@ -135,10 +134,11 @@ async fn what_was_ordered_ends_without_hetzner(world: &World) -> Result<()> {
     let away = json!({"path": "^/v1/", "kind": "error", "status": 503, "times": 1_000_000});
     faults::order(bed, away).await?;
     bed.wait_until("it is kept", ROLLED_OUT, async || {
-        Ok((tickets()? == "{}").then_some(()))
+        let tickets = &fabrik_e2e::ledger(bed).await?["tickets"];
+        Ok((*tickets == json!({})).then_some(()))
     })
     .await?;
-    let ledger = fabrik_e2e::ledger(bed)?;
+    let ledger = fabrik_e2e::ledger(bed).await?;
     let went_back =
         [&ledger["denied"], &ledger["lapses"]].map(|v| v.as_object().map_or(0, Map::len));
     ensure!(went_back == [0, 0], "a good system was left: {ledger}");

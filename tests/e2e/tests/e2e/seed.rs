@@ -109,7 +109,7 @@ async fn three_servers(world: &World) -> Result<()> {
             let servers = list(&world.hetzner().await?, "servers");
             let made = of_role(&servers, "server");
             // Read later, so that they can't be fewer than they were when a server was ordered.
-            let ledger = ledger(&world.bed)?;
+            let ledger = ledger(&world.bed).await?;
             let members = ledger["members"].as_object().into_iter().flatten();
             let members = members.filter(|(_, m)| m["role"] == "server").count();
             at_once = at_once.max(made.saturating_sub(members));

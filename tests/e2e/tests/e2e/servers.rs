@@ -116,7 +116,7 @@ async fn settled(world: &World, watcher: &Watcher, count: usize) -> Result<()> {
             let mut there = list(&world.hetzner().await?, "servers");
             there.retain(|server| server["labels"]["fabrik.dev/role"] == "server");
             let there: BTreeSet<String> = there.iter().map(name).collect();
-            let ledger = ledger(&world.bed)?;
+            let ledger = ledger(&world.bed).await?;
             let members = ledger["members"].as_object().into_iter().flatten();
             let members = members.filter(|(_, m)| m["role"] == "server");
             let members: BTreeSet<String> = members.map(|(_, m)| name(m)).collect();

@@ -53,7 +53,7 @@ async fn the_template_converges_with_the_bed_s_stand_in_for_its_inputs() -> Resu
             messages.any(|message| message.starts_with(unlocked))
         })
         .await?;
-    ensure!(world.status()?["appliedCommit"] != commit.as_str());
+    ensure!(world.status().await?["appliedCommit"] != commit.as_str());
 
     // Done again where there is a Nix, it makes the lock file and nothing else.
     let told = init(&world, &url)?;

@@ -46,7 +46,7 @@ async fn a_push_mends_what_can_not_be_opened_any_more() -> Result<()> {
     world.write_secret(repository::TOKEN_FILE, &format!("token: {TOKEN}\n"))?;
     let mended = git.commit_and_push("Encrypt to the new key")?;
     world.carried_out(&mended).await?;
-    let status = world.status()?;
+    let status = world.status().await?;
     ensure!(!says(&status, UNREADABLE), "{status:#}");
     ensure!(status["refused"].is_null(), "{status:#}");
     world.workers_ready(1).await?;

@@ -17,7 +17,7 @@ const NOTED: &str = "run/restarted";
 
 /// No node is told to try it before the secret is in place, so the service finds that.
 pub async fn is_rolled_out_under_a_ticket(world: &World, worker: &Machine) -> Result<()> {
-    let (boots, before) = (worker.boots(), next_ticket(world)?);
+    let (boots, before) = (worker.boots(), next_ticket(world).await?);
     let wanted = world.push_edited(MODE, &format!("{MODE}\n{RESTART}"))?;
     world.carried_out(&wanted).await?;
     let (first, then) = (kept(worker)?, found(worker)?);
@@ -28,7 +28,7 @@ pub async fn is_rolled_out_under_a_ticket(world: &World, worker: &Machine) -> Re
     let second = kept(worker)?;
     // The server has a secret of the same file, and no service that must not wait.
     ensure!(
-        before <= first && first < second && next_ticket(world)? == second + 1,
+        before <= first && first < second && next_ticket(world).await? == second + 1,
         "tickets {before}, {first}, {second}"
     );
     let restarted = noted(worker)?;
@@ -38,8 +38,8 @@ pub async fn is_rolled_out_under_a_ticket(world: &World, worker: &Machine) -> Re
 }
 
 /// The number that the next ticket has at least.
-pub fn next_ticket(world: &World) -> Result<u64> {
-    let ledger = fabrik_e2e::ledger(&world.bed)?;
+pub async fn next_ticket(world: &World) -> Result<u64> {
+    let ledger = fabrik_e2e::ledger(&world.bed).await?;
     ledger["nextTicket"].as_u64().context("no number")
 }
 

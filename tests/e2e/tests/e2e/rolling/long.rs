@@ -63,7 +63,7 @@ async fn a_system_that_does_not_boot_is_tried_by_one_node_and_a_fix_goes_on() ->
         "one node has tried it and is back",
         ROLLED_OUT,
         async || {
-            let denied = fabrik_e2e::ledger(bed)?["denied"].clone();
+            let denied = fabrik_e2e::ledger(bed).await?["denied"].clone();
             let denied = denied.as_object().map_or(0, serde_json::Map::len);
             Ok((denied == 1).then_some(()))
         },

@@ -67,7 +67,7 @@ async fn is_left(fault: &SystemChange) -> Result<()> {
     }
     bed.git().commit_and_push("Have a kernel that is no good")?;
     bed.wait_until("a node left it", ROLLED_OUT, async || {
-        let denied = ledger(bed)?["denied"].clone();
+        let denied = ledger(bed).await?["denied"].clone();
         let denied = denied.as_object().map_or(0, serde_json::Map::len);
         Ok((denied == 1).then_some(()))
     })
@@ -76,7 +76,7 @@ async fn is_left(fault: &SystemChange) -> Result<()> {
     bed.git().push()?;
     let revert = bed.git().head()?;
     bed.wait_until("the revert is carried out", ROLLED_OUT, async || {
-        let status = world.status()?;
+        let status = world.status().await?;
         ensure!(status["appliedCommit"] == revert, "{status:#}");
         Ok(Some(()))
     })

@@ -105,7 +105,7 @@ async fn a_closed_window_holds(world: &World) -> Result<String> {
     for told in [held, opens.as_str()] {
         ensure!(events.contains(told), "no Event says `{told}`:\n{events}");
     }
-    nobody_has_a_ticket(&world.bed)?;
+    nobody_has_a_ticket(&world.bed).await?;
     Ok(window)
 }
 
@@ -131,7 +131,7 @@ async fn the_repository_pauses(world: &World, window: &str) -> Result<()> {
         .await?;
     let page = world.fabrik(&["status"])?.ok()?;
     ensure!(page.contains("STANDS STILL (Paused)"), "{page}");
-    stays_so(|| nobody_has_a_ticket(&world.bed))
+    stays_so(async || nobody_has_a_ticket(&world.bed).await).await
 }
 
 /// Lets it begin, and pauses by hand as soon as a worker is told to try. Returns that one and the other one.
@@ -147,7 +147,7 @@ async fn by_hand_in_the_middle(world: &World) -> Result<(String, String)> {
     let first = first.await?;
     world.fabrik(&["pause", "--reason", "looking"])?.ok()?;
     bed.wait_until("who was told to try ends it", ROLLED_OUT, async || {
-        let ended = ledger(bed)?["tickets"]
+        let ended = ledger(bed).await?["tickets"]
             .as_object()
             .is_some_and(serde_json::Map::is_empty);
         Ok((ended && runs_new(bed, &first)?).then_some(()))
@@ -156,10 +156,11 @@ async fn by_hand_in_the_middle(world: &World) -> Result<(String, String)> {
     let mut others = workers(bed).await?;
     others.retain(|name| *name != first && name.contains("-workers-"));
     let second = others.pop().context("another worker")?;
-    stays_so(|| {
+    stays_so(async || {
         ensure!(!runs_new(bed, &second)?, "{second} began");
-        nobody_has_a_ticket(bed)
-    })?;
+        nobody_has_a_ticket(bed).await
+    })
+    .await?;
     let page = world.fabrik(&["status"])?.ok()?;
     ensure!(page.starts_with("!!! PAUSED"), "{page}");
     ensure!(page.contains("the repository does not say so"), "{page}");
@@ -195,7 +196,7 @@ async fn the_repository_agrees(world: &World) -> Result<()> {
     let page = world.fabrik(&["status"])?.ok()?;
     ensure!(!page.contains("PAUSED: nothing"), "{page}");
     ensure!(page.contains("([update] paused): the audit"), "{page}");
-    nobody_has_a_ticket(&world.bed)
+    nobody_has_a_ticket(&world.bed).await
 }
 
 /// Whether both wait, for this reason. What they are to run is known then.
@@ -216,17 +217,17 @@ fn runs_new(bed: &Bed, node: &str) -> Result<bool> {
     has_kernel(&machine, &machine.system()?.path, KERNEL)
 }
 
-fn nobody_has_a_ticket(bed: &Bed) -> Result<()> {
-    let tickets = ledger(bed)?["tickets"].clone();
+async fn nobody_has_a_ticket(bed: &Bed) -> Result<()> {
+    let tickets = ledger(bed).await?["tickets"].clone();
     let none = tickets.as_object().is_some_and(serde_json::Map::is_empty);
     ensure!(none, "somebody is on the way: {tickets}");
     Ok(())
 }
 
-fn stays_so(holds: impl Fn() -> Result<()>) -> Result<()> {
+async fn stays_so(holds: impl AsyncFn() -> Result<()>) -> Result<()> {
     let until = Instant::now() + WHILE;
     while Instant::now() < until {
-        holds()?;
+        holds().await?;
     }
     Ok(())
 }

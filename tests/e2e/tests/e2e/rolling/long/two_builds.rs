@@ -56,7 +56,7 @@ async fn a_newer_fabrik_comes_by_a_push_and_works_beside_the_older_one() -> Resu
             .all(|program| *program != former)
     );
     nobody_waits(&world).await?;
-    let ledger = fabrik_e2e::ledger(bed)?;
+    let ledger = fabrik_e2e::ledger(bed).await?;
     ensure!(
         ledger["denied"].is_null(),
         "a system was given up: {ledger:#}"
