@@ -10,7 +10,7 @@ SOPS  := $(PARTS)/sops-3.13.3/sops
 # For tests that call sops without a bed.
 export FABRIK_SOPS ?= $(abspath $(SOPS))
 
-STORIES_AT_ONCE ?= $(shell echo $$((2 * $$(nproc))))
+STORIES_AT_ONCE ?= $(shell echo $$((1 + $$(nproc))))
 
 .PHONY: help
 help:
@@ -46,8 +46,9 @@ test: packages components $(FABRIK_SOPS) format lint deny nix
 	$(BUILT)/bed parts
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going tutorial stories others
 
-# Stories mostly wait, for a machine to boot or a Lease to end: more of them than there are cores, and the others, fill the
-# gaps. The longest one begins with the first, or it would end alone. No page has an example to test.
+# Stories wait much, for a machine to boot or a Lease to end, so with the others they fill the gaps. More of them at once take
+# longer: each has an API server that is never idle. The longest one begins with the first, or it would end alone. No page has
+# an example to test.
 .PHONY: tutorial stories others
 tutorial:
 	$(CARGO) test --workspace --test e2e -- tutorial::

@@ -238,7 +238,7 @@ impl ControlPlane {
                     log.display()
                 );
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 

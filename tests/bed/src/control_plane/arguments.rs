@@ -126,6 +126,6 @@ fn leader_election() -> [String; 4] {
         "--leader-elect=true".into(),
         "--leader-elect-lease-duration=6s".into(),
         "--leader-elect-renew-deadline=4s".into(),
-        "--leader-elect-retry-period=1s".into(),
+        "--leader-elect-retry-period=2s".into(),
     ]
 }
