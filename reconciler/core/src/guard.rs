@@ -8,6 +8,7 @@ use crate::id::{IntentId, NodeName, PoolName, ServerId, Uid};
 use crate::ledger::Member;
 use crate::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION, INTENT_LABEL, POOL_LABEL, ROLE_LABEL};
 use crate::observed::{Node, Observed};
+use crate::servers;
 use crate::spec::{LocalData, Pool, Spec};
 
 /// After this a machine that is neither on nor off is reported.
@@ -168,9 +169,11 @@ pub fn server_is_seen(
              it is gone"
         )
     } else {
+        let is_server = servers::is_servers(pool);
+        let role = if is_server { "server" } else { "agent" };
         format!(
             "its server (id {server}) exists at Hetzner without this cluster's labels, so both are left alone. Give \
-             it back {CLUSTER_LABEL}={} {ROLE_LABEL}=agent {POOL_LABEL}={pool} {INTENT_LABEL}={id}, or delete it",
+             it back {CLUSTER_LABEL}={} {ROLE_LABEL}={role} {POOL_LABEL}={pool} {INTENT_LABEL}={id}, or delete it",
             observed.ledger.cluster
         )
     };

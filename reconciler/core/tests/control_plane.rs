@@ -114,6 +114,18 @@ fn a_server_that_learns_is_no_member_and_one_that_never_votes_is_replaced() {
 }
 
 #[test]
+fn the_labels_that_a_server_has_lost_are_those_of_a_server() {
+    let mut model = Model::with_servers(3);
+    model.want_servers(5);
+    let joiner = until_one_is_ordered(&mut model);
+    model.step();
+    model.observed.hetzner.servers.remove(&joiner.id);
+    let step = model.step();
+    let hold = held(&step, HoldReason::Unexplained);
+    assert!(hold.message.contains("fabrik.dev/role=server"), "{hold}");
+}
+
+#[test]
 fn a_member_that_never_started_is_known_by_its_address() {
     let mut model = Model::with_servers(3);
     model.want_servers(5);
