@@ -2,6 +2,10 @@
 
 use super::Spec;
 use super::parse::is_zone;
+use crate::window::Window;
+
+/// What crontab(5) takes.
+const CRON_FIELDS: usize = 5;
 
 /// For whoever looks at a specification before it is pushed.
 pub fn notes(spec: &Spec) -> Vec<String> {
@@ -24,6 +28,7 @@ pub fn notes(spec: &Spec) -> Vec<String> {
         );
     }
     notes.extend(of_ways_in(spec));
+    notes.extend(spec.update.windows.iter().filter_map(of_a_window));
     if spec.hetzner.is_some() && !is_zone(&spec.network.zone) {
         notes.push(format!(
             "[network] zone: `{}` is none of the zones of Hetzner's that this fabrik knows",
@@ -40,6 +45,18 @@ pub fn notes(spec: &Spec) -> Vec<String> {
         }
     }
     notes
+}
+
+/// A sixth field moves all others by one, and an update comes at another time than was meant.
+fn of_a_window(window: &Window) -> Option<String> {
+    let fields = window.start.split_whitespace().count();
+    (fields > CRON_FIELDS).then(|| {
+        format!(
+            "[update] windows: `{}` has {fields} fields, so its first one is seconds. crontab's five are minute, hour, day of \
+             month, month, day of week",
+            window.start
+        )
+    })
 }
 
 /// Who will get into servers at Hetzner, where that is nobody. Machines of one's own say more of it themselves.
@@ -108,6 +125,25 @@ mod tests {
             said[1].starts_with("[firewall] api-from: 2001:db8::/32 stands"),
             "{said:?}"
         );
+    }
+
+    #[test]
+    fn a_window_that_begins_with_seconds_is_told() {
+        let told = |start: &str| {
+            let text = format!(
+                "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36\"\n[update]\n\
+                 windows = [{{ start = \"{start}\", length = \"4h\", zone = \"UTC\" }}]\n"
+            );
+            notes(&parse("cluster.toml", &text).unwrap())
+        };
+        let before = told("0 2 * * 6");
+        assert_eq!(before, told("@daily"));
+        let said = told("0 0 2 * * 6");
+        assert_eq!(said.len(), before.len() + 1, "{said:?}");
+        let told = said
+            .iter()
+            .any(|note| note.contains("`0 0 2 * * 6` has 6 fields"));
+        assert!(told, "{said:?}");
     }
 
     #[test]
