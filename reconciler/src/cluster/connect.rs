@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::Request;
 use kube::Client;
 use kube::client::Body;
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
@@ -91,12 +91,23 @@ impl Clients {
     }
 }
 
+/// What is wrong with a kubeconfig, without a word of it: there are keys in it.
+pub fn unreadable(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(error) => {
+            let at = error.location().map(|at| format!(" (line {})", at.line()));
+            format!("it is no YAML of one{}", at.unwrap_or_default())
+        }
+        error => error.to_string(),
+    }
+}
+
 /// A client of a kubeconfig file, as founding uses it.
 pub async fn from_kubeconfig(path: &Path) -> Result<(Client, kube::Config), ClusterError> {
     let problem = |error: String| ClusterError::Credentials {
         problem: format!("{}: {error}", path.display()),
     };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(|e| problem(e.to_string()))?;
+    let kubeconfig = Kubeconfig::read_from(path).map_err(|e| problem(unreadable(&e)))?;
     let mut config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await

@@ -12,6 +12,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::NodeError;
 use super::error::causes;
+use crate::cluster::connect::unreadable;
 use crate::secrets::Secret;
 
 /// What the kubeconfig says at one moment.
@@ -37,7 +38,7 @@ impl Identity {
             path: path.to_owned(),
             problem,
         };
-        let kubeconfig = Kubeconfig::read_from(path).map_err(|e| failed(e.to_string()))?;
+        let kubeconfig = Kubeconfig::read_from(path).map_err(|e| failed(unreadable(&e)))?;
         let cluster = kubeconfig.clusters.first().and_then(|c| c.cluster.as_ref());
         let user = kubeconfig.auth_infos.first();
         let user = user.and_then(|u| u.auth_info.as_ref());

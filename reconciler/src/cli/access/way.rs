@@ -4,10 +4,11 @@ use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 use super::AccessError;
+use crate::cluster::connect::unreadable;
 use crate::seed::kubeconfigs;
 
 const VARIABLE: &str = "KUBECONFIG";
@@ -61,9 +62,13 @@ impl Origin {
     pub fn kubeconfig(&self) -> Result<Kubeconfig, AccessError> {
         match self {
             Self::Flag(file) | Self::Home(file) => Kubeconfig::read_from(file),
-            Self::Variable(_) | Self::Pod => Kubeconfig::read(),
+            Self::Variable(files) => all_of(files),
+            Self::Pod => Kubeconfig::read(),
         }
-        .map_err(|error| self.is_of_no_use(&error))
+        .map_err(|error| AccessError::Kubeconfig {
+            from: self.clone(),
+            problem: unreadable(&error),
+        })
     }
 
     async fn config(&self) -> Result<Config, AccessError> {
@@ -81,6 +86,16 @@ impl Origin {
             problem: error.to_string(),
         }
     }
+}
+
+/// Of several files kubectl leaves out those that are not there (kubernetes.io, "Organizing Cluster Access Using kubeconfig Files").
+fn all_of(files: &str) -> Result<Kubeconfig, KubeconfigError> {
+    let (there, missing): (Vec<_>, Vec<_>) =
+        std::env::split_paths(files).partition(|file| file.exists());
+    let files = if there.is_empty() { missing } else { there };
+    files.iter().try_fold(Kubeconfig::default(), |all, file| {
+        all.merge(Kubeconfig::read_from(file)?)
+    })
 }
 
 /// A way that was found; whether it leads anywhere is seen when it is gone.
@@ -148,5 +163,39 @@ pub fn others_here() -> String {
         format!("; k3s wrote {OF_K3S}")
     } else {
         String::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_files_those_that_are_not_there_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (there, missing) = (dir.path().join("config"), dir.path().join("missing"));
+        std::fs::write(&there, "current-context: here\n").unwrap();
+        let of = |files: &[&Path]| {
+            let files = std::env::join_paths(files).unwrap();
+            Origin::Variable(files.into_string().unwrap()).kubeconfig()
+        };
+        let found = of(&[&missing, &there]).unwrap();
+        assert_eq!(found.current_context.as_deref(), Some("here"));
+        assert!(of(&[&missing]).is_err());
+    }
+
+    #[test]
+    fn a_kubeconfig_that_is_broken_is_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config");
+        for broken in [
+            "users:\n- name: a\n  user:\n    token: planted\n    username: [\n",
+            "users:\n- name: a\n  user:\n    token: [planted]\n",
+            "planted\n",
+        ] {
+            std::fs::write(&file, broken).unwrap();
+            let said = Origin::Flag(file.clone()).kubeconfig().unwrap_err();
+            assert!(!said.to_string().contains("planted"), "{said}");
+        }
     }
 }
