@@ -28,6 +28,9 @@ pub const SPEC_FILE: &str = "cluster.toml";
 pub enum Access<'a> {
     /// The cluster: what it can't open is a fault.
     Cluster(&'a Sops),
+    /// The cluster, which reads what is in force already: a key in the clear was pushed long ago, and to stand still would help
+    /// nobody.
+    InForce(&'a Sops),
     /// A person: what is encrypted to others is checked for its shape, because the cluster may open it.
     Person(&'a Sops),
     /// Nobody: all encrypted files are checked for their shape.
@@ -226,4 +229,31 @@ pub async fn check_node_secrets(
     };
     reader.node_secrets(&spec, &text).await?;
     Ok(reader.into_faults())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_in_the_clear_is_refused_and_what_is_in_force_with_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let spec = "[cluster]\nname = \"demo\"\n[kubernetes]\nversion = \"1.36\"\n";
+        write(SPEC_FILE, spec);
+        let key =
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ\n";
+        write("nixos/host_key", key);
+        let tree = Tree::of_directory(dir.path()).unwrap();
+        let sops = Sops::new(dir.path().join("age.key"), None);
+        let read = async |access| read_commit(&tree, access).await.unwrap();
+        let faults = read(Access::Cluster(&sops)).await.unwrap_err().diagnostics;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].place.file, "nixos/host_key");
+        assert!(read(Access::InForce(&sops)).await.is_ok());
+    }
 }

@@ -147,13 +147,17 @@ impl<'a> Reader<'a> {
         let checked = check(self.tree, None).await?;
         // Of whom a file is kept from, the cluster cares for itself alone.
         let closed = match self.access {
-            Access::Cluster(_) => Vec::new(),
+            Access::Cluster(_) | Access::InForce(_) => Vec::new(),
             Access::Person(_) | Access::NoKey => closed_to_some(self.tree)?,
         };
+        let in_force = matches!(self.access, Access::InForce(_));
+        let is_passed_over = |fault: &Diagnostic| {
+            let file = &fault.place.file;
+            self.judged.contains(file) || in_force && checked.exposed.contains(file)
+        };
         let news = checked.diagnostics.into_iter();
-        let judged = &self.judged;
         self.faults
-            .extend(news.filter(|fault| !judged.contains(&fault.place.file)));
+            .extend(news.filter(|fault| !is_passed_over(fault)));
         // Who opened a file may well be the only one who can.
         self.faults.extend(closed);
         let paths = checked.files.into_iter().map(|(path, _)| path);
@@ -162,7 +166,7 @@ impl<'a> Reader<'a> {
 
     /// Keeps in memory what this commit needs, and nothing else.
     pub fn forget_unused(&self) {
-        if let Access::Cluster(sops) | Access::Person(sops) = self.access {
+        if let Access::Cluster(sops) | Access::InForce(sops) | Access::Person(sops) = self.access {
             sops.retain(&self.used);
         }
     }
@@ -285,7 +289,9 @@ impl<'a> Reader<'a> {
     ) -> Result<Option<Secret>, SecretsError> {
         let (path, blob) = (&file.path, &file.blob);
         match self.access {
-            Access::Cluster(sops) => sops.decrypt(path, blob, content).await.map(Some),
+            Access::Cluster(sops) | Access::InForce(sops) => {
+                sops.decrypt(path, blob, content).await.map(Some)
+            }
             Access::Person(sops) => sops.decrypt_if_ours(path, blob, content, looks).await,
             Access::NoKey => Ok(None),
         }

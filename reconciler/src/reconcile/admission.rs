@@ -61,7 +61,7 @@ async fn load(leader: &mut Leader, ledger: &Ledger) -> Result<(), Unreadable> {
         problem: format!("the commit in force, {commit}, can't be read any more:\n{why}"),
         spec,
     };
-    match read(leader, commit).await {
+    match read(leader, commit, Access::InForce(&leader.replica.sops)).await {
         Ok(Ok(candidate)) => {
             let spec = candidate.spec.clone();
             enter_into_force(leader, commit, candidate).map_err(|problem| Unreadable {
@@ -112,7 +112,7 @@ async fn consider(
             .descends(head, admitted)
             .map_err(|e| e.to_string())?,
     };
-    let read = read(leader, head).await?;
+    let read = read(leader, head, Access::Cluster(&leader.replica.sops)).await?;
     let in_force = admitted
         .and_then(|commit| spec_at_hand(leader, commit))
         .or_else(|| unreadable?.spec.as_ref());
@@ -141,7 +141,11 @@ fn spec_at_hand<'a>(leader: &'a Leader, commit: &CommitId) -> Option<&'a Spec> {
     (desired.commit == *commit).then_some(&desired.spec)
 }
 
-async fn read(leader: &Leader, commit: &CommitId) -> Result<Result<Candidate, Faulty>, String> {
+async fn read(
+    leader: &Leader,
+    commit: &CommitId,
+    access: Access<'_>,
+) -> Result<Result<Candidate, Faulty>, String> {
     let repository = leader.replica.repository.clone();
     let of = commit.clone();
     let tree = tokio::task::spawn_blocking(move || repository.tree(&of)).await;
@@ -152,7 +156,7 @@ async fn read(leader: &Leader, commit: &CommitId) -> Result<Result<Candidate, Fa
             return Ok(Err(Faulty::of(fault)));
         }
     };
-    gate::read_commit(&tree, Access::Cluster(&leader.replica.sops))
+    gate::read_commit(&tree, access)
         .await
         .map_err(|e| e.to_string())
 }

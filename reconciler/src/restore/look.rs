@@ -172,7 +172,7 @@ async fn token(config: &Config) -> Result<Secret, String> {
     let head = repository.fetch().await.map_err(|e| e.to_string())?;
     let tree = repository.tree(&head).map_err(|e| e.to_string())?;
     let sops = Sops::new(config.secrets.age_key_file.clone(), None);
-    let read = gate::read_commit(&tree, Access::Cluster(&sops)).await;
+    let read = gate::read_commit(&tree, Access::InForce(&sops)).await;
     let candidate = read.map_err(|e| e.to_string())?;
     let candidate = candidate.map_err(|faulty| {
         let first = faulty.diagnostics.first().map(ToString::to_string);

@@ -1,5 +1,6 @@
 //! What `fabrik secrets check` and `fabrik secrets decrypt` do.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,10 @@ use crate::repo::{File, FileKind, RepoError, Tree};
 
 /// Bech32 of 32 bytes: 58 characters (age's specification, "Native key pairs").
 const AGE_IDENTITY: &str = "AGE-SECRET-KEY-1[A-Z0-9]{58}";
-/// The beginning of one, in base64: `openssh-key-v1` (OpenSSH's PROTOCOL.key). In a string its lines may end in `\n`.
-const SSH_KEY: &str = r"-----BEGIN OPENSSH PRIVATE KEY-----(?:\s|\\[nr])+b3BlbnNzaC1rZXktdjE";
+/// The beginning of one that has no passphrase, in base64: `openssh-key-v1`, and the cipher `none` (OpenSSH's PROTOCOL.key).
+/// In a string its lines may end in `\n`.
+const SSH_KEY: &str =
+    r"-----BEGIN OPENSSH PRIVATE KEY-----(?:\s|\\[nr])+b3BlbnNzaC1rZXktdjEAAAAABG5vbmU";
 
 /// What was found out about one SOPS file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     pub files: Vec<(String, Verdict)>,
+    /// Files that hold a private key in the clear.
+    pub exposed: BTreeSet<String>,
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -39,6 +44,7 @@ pub struct Check {
 pub async fn check(tree: &Tree, sops: Option<&Sops>) -> Result<Check, SecretsError> {
     let mut check = Check {
         files: Vec::new(),
+        exposed: BTreeSet::new(),
         diagnostics: Vec::new(),
     };
     for file in tree.files() {
@@ -50,9 +56,10 @@ pub async fn check(tree: &Tree, sops: Option<&Sops>) -> Result<Check, SecretsErr
             content => content?,
         };
         let Shape::Sops(shape) = shape(&file.path, &content) else {
-            check
-                .diagnostics
-                .extend(key_in_the_clear(&file.path, &content));
+            if let Some(fault) = key_in_the_clear(&file.path, &content) {
+                check.exposed.insert(file.path.clone());
+                check.diagnostics.push(fault);
+            }
             continue;
         };
         let verdict = match check_file(file, &shape, &content, sops).await {
@@ -180,7 +187,7 @@ mod tests {
         let found = |text: &str| key_in_the_clear("nixos/all.nix", text.as_bytes());
         let (begin, body) = (
             "-----BEGIN OPENSSH PRIVATE KEY-----",
-            "b3BlbnNzaC1rZXktdjEAAAAQQQ",
+            "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAQQQ",
         );
         for between in ["\n", "\r\n", "\n      ", "\\n"] {
             let said = found(&format!("key = \"{begin}{between}{body}"))
@@ -192,7 +199,12 @@ mod tests {
             );
             assert!(!said.contains("QQQ"), "{said}");
         }
-        for words in [format!("begins with `{begin}`"), format!("{begin}\n…\n")] {
+        let locked = format!("{begin}\nb3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0\n");
+        for words in [
+            format!("begins with `{begin}`"),
+            format!("{begin}\n…\n"),
+            locked,
+        ] {
             assert_eq!(found(&words), None);
         }
     }
