@@ -131,7 +131,7 @@ pub struct Processes {
 }
 
 impl Processes {
-    const PAUSE: Duration = Duration::from_millis(20);
+    const PAUSE: Duration = Duration::from_millis(50);
 
     pub fn watch() -> Self {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Seen::default());
