@@ -93,9 +93,10 @@ impl Sshd {
         let of = |name: &str| dir.join(name).display().to_string();
         let configuration = format!(
             "ListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
-             StrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n",
+             StrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\nSetEnv HOME={}\n",
             of("host_key"),
             of("authorized_keys"),
+            dir.display(),
         );
         fs::write(dir.join("sshd_config"), configuration).unwrap();
         let process = Command::new(&world.bed.parts().sshd)

@@ -362,7 +362,7 @@ fn sshd(dir: &Path) -> (SocketAddr, Child) {
     let config = format!(
         "ListenAddress {address}\nHostKey {dir_}/host_key\nAuthorizedKeysFile {dir_}/authorized_keys\nPidFile none\nUsePAM no\n\
          StrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\nForceCommand {dir_}/machine\n\
-         LogLevel VERBOSE\n"
+         LogLevel VERBOSE\nSetEnv HOME={dir_}\n"
     );
     fs::write(dir.join("sshd_config"), config).unwrap();
     let child = Command::new("/usr/sbin/sshd")

@@ -97,10 +97,11 @@ impl Machines {
 async fn follow(dir: PathBuf, control: String, port: u16) {
     let mut on: BTreeMap<u64, Machine> = BTreeMap::new();
     let mut since = 0;
+    let http = reqwest::Client::new();
     loop {
         // Between two events a machine may want its sshd with another host key.
         let url = format!("{control}/events?since={since}&wait_ms=200");
-        let Ok(answer) = reqwest::get(url).await else {
+        let Ok(answer) = http.get(url).send().await else {
             return;
         };
         let Ok(told) = answer.json::<Value>().await else {
@@ -112,7 +113,7 @@ async fn follow(dir: PathBuf, control: String, port: u16) {
             match event["kind"].as_str().unwrap() {
                 "running" | "rebooted" | "reset" => {
                     on.remove(&id);
-                    let state = reqwest::get(format!("{control}/state")).await.unwrap();
+                    let state = http.get(format!("{control}/state")).send().await.unwrap();
                     let state: Value = state.json().await.unwrap();
                     if let Some(machine) = boot(&dir, &state, id, port) {
                         on.insert(id, machine);
@@ -205,7 +206,7 @@ fn sshd(dir: &Path, role: Role, host_key: &str, address: SocketAddr) -> Held {
     let config = format!(
         "Port {port}\nListenAddress {ip}\nHostKey {dir}/{host_key}\nAuthorizedKeysFile {dir}/{authorized}\n\
          ForceCommand {dir}/{script} {dir}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-         PermitRootLogin prohibit-password\n",
+         PermitRootLogin prohibit-password\nSetEnv HOME={dir}\n",
         port = address.port(),
         ip = address.ip(),
         dir = dir.display(),
@@ -243,7 +244,8 @@ impl GitServer {
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {dir}/git-host\nAuthorizedKeysFile {dir}/authorized-git\n\
              ForceCommand git-shell -c \"$SSH_ORIGINAL_COMMAND\"\nPidFile none\nStrictModes no\nUsePAM no\n\
-             PasswordAuthentication no\nPermitRootLogin prohibit-password\nAcceptEnv GIT_PROTOCOL\n",
+             PasswordAuthentication no\nPermitRootLogin prohibit-password\nAcceptEnv GIT_PROTOCOL\n\
+             SetEnv HOME={dir}\n",
             dir = dir.display(),
         );
         let path = dir.join("git.config");

@@ -29,6 +29,8 @@ pub struct World {
     ssh_port: u16,
     env: Vec<(String, String)>,
     laptop: &'static str,
+    /// Made once: each one reads all certificates of this host.
+    http: reqwest::Client,
     _machines: Machines,
 }
 
@@ -81,6 +83,7 @@ impl World {
             place,
             hetzner: emulator.endpoint(),
             emulator,
+            http: reqwest::Client::new(),
             git,
             ssh_port,
             env: Vec::new(),
@@ -415,12 +418,19 @@ impl World {
 
     async fn control(&self, path: &str) -> Value {
         let url = format!("{}/_emulator/{path}", self.emulator.url());
-        reqwest::get(url).await.unwrap().json().await.unwrap()
+        self.http
+            .get(url)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
     }
 
     pub async fn settings(&self, settings: Value) {
         let url = format!("{}/_emulator/settings", self.emulator.url());
-        let sent = reqwest::Client::new().put(url).json(&settings).send().await;
+        let sent = self.http.put(url).json(&settings).send().await;
         assert!(sent.unwrap().status().is_success());
     }
 
@@ -434,9 +444,7 @@ impl World {
 
     async fn call(&self, method: Method, path: &str, body: Value) -> Value {
         let url = format!("{}/{path}", self.emulator.endpoint());
-        let request = reqwest::Client::new()
-            .request(method, url)
-            .bearer_auth(TOKEN);
+        let request = self.http.request(method, url).bearer_auth(TOKEN);
         let answer = request.json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{path}");
         answer.json().await.unwrap()

@@ -1,4 +1,7 @@
 //! A real sshd of a machine, for root: on a rescue system, and on a server.
+//!
+//! Whose shell it starts has a home of its own: bash reads `~/.bashrc` where sshd starts it, and what this host's root has there may
+//! take seconds.
 
 use std::ffi::OsString;
 use std::fs;
@@ -43,7 +46,7 @@ pub async fn start(settings: &Settings<'_>) -> Result<Process> {
             "ListenAddress {}\n\
              HostKey {}\n\
              AuthorizedKeysFile {}\n\
-             SetEnv \"PATH={}\"\n\
+             SetEnv \"PATH={}\" \"HOME={}\"\n\
              PidFile none\n\
              UsePAM no\n\
              StrictModes no\n\
@@ -54,6 +57,7 @@ pub async fn start(settings: &Settings<'_>) -> Result<Process> {
             settings.host_key.display(),
             settings.authorized_keys.display(),
             settings.path.to_string_lossy(),
+            settings.dir.display(),
         ),
     )?;
     let spec = Spec::new(settings.name, settings.sshd, settings.dirs);

@@ -31,6 +31,9 @@ pub struct Watched {
 pub struct Seen(Arc<Mutex<BTreeSet<Sample>>>);
 
 impl Watched {
+    /// Shorter than sops lives, and long enough to leave a core to the others.
+    const PAUSE: Duration = Duration::from_millis(5);
+
     /// Its children see `variable`; its folders are `home` and `tmp` in `dir`, its log is `FORMAT.log`.
     pub fn start(
         bed: &Bed,
@@ -94,7 +97,7 @@ impl Watched {
         self.kill()
     }
 
-    /// Processes and temporary files, all the time.
+    /// Processes and temporary files, again and again.
     fn look_on(&self, tmp: PathBuf) {
         let (pid, seen, stop) = (self.child.id(), self.seen.clone(), Arc::clone(&self.stop));
         std::thread::spawn(move || {
@@ -104,6 +107,7 @@ impl Watched {
                 for (_, content) in files(&tmp).unwrap_or_default() {
                     seen.add("tmp", content);
                 }
+                std::thread::sleep(Self::PAUSE);
             }
         });
     }

@@ -44,7 +44,8 @@ fn sshd(world: &World) -> Sshd {
         .port();
     let config = format!(
         "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nAuthorizedKeysFile {0}/authorized\n\
-         PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nAcceptEnv GIT_PROTOCOL\n",
+         PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nAcceptEnv GIT_PROTOCOL\n\
+         SetEnv HOME={0}\n",
         dir.display()
     );
     fs::write(dir.join("sshd_config"), config).unwrap();

@@ -45,9 +45,11 @@ impl Server {
                  PasswordAuthentication no\n\
                  KbdInteractiveAuthentication no\n\
                  DisableForwarding yes\n\
-                 PermitTTY no\n",
+                 PermitTTY no\n\
+                 SetEnv HOME={}\n",
                 host_key.display(),
                 authorized_keys.display(),
+                dir.display(),
             ),
         )?;
         if rustix::process::geteuid().is_root() {
