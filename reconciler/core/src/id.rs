@@ -287,11 +287,14 @@ impl ServerId {
         format!("{prefix}{}", self.0)
     }
 
-    /// The server that a Node's provider id names; `None` for another provider's.
+    /// The server that a Node's provider id names; `None` for another provider's, and for one that is written otherwise than
+    /// `provider_id` does (`hcloud://0900`): they are compared as they are.
     pub fn from_provider_id(provider_id: &str) -> Option<Self> {
-        let of = |prefix| provider_id.strip_prefix(prefix)?.parse().ok().map(Self);
-        let at_hetzner = of(PROVIDER_PREFIX).filter(|id| !id.is_own());
-        at_hetzner.or_else(|| of(OWN_PREFIX).filter(|id| id.is_own()))
+        let number = [PROVIDER_PREFIX, OWN_PREFIX]
+            .into_iter()
+            .find_map(|prefix| provider_id.strip_prefix(prefix))?;
+        let named = Self(number.parse().ok()?);
+        (named.provider_id() == provider_id).then_some(named)
     }
 }
 
@@ -403,6 +406,18 @@ mod tests {
         for foreign in ["k3s://a", "hcloud://", "hcloud://x", "42", "fabrik://42"] {
             assert_eq!(ServerId::from_provider_id(foreign), None);
         }
+    }
+
+    /// A Node that says it otherwise would be compared with what its server is called, and never be that server's.
+    #[test]
+    fn a_provider_id_is_read_in_the_one_form_that_it_is_written_in() {
+        let own = ServerId(FIRST_OWN + 42);
+        for number in ["0900", "+900", " 900", "9007199254740992"] {
+            let said = format!("hcloud://{number}");
+            assert_eq!(ServerId::from_provider_id(&said), None, "{said}");
+        }
+        let padded = format!("fabrik://0{own}");
+        assert_eq!(ServerId::from_provider_id(&padded), None);
     }
 
     #[test]
