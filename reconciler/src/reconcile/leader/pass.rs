@@ -22,6 +22,9 @@ use crate::reconcile::{status, tell};
 /// How often a pass may change the ledger before it acts. A tenth of it is usual.
 const MAX_ROUNDS: u32 = 50;
 
+/// How often a pass may look: by what was seen at Hetzner a moment ago, and by what is there.
+const MAX_LOOKS: u32 = 2;
+
 /// A decision of the core's.
 type Decide = fn(&Desired, &Observed, Timestamp) -> Step;
 
@@ -43,8 +46,24 @@ impl From<String> for GivenUp {
 }
 
 impl Leader {
-    /// Observes once, does what may be done, and reports. Returns whether something is under way.
+    /// Observes, does what may be done, and reports. Returns whether something is under way.
     pub(super) async fn pass(&mut self) -> Result<bool, GivenUp> {
+        for _ in 0..MAX_LOOKS {
+            if let Some(busy) = Box::pin(self.act_on_a_look()).await? {
+                return Ok(busy);
+            }
+            // The next look asks Hetzner.
+            self.hetzner = None;
+        }
+        let problem = format!(
+            "after {MAX_LOOKS} looks at Hetzner the last one is too old already; that is a fault in fabrik, and this pass \
+             does nothing more"
+        );
+        Err(problem.into())
+    }
+
+    /// Observes once. `None` where Hetzner has to be asked anew before what is to be done may be done.
+    async fn act_on_a_look(&mut self) -> Result<Option<bool>, GivenUp> {
         let in_force = self.in_force.clone();
         let Seen {
             mut observed,
@@ -67,15 +86,14 @@ impl Leader {
         }
         let Some(in_force) = in_force else {
             publish::cluster(self, Pass::of(observed));
-            return Ok(self.refusal.is_none());
+            return Ok(Some(self.refusal.is_none()));
         };
         let desired = self.with_systems(&in_force, &observed);
         let next = self
             .record_until_settled(step, &desired, &mut observed, hetzner_is_old)
             .await?;
         let Some(next) = next else {
-            self.hetzner = None;
-            return Box::pin(self.pass()).await;
+            return Ok(None);
         };
         if next.begins_or_ends() || observed.ledger.changes_servers() {
             self.hetzner = None;
@@ -91,7 +109,7 @@ impl Leader {
             ..Pass::of(observed)
         };
         publish::cluster(self, pass);
-        Ok(busy)
+        Ok(Some(busy))
     }
 
     /// What was begun with nodes ends also where Hetzner can't be read, and is told.
