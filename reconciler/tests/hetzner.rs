@@ -10,13 +10,13 @@ mod hetzner {
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fabrik::hetzner::{HetznerError, Outcome, control_plane};
+use fabrik::hetzner::{HetznerError, Outcome, control_plane, find_left};
 use fabrik_core::effect::{Effect, ServerRef};
 use fabrik_core::id::{NodeName, ServerId};
 use fabrik_core::ledger::Change;
-use fabrik_core::observed::Power;
+use fabrik_core::observed::{Hetzner, Power};
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use hetzner::world::{Bed, INTENT, KEY, TOKEN, intent, name, remember};
 
@@ -116,6 +116,54 @@ async fn a_server_that_a_list_lacks_is_gone_only_when_its_id_is_not_found() {
     bed.confirmed_gone = [ServerId(999_999)].into();
     let seen = bed.observe().await.unwrap();
     assert_eq!((seen.missing, seen.gone), ([].into(), lost.into()));
+}
+
+/// A Node may say anything: what is not gone is left out, and one request is what each of a few costs.
+#[tokio::test]
+async fn a_server_that_a_node_alone_names_is_gone_only_when_its_id_is_not_found() {
+    let bed = Bed::start().await;
+    let new = bed.new_server().await;
+    let Ok(Outcome::Created(ours)) = bed.execute(&new).await else {
+        panic!("not created")
+    };
+    let named = |ids: &[u64]| ids.iter().copied().map(ServerId).collect::<BTreeSet<_>>();
+    let before = bed.observe().await.unwrap();
+    let asked = async |ids: &[u64], mut seen: Hetzner| {
+        find_left(&bed.client, named(ids), &mut seen).await;
+        seen.gone
+    };
+    let gone = asked(&[ours, 999_999], before.clone()).await;
+    assert_eq!(gone, named(&[999_999]));
+
+    bed.fault(
+        json!({"method": "GET", "path": "^/v1/servers/999998$", "kind": "error", "status": 422, "times": 1,
+            "code": "invalid_input", "message": "no such id"}),
+    )
+    .await;
+    let gone = asked(&[999_998, 999_999], before.clone()).await;
+    assert_eq!(gone, named(&[999_999]), "the look goes on");
+
+    let many = [1_000_000, 1_000_001, 1_000_002, 1_000_003];
+    let few = named(&many[..3]);
+    assert_eq!(asked(&many, before.clone()).await, few, "three in a look");
+    let mut others = before.clone();
+    others.gone = few.clone();
+    assert_eq!(asked(&[999_999], others).await, few, "beside three others");
+    let path = "/v1/servers/1000003";
+    assert_eq!(bed.requests("GET", path).await, Vec::<Value>::new());
+
+    let unseen = Hetzner {
+        network: None,
+        ..before.clone()
+    };
+    assert_eq!(asked(&[999_999], unseen).await, [].into());
+    let incomplete = Hetzner {
+        missing: named(&[7]),
+        ..before
+    };
+    assert_eq!(asked(&[999_999], incomplete).await, [].into());
+    let path = "/v1/servers/999999";
+    assert_eq!(bed.requests("GET", path).await.len(), 2);
 }
 
 #[tokio::test]

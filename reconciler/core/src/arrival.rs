@@ -1,11 +1,13 @@
 //! A server's way in: intended, created with a join token of its own, joined, the token revoked.
 
+pub mod left;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::effect::{Choice, Effect, NewServer, NodeRef, ServerRef};
 use crate::guard;
 use crate::hold::{Hold, HoldReason};
-use crate::id::IntentId;
+use crate::id::{IntentId, ServerId};
 use crate::image;
 use crate::infrastructure::Ground;
 use crate::ledger::{Change, Intent};
@@ -37,7 +39,7 @@ pub fn step(
         return servers::arrive(id, intent, server, pool, observed, now);
     }
     if observed.hetzner.gone.contains(&server) {
-        return end(id, observed);
+        return clear_up(id, intent, server, observed);
     }
     let Some(server) = observed.hetzner.servers.get(&server) else {
         let about = format!("server {}", intent.name);
@@ -128,6 +130,9 @@ fn unbound(
             server: server.id,
             address: server.address.filter(|_| servers::is_servers(&intent.pool)),
         });
+    }
+    if let Some(step) = left::step(id, intent, observed) {
+        return step;
     }
     if let Some(since) = intent.cancelled {
         let settled = now.duration_since(since) > SignedDuration::from_secs(SETTLE_SECS);
@@ -221,6 +226,21 @@ fn leave(
             let stops = guard::stops_in_time(about, server.id, since, now);
             Step::holds(stops.err())
         }
+    }
+}
+
+/// Its server is gone: the Node goes that is known to be that one's.
+fn clear_up(id: &IntentId, intent: &Intent, server: ServerId, observed: &Observed) -> Step {
+    let node = observed.nodes.get(&intent.name);
+    let own = node.filter(|n| !n.control_plane && n.provider_id == Some(server.provider_id()));
+    match own {
+        Some(node) => Step::effect(Effect::DeleteNode {
+            node: NodeRef {
+                name: node.name.clone(),
+                uid: node.uid.clone(),
+            },
+        }),
+        None => end(id, observed),
     }
 }
 

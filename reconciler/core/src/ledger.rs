@@ -154,7 +154,7 @@ pub enum Change {
         foundation: Foundation,
         kubernetes: String,
     },
-    /// A machine of the user's own is awaited.
+    /// A machine is awaited whose id is known: one of the user's own, or a server that is gone, was forgotten, and has left a Node.
     Expect {
         id: IntentId,
         pool: PoolName,
@@ -168,7 +168,7 @@ pub enum Change {
         pool: PoolName,
         name: NodeName,
     },
-    /// The server of an intent was seen, or its address was.
+    /// The server of an intent was seen, or its address was; or its Node, and that it is gone itself.
     Bind {
         id: IntentId,
         server: ServerId,

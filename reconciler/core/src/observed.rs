@@ -166,7 +166,8 @@ pub struct Etcd {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hetzner {
     pub servers: BTreeMap<ServerId, Server>,
-    /// Servers that the ledger knows, that the lists did not show, and that GET by id answered with 404 for.
+    /// Servers that the ledger knows, or a Node of an intent's name alone (`arrival::left`), that the lists did not show, and that
+    /// GET by id answered with 404 for.
     pub gone: BTreeSet<ServerId>,
     /// Servers that the ledger knows and that the lists lack, where those are more than a few: none of them is believed
     /// gone. Empty where the lists can be believed.

@@ -174,6 +174,11 @@ pub fn coming(ledger: &Ledger) -> impl Iterator<Item = (&IntentId, &crate::ledge
     intents.filter(|(_, intent)| is_servers(&intent.pool))
 }
 
+/// Whether no server comes, and none holds a ticket.
+pub(crate) fn none_is_under_way(ledger: &Ledger) -> bool {
+    coming(ledger).next().is_none() && ticketed(ledger).is_none()
+}
+
 fn members(ledger: &Ledger) -> impl Iterator<Item = (&IntentId, &Member)> {
     let members = ledger.members.iter();
     members.filter(|(_, member)| member.role == Role::Server)

@@ -110,6 +110,11 @@ impl Pass<'_> {
         let name = PoolName::servers();
         let resize = servers::resize(self.desired, pool, self.observed, self.now);
         self.go_on(&name, pool, &resize, servers::step);
+        // Before anything is begun: nobody knows how many servers there are.
+        if let Some(left) = arrival::left::of_forgotten(self.desired, self.observed) {
+            self.step.changes.push(left);
+            return;
+        }
         if resize.create > 0 && resize.remove.is_empty() {
             match servers::may_join(pool, self.observed) {
                 Ok(()) => self.intend(&name, 1),

@@ -9,7 +9,7 @@ use fabrik_core::ledger::Ledger;
 use fabrik_core::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION};
 use fabrik_core::observed::{FirewallResource, Hetzner, PlacementGroup, Resource, SshKeyResource};
 use fabrik_core::spec::{Pool, Spec};
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use futures::try_join;
 
 use super::client::{Client, Purpose};
@@ -166,6 +166,26 @@ async fn find_missing(
         }
     }
     Ok(())
+}
+
+/// Asks by id for servers that nobody but a Node of one of our names knows (`fabrik_core::arrival::left`), a few in a look. One
+/// that exists is left out, and so is one that no answer comes for: a Node may name anything, and the look does not fail by it.
+/// Nothing is asked where no 404 is believed, nor beside many that are gone: more than a few don't vanish at once.
+pub async fn find_left(client: &Client, named: BTreeSet<ServerId>, seen: &mut Hetzner) {
+    if seen.network.is_none() || !seen.missing.is_empty() {
+        return;
+    }
+    let room = FEW_MISSING.saturating_sub(seen.gone.len());
+    let gets = named.into_iter().take(room).map(|id| async move {
+        match client.get::<wire::Server>(id.0, Purpose::Observe).await {
+            Ok(server) => server.is_none().then_some(id),
+            Err(error) => {
+                tracing::warn!(server = %id, %error, "a server that only a Node names could not be looked for");
+                None
+            }
+        }
+    });
+    seen.gone.extend(join_all(gets).await.into_iter().flatten());
 }
 
 /// Servers that we may have deleted ourselves: their absence is expected.

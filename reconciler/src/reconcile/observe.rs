@@ -6,10 +6,11 @@ mod systems;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use fabrik_core::arrival::left;
 use fabrik_core::drain;
 use fabrik_core::id::NodeName;
 use fabrik_core::ledger::{Ledger, Ticket};
-use fabrik_core::observed::{Hetzner, Observed};
+use fabrik_core::observed::{Hetzner, Node, Observed};
 use futures::future::join_all;
 use jiff::Timestamp;
 use tracing::warn;
@@ -48,7 +49,7 @@ pub async fn observe(
     let makes_room = std::mem::take(&mut leader.makes_room);
     let recent = recent.filter(|recent| !makes_room || !is_old(recent));
     let client = &leader.replica.clients.leader;
-    let (hetzner, seen, volumes, tokens, mut pods, told, heard, ready_pods) = tokio::join!(
+    let (mut hetzner, seen, volumes, tokens, mut pods, told, heard, ready_pods) = tokio::join!(
         async {
             match &recent {
                 Some(recent) => Ok(recent.seen.clone()),
@@ -72,6 +73,9 @@ pub async fn observe(
         systems::read_etcd(leader, &seen),
     );
     let hetzner_is_old = recent.as_ref().is_some_and(is_old);
+    if let (Ok(there), None) = (&mut hetzner, &recent) {
+        find_left(in_force, &ledger, &seen.nodes, there).await;
+    }
     let (hetzner, blind) = match hetzner {
         Ok(seen) => {
             let now = |subject| Recent {
@@ -151,6 +155,22 @@ async fn observe_hetzner(
     hetzner::observe(client, cluster, spec, ledger, confirmed)
         .await
         .map_err(text)
+}
+
+/// Asks which servers are gone that nobody but a Node names, once the Nodes are known.
+async fn find_left(
+    in_force: Option<&InForce>,
+    ledger: &Ledger,
+    nodes: &BTreeMap<NodeName, Node>,
+    there: &mut Hetzner,
+) {
+    let Some(in_force) = in_force else {
+        return;
+    };
+    if let Some(client) = &in_force.hetzner {
+        let named = left::to_ask(&in_force.desired.spec, ledger, nodes, there);
+        hetzner::find_left(client, named, there).await;
+    }
 }
 
 /// Which of the system's daemons a node lacks is its system's to say.

@@ -4,7 +4,9 @@ mod land;
 
 use std::sync::Arc;
 
+use fabrik_core::arrival::left;
 use fabrik_core::effect::Effect;
+use fabrik_core::id::ServerId;
 use fabrik_core::ledger::Change;
 use fabrik_core::observed::{Observed, Role};
 use fabrik_core::step::Step;
@@ -20,6 +22,8 @@ const RENEW_SECS: i64 = 10;
 const LEASE_SECS: i64 = 15;
 /// As in the leader's loop.
 const MAX_ROUNDS: usize = 20;
+/// As in the look at Hetzner.
+const FEW_MISSING: usize = 3;
 
 #[derive(Debug, Clone, Default)]
 pub struct Lease {
@@ -115,6 +119,7 @@ impl World {
 
     pub fn pass(&mut self, number: usize) {
         let now = self.now + self.leaders[number].skew;
+        self.ask_by_id();
         debug_assert_eq!(self.leaders[number].number, number);
         let mut stale = self.leaders[number].stale.take();
         if stale.as_ref().is_some_and(|(until, _)| self.now >= *until) {
@@ -134,6 +139,22 @@ impl World {
         if let Some(step) = decided {
             self.carry_out(number, step.effects);
         }
+    }
+
+    /// The look at Hetzner says what is gone of that alone which it asks for: servers of the ledger, and a few that nobody but
+    /// Nodes names.
+    fn ask_by_id(&mut self) {
+        if self.deleted.is_empty() {
+            return;
+        }
+        let (ledger, there) = (&self.observed.ledger, &mut self.observed.hetzner);
+        let is_gone = |id: &ServerId| self.deleted.contains(id);
+        there.gone = ledger.known_servers().filter(is_gone).collect();
+        let named = left::to_ask(&self.desired.spec, ledger, &self.observed.nodes, there);
+        let room = FEW_MISSING.saturating_sub(there.gone.len());
+        there
+            .gone
+            .extend(named.into_iter().take(room).filter(is_gone));
     }
 
     /// Steps and writes down until nothing is to be written any more.

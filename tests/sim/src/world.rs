@@ -59,6 +59,8 @@ pub struct World {
     pub truths: BTreeMap<NodeName, Truth>,
     pub machines: Vec<Machine>,
     pub joining: Vec<(Timestamp, Machine)>,
+    /// Servers that were at Hetzner once.
+    pub deleted: BTreeSet<ServerId>,
     pub leaders: Vec<Leader>,
     pub lease: Lease,
     pub flights: Vec<Flight>,
@@ -157,6 +159,7 @@ impl World {
             truths: BTreeMap::new(),
             machines: Vec::new(),
             joining: Vec::new(),
+            deleted: BTreeSet::new(),
             leaders: (0..size.leaders).map(Leader::new).collect(),
             lease: Lease::default(),
             flights: Vec::new(),
@@ -384,10 +387,17 @@ impl World {
         let arrived: Vec<(Timestamp, Machine)> = arrived;
         for (_, machine) in arrived {
             let rented = self.observed.hetzner.servers.get(&machine.server);
-            if rented.is_some_and(|s| s.power == Power::Running) {
-                self.join(&machine);
-                self.machines.push(machine);
+            if rented.is_none_or(|s| s.power != Power::Running) {
+                continue;
             }
+            // k3s lets nobody in by the name of another machine's Node, and tries on: that one's password is another.
+            if self.observed.nodes.contains_key(&machine.name) {
+                let again = self.now + SignedDuration::from_secs(self.step_secs);
+                self.joining.push((again, machine));
+                continue;
+            }
+            self.join(&machine);
+            self.machines.push(machine);
         }
         for index in 0..self.machines.len() {
             let did = self.machines[index].go_on(&self.systems, self.now);

@@ -6,7 +6,7 @@ use fabrik_sim::schedule::{self, Schedule};
 use fabrik_sim::ways;
 
 /// Schedules that broke a rule once, by what was wrong.
-const FOUND: [(u64, &str); 19] = [
+const FOUND: [(u64, &str); 20] = [
     (2, "a server that could not go back never fetched its fix"),
     (
         7,
@@ -55,6 +55,10 @@ const FOUND: [(u64, &str); 19] = [
     (
         522_723,
         "one of two servers was not told that it leaves when its agent was back",
+    ),
+    (
+        539_780,
+        "a server was lost before it was seen, and its Node stayed for ever",
     ),
 ];
 

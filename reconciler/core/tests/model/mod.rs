@@ -8,6 +8,7 @@ mod control_plane;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use fabrik_core::arrival::left;
 use fabrik_core::desired::Desired;
 use fabrik_core::id::{IntentId, NodeName, PoolName, ServerId};
 use fabrik_core::ledger::{Change, Ledger};
@@ -32,6 +33,8 @@ pub struct Model {
     pub cordoned_by_others: BTreeSet<NodeName>,
     /// Servers that exist and that the lists lack.
     pub away: BTreeMap<ServerId, Server>,
+    /// Servers that exist and bear no labels of this cluster.
+    pub unlabelled: BTreeSet<ServerId>,
 }
 
 pub fn pool(count: u32) -> Pool {
@@ -126,6 +129,7 @@ impl Model {
             done: Vec::new(),
             cordoned_by_others: BTreeSet::new(),
             away: BTreeMap::new(),
+            unlabelled: BTreeSet::new(),
         }
     }
 
@@ -227,12 +231,20 @@ impl Model {
         for node in ticketed {
             self.observed.pods.entry(node).or_default();
         }
-        let known: Vec<ServerId> = self.observed.ledger.known_servers().collect();
-        let there = &self.observed.hetzner.servers;
-        self.observed.hetzner.gone = known
-            .into_iter()
-            .filter(|id| !there.contains_key(id) && !self.observed.hetzner.missing.contains(id))
-            .collect();
+        self.ask_by_id();
+    }
+
+    /// What the look at Hetzner asks for by its id: servers of the ledger, and such as Nodes alone name.
+    pub fn ask_by_id(&mut self) {
+        let (ledger, there) = (&self.observed.ledger, &mut self.observed.hetzner);
+        let is_gone = |id: &ServerId| {
+            !there.servers.contains_key(id)
+                && !there.missing.contains(id)
+                && !self.unlabelled.contains(id)
+        };
+        let named = left::to_ask(&self.desired.spec, ledger, &self.observed.nodes, there);
+        let asked = ledger.known_servers().chain(named);
+        there.gone = asked.filter(is_gone).collect();
     }
 
     pub fn lists_are_whole(&mut self) {

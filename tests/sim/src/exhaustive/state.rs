@@ -51,6 +51,7 @@ pub fn fingerprint(world: &World) -> u64 {
         next_joiner: _,
         servers_wanted: _,
         hetzner_down_until: _,
+        deleted: _,
         conflicts_until: _,
         losses_until: _,
         cover: _,

@@ -127,7 +127,7 @@ impl World {
             }
             Effect::DeleteServer { server } => {
                 if hetzner && self.observed.hetzner.servers.remove(&server.id).is_some() {
-                    self.observed.hetzner.gone.insert(server.id);
+                    self.deleted.insert(server.id);
                     self.machines.retain(|m| m.server != server.id);
                     self.joining.retain(|(_, m)| m.server != server.id);
                 }

@@ -182,7 +182,7 @@ impl World {
 
     pub(super) fn delete_at_hetzner(&mut self, server: ServerId) {
         self.observed.hetzner.servers.remove(&server);
-        self.observed.hetzner.gone.insert(server);
+        self.deleted.insert(server);
         self.machines.retain(|m| m.server != server);
         self.joining.retain(|(_, m)| m.server != server);
     }
