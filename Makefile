@@ -41,10 +41,10 @@ check: components $(FABRIK_SOPS)
 	$(CARGO) test --workspace --lib --bins
 
 .PHONY: test
-test: packages components $(FABRIK_SOPS) format lint deny nix
+test: packages components $(FABRIK_SOPS) $(DENY) format lint
 	$(CARGO) test --workspace --no-run
 	$(BUILT)/bed parts
-	@$(MAKE) --no-print-directory --jobs=3 --keep-going tutorial stories others
+	@$(MAKE) --no-print-directory --jobs=4 --keep-going tutorial stories others deny nix
 
 # Stories wait much, for a machine to boot or a Lease to end, so with the others they fill the gaps. More of them at once take
 # longer: each has an API server that is never idle. The longest one begins with the first, or it would end alone. No page has

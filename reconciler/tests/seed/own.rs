@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::machines::{Held, keygen, serve};
+use super::machines::{Held, QUICK, keygen, serve};
 use super::place::text;
 use super::world::{Ran, World, free_port, left};
 
@@ -155,7 +155,7 @@ fn sshd(world: &World, host_key: &str) -> (u16, Held) {
         "Port {port}\nListenAddress 127.0.0.1\nHostKey {dir}/{host_key}\n\
          AuthorizedKeysFile {dir}/person.pub {dir}/attic/root/.ssh/authorized_keys\n\
          ForceCommand {dir}/attic.sh {dir}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-         PermitRootLogin prohibit-password\nSetEnv HOME={dir}\n"
+         PermitRootLogin prohibit-password\nSetEnv HOME={dir}\n{QUICK}"
     );
     let path = world.machine_file(&format!("{host_key}.config"));
     fs::write(&path, config).unwrap();

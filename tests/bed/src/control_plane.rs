@@ -323,10 +323,12 @@ impl ControlPlane {
             Component::ControllerManager => arguments::controller_manager(&self.settings),
             Component::Scheduler => arguments::scheduler(&self.settings),
         };
-        // They live for a minute, and their collectors would take a fifth of their time.
+        // They live for a minute, and their collectors would take a fifth of their time. So would threads that look for
+        // work, as many beds share few cores.
         Ok(Spec::new(&name, program, &self.settings.dirs)
             .args(arguments)
-            .env("GOGC", "400"))
+            .env("GOGC", "400")
+            .env("GOMAXPROCS", "1"))
     }
 
     fn write_files(&self) -> Result<()> {

@@ -38,6 +38,7 @@ impl Server {
                  HostKey {}\n\
                  AuthorizedKeysFile {}\n\
                  ForceCommand git-shell -c \"$SSH_ORIGINAL_COMMAND\"\n\
+                 KexAlgorithms curve25519-sha256\n\
                  PidFile none\n\
                  UsePAM no\n\
                  StrictModes no\n\
