@@ -14,7 +14,8 @@ use super::edit::{self, EditError, EditOptions};
 pub struct Options {
     /// The pool, as `cluster.toml` calls it.
     pool: PoolName,
-    /// How many workers it is to have.
+    /// How many workers it is to have in all.
+    #[arg(value_parser = in_all)]
     count: u32,
     #[command(flatten)]
     edit: EditOptions,
@@ -24,6 +25,13 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let Options { pool, count, edit } = options;
     let message = format!("Scale {pool} to {count}");
     edit::run(edit, &message, |spec| set_count(spec, &pool, count)).await
+}
+
+/// `+1` reads as one more, and is no number of workers.
+fn in_all(text: &str) -> Result<u32, String> {
+    let is_number = text.chars().all(|c| c.is_ascii_digit());
+    let count = is_number.then(|| text.parse().ok()).flatten();
+    count.ok_or_else(|| "write how many workers it is to have in all, like 3".to_owned())
 }
 
 fn set_count(spec: &mut DocumentMut, pool: &PoolName, count: u32) -> Result<(), EditError> {
@@ -73,6 +81,14 @@ mod tests {
             ("[pools.web]\nb = 1\n", "[pools.web]\nb = 1\ncount = 5\n"),
         ] {
             assert_eq!(scaled(before, "web").as_deref(), Ok(after));
+        }
+    }
+
+    #[test]
+    fn one_more_is_no_number_of_workers() {
+        assert_eq!(in_all("3"), Ok(3));
+        for wrong in ["+1", "-1", "", "3.5", "99999999999"] {
+            assert!(in_all(wrong).unwrap_err().contains("in all"), "{wrong}");
         }
     }
 

@@ -267,7 +267,12 @@ fn firewall(spec: &Spec) -> Result<String, String> {
             examples.join(", ")
         ));
     }
-    let notes = spec::of_ways_in(spec).into_iter();
+    let closed = spec.firewall.api_from.is_empty().then(|| {
+        "[firewall] api-from is empty, so the API server answers nobody outside: `fabrik status` and kubectl will not reach it from \
+         here. Put this laptop's public address there as well"
+            .to_owned()
+    });
+    let notes = spec::of_ways_in(spec).into_iter().chain(closed);
     let notes: String = notes.map(|note| format!("\nnote: {note}")).collect();
     Ok(format!("SSH is open to {}{notes}", ssh_from.join(", ")))
 }

@@ -98,6 +98,10 @@ impl World {
             "# ssh-from = [\"203.0.113.7/32\"]",
             "ssh-from = [\"127.0.0.0/8\"]",
         );
+        world.edit(
+            "# api-from = [\"203.0.113.7/32\"]",
+            "api-from = [\"127.0.0.0/8\"]",
+        );
         world.place.write("flake.lock", building::LOCK);
         let bare = world.place.path("demo.git");
         let bare = bare.to_str().unwrap();

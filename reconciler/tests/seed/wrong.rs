@@ -79,7 +79,13 @@ async fn an_example_in_the_firewall_is_refused_and_who_lets_nobody_in_is_told() 
         "ok     firewall    SSH is open to 127.0.0.0/8{note}"
     ))
     .await;
-    world.edit("127.0.0.0/8", "198.51.100.7/32");
+    world.edit("\napi-from", "\n# api-from");
+    let note = "\n                   note: [firewall] api-from is empty";
+    told(note).await;
+    world.edit(
+        "ssh-from = [\"127.0.0.0/8\"]",
+        "ssh-from = [\"198.51.100.7/32\"]",
+    );
     told("wrong  firewall    [firewall] ssh-from: 198.51.100.7/32 stands for an example").await;
     assert_eq!(left(&world.state().await), "");
 }

@@ -317,6 +317,10 @@ fn flake_url(text: &str) -> Result<String, String> {
     if text.contains("OWNER") {
         return Err("write who has fabrik's repository in the place of OWNER".to_owned());
     }
+    // As a browser shows it.
+    if text.starts_with("https://github.com/") && !text.contains("/archive/") {
+        return Err("Nix takes that for an archive: write github:OWNER/fabrik".to_owned());
+    }
     if text.contains(':') && text.chars().all(fine) {
         Ok(text.to_owned())
     } else {
@@ -436,7 +440,7 @@ pub mod tests {
     }
 
     #[test]
-    fn an_url_that_could_leave_its_string_is_none() {
+    fn an_url_that_could_leave_its_string_or_is_a_browser_s_is_none() {
         assert!(flake_url("github:a/b?ref=v1").is_ok());
         for wrong in [
             "",
@@ -445,6 +449,7 @@ pub mod tests {
             "github:a/\"; x",
             "path:${x}",
             "a: b",
+            "https://github.com/me/fabrik",
         ] {
             assert!(flake_url(wrong).is_err(), "{wrong}");
         }
