@@ -4,6 +4,7 @@ mod control_plane;
 mod disks;
 mod empty;
 mod git_servers;
+mod handover;
 mod side_by_side;
 mod ssh;
 mod systems;
