@@ -4,7 +4,7 @@ pub mod left;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::effect::{Choice, Effect, NewServer, NodeRef, ServerRef};
+use crate::effect::{Choice, Effect, NewServer, ServerRef};
 use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, ServerId};
@@ -234,12 +234,7 @@ fn clear_up(id: &IntentId, intent: &Intent, server: ServerId, observed: &Observe
     let node = observed.nodes.get(&intent.name);
     let own = node.filter(|n| !n.control_plane && n.provider_id == Some(server.provider_id()));
     match own {
-        Some(node) => Step::effect(Effect::DeleteNode {
-            node: NodeRef {
-                name: node.name.clone(),
-                uid: node.uid.clone(),
-            },
-        }),
+        Some(node) => Step::effect(Effect::DeleteNode { node: node.into() }),
         None => end(id, observed),
     }
 }
@@ -316,10 +311,7 @@ pub fn relabel(node: &Node, wanted: &std::collections::BTreeMap<String, String>)
         .any(|(key, value)| node.labels.get(key) != Some(value));
     let left_over = node.our_labels.iter().any(|key| !wanted.contains_key(key));
     (missing || left_over).then(|| Effect::LabelNode {
-        node: NodeRef {
-            name: node.name.clone(),
-            uid: node.uid.clone(),
-        },
+        node: node.into(),
         labels: wanted.clone(),
     })
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{
     AgeRecipient, IntentId, NodeName, PoolName, SecretName, SecretsDigest, ServerId, StorePath, Uid,
 };
-use crate::observed::FirewallRule;
+use crate::observed::{FirewallRule, Node};
 use crate::spec::IpFamily;
 use crate::system::{Order, Retirement};
 
@@ -206,6 +206,15 @@ pub struct Choice {
 pub struct NodeRef {
     pub name: NodeName,
     pub uid: Uid,
+}
+
+impl From<&Node> for NodeRef {
+    fn from(node: &Node) -> Self {
+        Self {
+            name: node.name.clone(),
+            uid: node.uid.clone(),
+        }
+    }
 }
 
 /// A server by id, with what its labels must say right before it is touched.

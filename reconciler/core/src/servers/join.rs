@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{coming, etcd_members, known_members, members, ticketed};
-use crate::effect::{Effect, NodeRef, ServerRef};
+use crate::effect::{Effect, ServerRef};
 use crate::guard;
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, PoolName, ServerId};
@@ -309,12 +309,7 @@ impl<'a> Arrival<'a> {
             };
         }
         match (self.node, machine) {
-            (Some(node), _) => Step::effect(Effect::DeleteNode {
-                node: NodeRef {
-                    name: node.name.clone(),
-                    uid: node.uid.clone(),
-                },
-            }),
+            (Some(node), _) => Step::effect(Effect::DeleteNode { node: node.into() }),
             (None, Some(_)) => Step::effect(Effect::DeleteServer {
                 server: self.server_ref(),
             }),
