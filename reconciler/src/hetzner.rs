@@ -28,5 +28,5 @@ pub use self::error::{FieldError, HetznerError, RequestId};
 pub use self::execute::{Context, Outcome, execute};
 pub use self::machines::{Machine, Machines, control_plane, not_at, not_of_workers};
 pub use self::metrics::Metrics;
-pub use self::observe::{FEW_MISSING, find_left, observe};
+pub use self::observe::{find_left, observe};
 pub use self::token::Token;

@@ -162,6 +162,9 @@ pub struct Etcd {
     pub snapshots: BTreeSet<String>,
 }
 
+/// More servers than this don't vanish at once by themselves: what is done about them waits for a person.
+pub const FEW_MISSING: usize = 3;
+
 /// This cluster's resources at Hetzner: those whose label bears its id.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hetzner {

@@ -2,9 +2,10 @@
 
 mod model;
 
+use fabrik_core::arrival::left;
 use fabrik_core::hold::Hold;
 use fabrik_core::id::{IntentId, NodeName, ServerId};
-use fabrik_core::observed::{Node, Power, Role, Server};
+use fabrik_core::observed::{Hetzner, Node, Power, Role, Server};
 use model::Model;
 
 fn verbs(model: &Model) -> Vec<&str> {
@@ -100,6 +101,56 @@ fn one_that_is_not_wanted_any_more_takes_its_node_along() {
     assert_eq!(verbs(&model), ["delete-node"]);
     assert!(!model.observed.nodes.contains_key(&node));
     model.nothing_is_left_over();
+}
+
+/// A Node may name anything, and a request is what each costs.
+#[test]
+fn hetzner_is_asked_for_a_few_and_only_where_its_no_is_believed() {
+    let mut model = Model::wanting(1);
+    one_comes_and_goes_unseen(&mut model);
+    let asked = |model: &Model, there: &Hetzner| {
+        let seen = &model.observed;
+        left::to_ask(&model.desired.spec, &seen.ledger, &seen.nodes, there).len()
+    };
+    let there = Hetzner {
+        gone: [].into(),
+        ..model.observed.hetzner.clone()
+    };
+    assert_eq!(asked(&model, &there), 1);
+    let with = |change: &dyn Fn(&mut Hetzner)| {
+        let mut there = there.clone();
+        change(&mut there);
+        there
+    };
+    let others = || (1_000..).map(ServerId);
+    for nobody_is_believed in [
+        with(&|there| there.network = None),
+        with(&|there| there.missing = [ServerId(7)].into()),
+        with(&|there| there.gone = others().take(3).collect()),
+    ] {
+        assert_eq!(asked(&model, &nobody_is_believed), 0);
+    }
+    assert_eq!(
+        asked(
+            &model,
+            &with(&|there| there.gone = others().take(2).collect())
+        ),
+        1
+    );
+
+    let intents = &mut model.observed.ledger.intents;
+    let (_, intent) = intents.first_key_value().unwrap();
+    let (intent, node) = (intent.clone(), model.observed.nodes[&intent.name].clone());
+    for (number, id) in ["bbbbbb", "cccccc", "dddddd"].into_iter().enumerate() {
+        let name: NodeName = format!("demo-workers-{id}").parse().unwrap();
+        let server = ServerId(2_000 + number as u64);
+        let (mut intent, mut node) = (intent.clone(), node.clone());
+        (intent.name, node.name) = (name.clone(), name.clone());
+        node.provider_id = Some(server.provider_id());
+        intents.insert(id.parse().unwrap(), intent);
+        model.observed.nodes.insert(name, node);
+    }
+    assert_eq!(asked(&model, &there), 3);
 }
 
 /// A Node's word is no entry of the ledger before Hetzner was asked, nor where the server exists: it could be anybody's.

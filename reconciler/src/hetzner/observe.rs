@@ -7,7 +7,9 @@ use fabrik_core::endpoint;
 use fabrik_core::id::{ClusterId, PoolName, ServerId};
 use fabrik_core::ledger::Ledger;
 use fabrik_core::names::{CLUSTER_LABEL, CONFIRM_GONE_ANNOTATION};
-use fabrik_core::observed::{FirewallResource, Hetzner, PlacementGroup, Resource, SshKeyResource};
+use fabrik_core::observed::{
+    FEW_MISSING, FirewallResource, Hetzner, PlacementGroup, Resource, SshKeyResource,
+};
 use fabrik_core::spec::{Pool, Spec};
 use futures::future::{join_all, try_join_all};
 use futures::try_join;
@@ -16,9 +18,6 @@ use super::client::{Client, Purpose};
 use super::convert::{self, bare_key, holder, is_ours};
 use super::error::{HetznerError, RequestId};
 use super::wire;
-
-/// More servers than this don't vanish at once by themselves: what is done about them waits for a person.
-pub const FEW_MISSING: usize = 3;
 
 /// Reads all lists at once, and asks by id for each server of the ledger that they lack.
 pub async fn observe(
@@ -168,15 +167,10 @@ async fn find_missing(
     Ok(())
 }
 
-/// Asks by id for servers that nobody but a Node of one of our names knows (`fabrik_core::arrival::left`), a few in a look. One
-/// that exists is left out, and so is one that no answer comes for: a Node may name anything, and the look does not fail by it.
-/// Nothing is asked where no 404 is believed, nor beside many that are gone: more than a few don't vanish at once.
+/// Asks by id for servers that nobody but a Node of one of our names knows (`fabrik_core::arrival::left::to_ask`). One that
+/// exists is left out, and so is one that no answer comes for: a Node may name anything, and the look does not fail by it.
 pub async fn find_left(client: &Client, named: BTreeSet<ServerId>, seen: &mut Hetzner) {
-    if seen.network.is_none() || !seen.missing.is_empty() {
-        return;
-    }
-    let room = FEW_MISSING.saturating_sub(seen.gone.len());
-    let gets = named.into_iter().take(room).map(|id| async move {
+    let gets = named.into_iter().map(|id| async move {
         match client.get::<wire::Server>(id.0, Purpose::Observe).await {
             Ok(server) => server.is_none().then_some(id),
             Err(error) => {

@@ -22,8 +22,6 @@ const RENEW_SECS: i64 = 10;
 const LEASE_SECS: i64 = 15;
 /// As in the leader's loop.
 const MAX_ROUNDS: usize = 20;
-/// As in the look at Hetzner.
-const FEW_MISSING: usize = 3;
 
 #[derive(Debug, Clone, Default)]
 pub struct Lease {
@@ -151,10 +149,7 @@ impl World {
         let is_gone = |id: &ServerId| self.deleted.contains(id);
         there.gone = ledger.known_servers().filter(is_gone).collect();
         let named = left::to_ask(&self.desired.spec, ledger, &self.observed.nodes, there);
-        let room = FEW_MISSING.saturating_sub(there.gone.len());
-        there
-            .gone
-            .extend(named.into_iter().take(room).filter(is_gone));
+        there.gone.extend(named.into_iter().filter(is_gone));
     }
 
     /// Steps and writes down until nothing is to be written any more.

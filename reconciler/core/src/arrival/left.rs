@@ -10,25 +10,31 @@ use crate::desired::Desired;
 use crate::hold::{Hold, HoldReason};
 use crate::id::{IntentId, NodeName, PoolName, ServerId};
 use crate::ledger::{Change, Intent, Ledger};
-use crate::observed::{Hetzner, Node, Observed};
+use crate::observed::{FEW_MISSING, Hetzner, Node, Observed};
 use crate::servers;
 use crate::spec::Spec;
 use crate::step::Step;
 
-/// Servers that Hetzner is to be asked for by their ids, because Nodes name them and nobody else does.
+/// Servers that Hetzner is to be asked for by their ids, because Nodes name them and nobody else does: a few in a look, since a
+/// Node may name anything. None where no 404 is believed, nor beside many that are gone.
 pub fn to_ask(
     spec: &Spec,
     ledger: &Ledger,
     nodes: &BTreeMap<NodeName, Node>,
     there: &Hetzner,
 ) -> BTreeSet<ServerId> {
+    if there.network.is_none() || !there.missing.is_empty() {
+        return BTreeSet::new();
+    }
     let awaited = ledger.intents.values().filter(|i| i.server.is_none());
     let awaited = awaited.filter_map(|intent| {
         let node = nodes.get(&intent.name).filter(|n| !n.ready)?;
         named(node, &intent.pool, ledger, there)
     });
     let forgotten = forgotten(spec, ledger, nodes, there).map(|(_, _, server)| server);
-    awaited.chain(forgotten).collect()
+    let all: BTreeSet<_> = awaited.chain(forgotten).collect();
+    let room = FEW_MISSING.saturating_sub(there.gone.len());
+    all.into_iter().take(room).collect()
 }
 
 /// The next step of an intent without a server, whose name a Node has already.

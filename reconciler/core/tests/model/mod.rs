@@ -242,9 +242,11 @@ impl Model {
                 && !there.missing.contains(id)
                 && !self.unlabelled.contains(id)
         };
+        let gone = ledger.known_servers().filter(is_gone).collect();
+        there.gone = gone;
         let named = left::to_ask(&self.desired.spec, ledger, &self.observed.nodes, there);
-        let asked = ledger.known_servers().chain(named);
-        there.gone = asked.filter(is_gone).collect();
+        let gone: Vec<_> = named.into_iter().filter(is_gone).collect();
+        there.gone.extend(gone);
     }
 
     pub fn lists_are_whole(&mut self) {
