@@ -232,8 +232,9 @@ fn repository(subject: &Subject<'_>) -> Result<String, String> {
     let there = git::head_at(subject.dir, remote, branch).map_err(|error| error.to_string())?;
     match there {
         Some(there) if there == commit.as_str() => Ok(format!(
-            "{} on {branch} is what {remote} has",
-            commit.short()
+            "{} on {branch} is what {remote} has{}",
+            commit.short(),
+            unusual(branch)
         )),
         Some(there) => Err(format!(
             "{branch} at {remote} is {}, and {} is checked out. Push, or pull",
@@ -244,8 +245,16 @@ fn repository(subject: &Subject<'_>) -> Result<String, String> {
     }
 }
 
+/// For who forgot to go back to the branch that everybody pushes to.
+fn unusual(branch: &str) -> String {
+    if ["main", "master"].contains(&branch) {
+        return String::new();
+    }
+    format!("\nnote: servers will follow {branch}, and no push to another branch changes anything")
+}
+
 /// Before there is a server nobody can be asked where this laptop comes from; that it may come at all can be seen. A machine of
-/// the user's own is asked (`super::own`).
+/// the user's own is asked (`super::own`), and so is the temporary server (`super::rescue`).
 fn firewall(spec: &Spec) -> Result<String, String> {
     let ssh_from = &spec.firewall.ssh_from;
     if ssh_from.is_empty() {

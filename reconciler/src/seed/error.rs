@@ -1,5 +1,6 @@
 //! What can go wrong with a seed, and what to do about it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -102,6 +103,11 @@ pub enum SeedError {
          trust this network, --trust-rescue goes on"
     )]
     Unproven { said: String },
+    #[error(
+        "the temporary server sees this laptop as {address}, which is in no range of [firewall] ssh-from: the first server would not \
+         let it in. Put \"{address}/32\" there, or the network that it is in, push, and repeat this"
+    )]
+    ShutOut { address: IpAddr },
     #[error(
         "{machine} is not what it was when you agreed. Nothing was changed on it. Look at it, and repeat this"
     )]

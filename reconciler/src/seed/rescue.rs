@@ -5,11 +5,13 @@
 //! and of the host key that was seen is that server; whoever stands in between has a key of their own, and not the word.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use fabrik_core::hex;
+use fabrik_core::seed::Extent;
+use fabrik_core::spec::Firewall;
 use ring::digest::{SHA256, digest};
 
 use super::SeedError;
@@ -35,7 +37,7 @@ const PROOF: &str = "word=$(curl -fsS --retry 3 --max-time 10 http://169.254.169
 /// The way in, once it answers and has proved its host key; `None` where it does not answer.
 ///
 /// # Errors
-/// It proves nothing.
+/// It proves nothing; or the first server would not let this laptop in.
 pub async fn reach(seed: &Seed<'_>, address: Ipv4Addr) -> Result<Option<Ssh>, SeedError> {
     let task = Task::begin("reached the rescue system");
     let ssh = Ssh {
@@ -56,14 +58,29 @@ pub async fn reach(seed: &Seed<'_>, address: Ipv4Addr) -> Result<Option<Ssh>, Se
         }
         Err(error) => return Err(error),
     }
-    if seed.options.trust_rescue {
-        return Ok(Some(ssh));
+    if !seed.options.trust_rescue {
+        let task = Task::begin("it is the temporary server's, and no other machine");
+        let word = seed.state.rescue_word()?;
+        prove(&ssh, &word).await?;
+        task.end()?;
     }
-    let task = Task::begin("it is the temporary server's, and no other machine");
-    let word = seed.state.rescue_word()?;
-    prove(&ssh, &word).await?;
-    task.end()?;
+    if seed.wanted.extent == Extent::Cluster {
+        is_let_in(&ssh, &seed.spec.firewall).await?;
+    }
     Ok(Some(ssh))
+}
+
+/// The first server lets in whom `[firewall]` names and nobody else; this one has no firewall, and sees where the laptop comes
+/// from. Nothing is said where it does not tell.
+async fn is_let_in(ssh: &Ssh, firewall: &Firewall) -> Result<(), SeedError> {
+    let said = ssh.say("echo \"${SSH_CONNECTION%% *}\"").await?;
+    let Ok(address) = String::from_utf8_lossy(&said).trim().parse::<IpAddr>() else {
+        return Ok(());
+    };
+    if firewall.opens_ssh_to(address) {
+        return Ok(());
+    }
+    Err(SeedError::ShutOut { address })
 }
 
 async fn prove(ssh: &Ssh, word: &Secret) -> Result<(), SeedError> {

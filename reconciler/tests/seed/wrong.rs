@@ -91,6 +91,27 @@ async fn an_example_in_the_firewall_is_refused_and_who_lets_nobody_in_is_told() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whom_the_first_server_would_not_let_in_is_told_before_there_is_one() {
+    let world = World::start().await;
+    world.disk("disk.img", 100_000);
+    world.authorize_git();
+    world.edit(
+        "ssh-from = [\"127.0.0.0/8\"]",
+        "ssh-from = [\"9.9.9.0/24\"]",
+    );
+    world.commit("Be somewhere else");
+    world.push();
+    let seeded = world.seed(&["--image", "disk.img", "--yes", "demo"]).await;
+    let told = "the temporary server sees this laptop as 127.0.0.1, which is in no range of [firewall] ssh-from";
+    assert!(!seeded.is_ok() && seeded.err.contains(told), "{seeded}");
+    assert_eq!(world.events("snapshot").await, 0);
+
+    // An image alone is made from anywhere.
+    let images = world.seed(&["--image-only", "--image", "disk.img"]).await;
+    assert!(images.is_ok(), "{images}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_locked_is_told_before_anything_is_made() {
     let world = World::start().await;
     world.disk("disk.img", 100_000);

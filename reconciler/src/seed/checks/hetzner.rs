@@ -28,7 +28,7 @@ pub async fn look(subject: &Subject<'_>, client: &Client) -> Found {
         _ => {}
     }
     let (says, made_key) = match token(subject, client).await {
-        Ok(made) => (Ok("reads and writes".to_owned()), made),
+        Ok((says, made)) => (Ok(says.to_owned()), made),
         Err(why) => (Err(why), None),
     };
     let mut lines = vec![
@@ -69,14 +69,22 @@ fn make_another(subject: &Subject<'_>) -> String {
     )
 }
 
-/// The key, where it was made now.
-async fn token(subject: &Subject<'_>, client: &Client) -> Result<Option<u64>, String> {
+/// What it may, and the key, where that was made now.
+async fn token(
+    subject: &Subject<'_>,
+    client: &Client,
+) -> Result<(&'static str, Option<u64>), String> {
     let cluster = &subject.state.record.cluster_id;
     let public = &subject.keys.temporary_public;
     let name = seeding::key_name(&subject.spec.name);
     let made = seeding::register_key(client, cluster, &name, public).await;
     match made {
-        Ok((id, is_new)) => Ok(is_new.then_some(id)),
+        Ok((id, is_new)) => Ok(("reads and writes", is_new.then_some(id))),
+        // Who has it is told with the names.
+        Err(HetznerError::NameTaken { .. }) => Ok((
+            "reads; whether it writes is seen once the names are free",
+            None,
+        )),
         Err(HetznerError::Unauthorized { message, .. }) => Err(format!(
             "Hetzner does not let it write ({message}). {}",
             make_another(subject)
