@@ -130,10 +130,14 @@ pub async fn run(
         }
         planned => planned.map(drop),
     };
-    // Whoever plans knows what is in force; else what is committed has to do.
-    let committed = || spec::parse(SPEC_FILE, &before).ok();
-    let skips = |before| admit::upgrade(&before, &wanted, &after);
-    if let (Err(_), Some(fault)) = (&planned, committed().and_then(skips)) {
+    // Whoever plans knows what is in force; else what was pushed has to do.
+    let (known, known_as) = match git::pushed(&dir, SPEC_FILE)? {
+        Some(pushed) => (pushed, "what was pushed last"),
+        None => (before.clone(), "the commit before it"),
+    };
+    let known = || spec::parse(SPEC_FILE, &known).ok();
+    let skips = |known| admit::upgrade(&known, &wanted, &after);
+    if let (Err(_), Some(fault)) = (&planned, known().and_then(skips)) {
         files::replace(&path, &before)?;
         print_faults(&[fault]);
         return Ok(ExitCode::FAILURE);
@@ -151,8 +155,8 @@ pub async fn run(
         }
         Err(failure) => {
             eprintln!(
-                "note: no plan was shown. This was checked against the commit before it alone, and not against what is in force \
-                 and what nodes run. {}",
+                "note: no plan was shown. This was checked against {known_as} alone, and not against what is in force and what nodes \
+                 run. {}\nnext: git {push}",
                 readable(&failure)
             );
             Ok(ExitCode::SUCCESS)

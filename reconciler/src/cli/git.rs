@@ -173,6 +173,13 @@ pub fn head_at(dir: &Path, url: &str, branch: &str) -> Result<Option<String>, Gi
     Ok(told.split_whitespace().next().map(str::to_owned))
 }
 
+/// A file as it was pushed or fetched last, where the branch that is checked out follows another.
+pub fn pushed(dir: &Path, path: &str) -> Result<Option<String>, GitError> {
+    let shown = output(dir, &["show", &format!("@{{upstream}}:{path}")], &[])?;
+    let text = String::from_utf8(shown.stdout).ok();
+    Ok(text.filter(|_| shown.status.success()))
+}
+
 /// What git is told to push what is checked out to where it belongs; a new branch to `origin`.
 pub fn push_words(new_branch: Option<&str>) -> Vec<&str> {
     let mut words = vec!["push"];

@@ -64,6 +64,24 @@ fn a_step_that_kubernetes_does_not_take_is_refused_where_no_cluster_can_be_asked
     }
     assert_eq!(place.read("cluster.toml"), before);
     assert_eq!(place.git(&["rev-list", "--count", "HEAD"]), "1\n");
+
+    // Two steps one after the other, with no push between them, are one to the cluster.
+    let bare = place.path("demo.git");
+    let bare = bare.to_str().unwrap();
+    place.git(&["init", "--quiet", "--bare", bare]);
+    place.git(&["remote", "add", "origin", bare]);
+    place.git(&["push", "--quiet", "--set-upstream", "origin", "HEAD"]);
+    let first = place.fabrik(&["upgrade", "1.37", "--dir", "demo"], "");
+    assert!(first.status.success(), "{first:?}");
+    let said = text(&first.stderr);
+    assert!(
+        said.contains("against what was pushed last alone"),
+        "{said}"
+    );
+    assert!(said.ends_with("next: git push\n"), "{said}");
+    let second = place.fabrik(&["upgrade", "1.38", "--dir", "demo"], "");
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    assert!(text(&second.stderr).contains("`version` skips from 1.36 to 1.38"));
 }
 
 #[test]
