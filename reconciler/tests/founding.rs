@@ -6,7 +6,7 @@ mod founding {
     pub mod drain;
     pub mod kubeconfig;
     pub mod policies;
-    mod renewal;
+    pub mod renewal;
     pub mod ssh;
     pub mod world;
 }
@@ -27,8 +27,26 @@ use kube::api::{Api, Patch, PatchParams};
 use founding::world::World;
 
 #[tokio::test]
-async fn founders_agree_on_one_cluster_and_founding_again_changes_nothing() {
+async fn a_cluster_is_founded_once_and_its_servers_keep_what_they_have() {
     let world = World::start().await;
+    founders_agree_on_one_cluster_and_founding_again_changes_nothing(&world).await;
+    a_server_whose_age_key_opens_nothing_is_refused_and_none_is_made_for_it(&world).await;
+    a_token_that_ended_or_is_missing_is_made_by_the_admins_kubeconfig_and_no_other(&world).await;
+    founding::renewal::is_of_what_an_older_fabrik_founded_and_no_newer_one(&world).await;
+    what_the_configuration_says_stays_until_a_flag_says_otherwise(&world).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn who_was_founded_may_do_its_work_and_no_more() {
+    let world = World::start().await;
+    the_leader_sees_what_is_on_a_node_and_empties_it(&world).await;
+    each_identity_may_do_its_work_and_no_more(&world).await;
+    a_person_gets_in_by_certificate_and_by_ssh(&world).await;
+    world.end().await;
+}
+
+async fn founders_agree_on_one_cluster_and_founding_again_changes_nothing(world: &World) {
     world.share_age_key("one", "two");
     let (one, two) = tokio::join!(
         world.found("one", "demo", "server-1"),
@@ -81,15 +99,12 @@ async fn founders_agree_on_one_cluster_and_founding_again_changes_nothing() {
     assert!(!error.contains("planted-token"), "{error}");
     let written = std::fs::read_to_string(&one.config).unwrap();
     assert!(!written.contains("planted-token"));
-    world.end().await;
 }
 
-#[tokio::test]
-async fn a_server_whose_age_key_opens_nothing_is_refused_and_none_is_made_for_it() {
-    let world = World::start().await;
+async fn a_server_whose_age_key_opens_nothing_is_refused_and_none_is_made_for_it(world: &World) {
     let one = world.found("one", "demo", "server-1").await.unwrap();
     let refused = async |words: &str| {
-        let error = world.found("two", "demo", "server-2").await.unwrap_err();
+        let error = world.found("late", "demo", "server-4").await.unwrap_err();
         assert!(matches!(error, FoundError::OtherAgeKey { .. }), "{error}");
         let told = error.to_string();
         assert!(
@@ -97,14 +112,14 @@ async fn a_server_whose_age_key_opens_nothing_is_refused_and_none_is_made_for_it
             "{told}"
         );
     };
-    let key = world.path("two").join(founding_keys::AGE_KEY_FILE);
+    let key = world.path("late").join(founding_keys::AGE_KEY_FILE);
     refused("there is no").await;
     assert!(!key.exists());
-    world.share_age_key("strange", "two");
+    world.share_age_key("strange", "late");
     refused("is the key of age1").await;
-    world.share_age_key("one", "two");
-    let two = world.found("two", "demo", "server-2").await.unwrap();
-    assert_eq!(two.age_recipient, one.age_recipient);
+    world.share_age_key("one", "late");
+    let late = world.found("late", "demo", "server-4").await.unwrap();
+    assert_eq!(late.age_recipient, one.age_recipient);
 
     // A cluster that was founded before this was written down.
     let clusters: Api<FabrikCluster> = Api::all(world.bed.kube().await.unwrap());
@@ -116,12 +131,9 @@ async fn a_server_whose_age_key_opens_nothing_is_refused_and_none_is_made_for_it
     world.found("one", "demo", "server-1").await.unwrap();
     let stated = clusters.get("demo").await.unwrap().spec.age_recipient;
     assert_eq!(stated, Some(one.age_recipient));
-    world.end().await;
 }
 
-#[tokio::test]
-async fn what_the_configuration_says_stays_until_a_flag_says_otherwise() {
-    let world = World::start().await;
+async fn what_the_configuration_says_stays_until_a_flag_says_otherwise(world: &World) {
     let found = async |flags: &[&str]| {
         let founded = world.found_with("one", "demo", "server-1", flags).await;
         founded.unwrap().config
@@ -150,12 +162,11 @@ async fn what_the_configuration_says_stays_until_a_flag_says_otherwise() {
     expected.repository.poll = Duration::from_mins(1);
     expected.listen = "127.0.0.1:9641".parse().unwrap();
     assert_eq!(Config::load(&file).unwrap(), expected);
-    world.end().await;
 }
 
-#[tokio::test]
-async fn a_token_that_ended_or_is_missing_is_made_by_the_admins_kubeconfig_and_no_other() {
-    let world = World::start().await;
+async fn a_token_that_ended_or_is_missing_is_made_by_the_admins_kubeconfig_and_no_other(
+    world: &World,
+) {
     let founded = world.found("one", "demo", "server-1").await.unwrap();
     let mut config = Config::load(&founded.config).unwrap();
     let leader = config.kubernetes.leader_token_file.clone();
@@ -179,12 +190,9 @@ async fn a_token_that_ended_or_is_missing_is_made_by_the_admins_kubeconfig_and_n
     std::fs::remove_file(&leader).unwrap();
     let error = ensure_tokens(&config).await.unwrap_err();
     assert!(matches!(error, ClusterError::Credentials { .. }), "{error}");
-    world.end().await;
 }
 
-#[tokio::test]
-async fn the_leader_sees_what_is_on_a_node_and_empties_it() {
-    let world = World::start().await;
+async fn the_leader_sees_what_is_on_a_node_and_empties_it(world: &World) {
     let founded = world.found("one", "demo", "server-1").await.unwrap();
     let config = Config::load(&founded.config).unwrap();
     let Clients {
@@ -197,12 +205,9 @@ async fn the_leader_sees_what_is_on_a_node_and_empties_it() {
     founding::drain::sees_and_evicts_pods_as_kubectl_would(&admin, &leader).await;
     founding::drain::sees_volumes_until_they_are_detached(&admin, &leader).await;
     founding::drain::forces_a_pod_and_no_other_of_its_name(&admin, &leader, &applier).await;
-    world.end().await;
 }
 
-#[tokio::test]
-async fn each_identity_may_do_its_work_and_no_more() {
-    let world = World::start().await;
+async fn each_identity_may_do_its_work_and_no_more(world: &World) {
     let founded = world.found("one", "demo", "server-1").await.unwrap();
     let clients = Clients::connect(&Config::load(&founded.config).unwrap())
         .await
@@ -210,18 +215,14 @@ async fn each_identity_may_do_its_work_and_no_more() {
     founding::access::of_the_leader(&clients.leader).await;
     founding::access::of_the_applier(&clients.applier).await;
     founding::access::of_a_node(&world.node("server-1").await).await;
-    founding::policies::guard_the_status_of_nodes(&world, &clients.leader_once).await;
-    founding::agents::speak_for_their_own_node(&world).await;
-    founding::policies::guard_fabriks_keys(&world, &clients.leader_once).await;
-    founding::policies::guard_secrets(&world, &clients.leader_once).await;
-    world.end().await;
+    founding::policies::guard_the_status_of_nodes(world, &clients.leader_once).await;
+    founding::agents::speak_for_their_own_node(world).await;
+    founding::policies::guard_fabriks_keys(world, &clients.leader_once).await;
+    founding::policies::guard_secrets(world, &clients.leader_once).await;
 }
 
-#[tokio::test]
-async fn a_person_gets_in_by_certificate_and_by_ssh() {
-    let world = World::start().await;
+async fn a_person_gets_in_by_certificate_and_by_ssh(world: &World) {
     world.found("one", "demo", "server-1").await.unwrap();
-    founding::kubeconfig::makes_an_admin_with_an_end(&world).await;
-    founding::ssh::knows_a_node_by_what_it_has_reported(&world).await;
-    world.end().await;
+    founding::kubeconfig::makes_an_admin_with_an_end(world).await;
+    founding::ssh::knows_a_node_by_what_it_has_reported(world).await;
 }

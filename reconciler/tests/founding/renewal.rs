@@ -7,9 +7,7 @@ use super::world::World;
 
 const MARK: &str = "fabrik.dev/manifests";
 
-#[tokio::test]
-async fn what_an_older_fabrik_founded_is_renewed_and_what_a_newer_one_did_stays() {
-    let world = World::start().await;
+pub async fn is_of_what_an_older_fabrik_founded_and_no_newer_one(world: &World) {
     let founded = world.found("one", "demo", "server-1").await.unwrap();
     let config = Config::load(&founded.config).unwrap();
     let kubectl = |arguments: &[&str]| world.bed.kubectl(arguments).unwrap();

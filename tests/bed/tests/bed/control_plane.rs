@@ -103,12 +103,19 @@ async fn wait_pod_ready(bed: &Bed, pods: &Api<Pod>, name: &str, wanted: &str) ->
 }
 
 #[tokio::test]
-async fn a_worker_joins_and_its_pods_live_and_die_with_it() -> Result<()> {
+async fn a_worker_joins_and_lives_through_what_happens_to_machines() -> Result<()> {
     let bed = Bed::start(Options::default()).await?;
+    its_pods_live_and_die_with_it(&bed).await?;
+    it_can_be_sick_reboot_and_be_refused(&bed).await?;
+    bed.shutdown().await;
+    Ok(())
+}
+
+async fn its_pods_live_and_die_with_it(bed: &Bed) -> Result<()> {
     let name = "demo-workers-000001";
-    let worker = create_worker(&bed, name, name).await?;
+    let worker = create_worker(bed, name, name).await?;
     worker.wait_running(SOON).await?;
-    wait_ready(&bed, name, "True").await?;
+    wait_ready(bed, name, "True").await?;
 
     let nodes: Api<Node> = Api::all(bed.kube().await?);
     let node = nodes.get(name).await?;
@@ -140,32 +147,31 @@ async fn a_worker_joins_and_its_pods_live_and_die_with_it() -> Result<()> {
         Ok(Some(()))
     })
     .await?;
-    wait_running(&bed, &pods, "early").await?;
+    wait_running(bed, &pods, "early").await?;
     pods.create(&PostParams::default(), &pod("kept", name)?)
         .await?;
-    wait_pod_ready(&bed, &pods, "kept", "True").await?;
+    wait_pod_ready(bed, &pods, "kept", "True").await?;
 
     // While it is off, its pods neither end nor start.
     worker.power_off().await?;
-    wait_ready(&bed, name, "Unknown").await?;
-    wait_pod_ready(&bed, &pods, "kept", "False").await?;
+    wait_ready(bed, name, "Unknown").await?;
+    wait_pod_ready(bed, &pods, "kept", "False").await?;
     pods.create(&PostParams::default(), &pod("late", name)?)
         .await?;
     pods.delete("early", &DeleteParams::default().grace_period(1))
         .await?;
-    stays(&bed, &pods).await?;
+    stays(bed, &pods).await?;
 
     // Back with power: what was asked for meanwhile is done.
     worker.power_on().await?;
     worker.wait_running(SOON).await?;
-    wait_ready(&bed, name, "True").await?;
-    wait_running(&bed, &pods, "late").await?;
-    wait_pod_ready(&bed, &pods, "kept", "True").await?;
+    wait_ready(bed, name, "True").await?;
+    wait_running(bed, &pods, "late").await?;
+    wait_pod_ready(bed, &pods, "kept", "True").await?;
     bed.wait_until("the deleted pod is gone", SOON, async || {
         Ok(pods.get_opt("early").await?.is_none().then_some(()))
     })
     .await?;
-    bed.shutdown().await;
     Ok(())
 }
 
@@ -190,18 +196,16 @@ async fn stays(bed: &Bed, pods: &Api<Pod>) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_machine_can_be_sick_reboot_and_be_refused() -> Result<()> {
-    let bed = Bed::start(Options::default()).await?;
+async fn it_can_be_sick_reboot_and_be_refused(bed: &Bed) -> Result<()> {
     let name = "demo-workers-000002";
-    let worker = create_worker(&bed, name, name).await?;
+    let worker = create_worker(bed, name, name).await?;
     worker.wait_running(SOON).await?;
     let State::Running { boot_id: first } = worker.state() else {
         panic!("it does not run")
     };
 
     // Another machine with a good token may not take a name that has a password.
-    let impostor = create_worker(&bed, "impostor", name).await?;
+    let impostor = create_worker(bed, "impostor", name).await?;
     let refused = |state: &State| matches!(state, State::Refused { .. });
     let State::Refused { reason } = impostor.wait_for(SOON, refused).await? else {
         unreachable!()
@@ -209,9 +213,9 @@ async fn a_machine_can_be_sick_reboot_and_be_refused() -> Result<()> {
     assert!(reason.contains("hash does not match"), "{reason}");
 
     worker.sick();
-    wait_ready(&bed, name, "False").await?;
+    wait_ready(bed, name, "False").await?;
     worker.well();
-    wait_ready(&bed, name, "True").await?;
+    wait_ready(bed, name, "True").await?;
 
     // A reset at the emulator is a reboot of the machine. It comes back without its token.
     let secrets: Api<Secret> = Api::namespaced(bed.kube().await?, "kube-system");
@@ -260,6 +264,5 @@ async fn a_machine_can_be_sick_reboot_and_be_refused() -> Result<()> {
             && object.subresource == "status"
     });
     assert!(writes_status);
-    bed.shutdown().await;
     Ok(())
 }

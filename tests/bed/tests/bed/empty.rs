@@ -1,11 +1,10 @@
-//! A bed that begins with an empty Hetzner project: machines that become servers by what is written to them over SSH.
+//! A bed that begins with an empty Hetzner project: machines that become servers by what is written to them over SSH. What
+//! `fabrik seed` makes of such a bed is told by its stories.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fabrik_bed::emulator::TOKEN;
-use fabrik_bed::repository::{self, DefaultRepository};
-use fabrik_bed::{Bed, Build, Machine, Options, State, Transport, system};
+use fabrik_bed::{Bed, Machine, Options, State, Transport};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -75,112 +74,6 @@ fn configure(laptop: &Laptop, machine: &Machine, ip: &str, more: &str, token: &s
     )?;
     let write = "mkdir -p /etc/rancher/k3s/config.yaml.d; cat >/etc/rancher/k3s/config.yaml.d/50-fabrik.yaml";
     laptop.run(&host, write, config.as_bytes())?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_machine_founds_by_what_is_written_to_it_and_fabrik_runs_there() -> Result<()> {
-    let mut bed = empty().await?;
-    let laptop = Laptop::new(&bed)?;
-    let network = network(&bed).await?;
-    let first = server(&bed, &laptop, &network, "server-1").await?;
-    let host = first.address().to_string();
-
-    // Another host key: who is connected stays, and only the new one is there from then on.
-    let change = "rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -qt ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; \
-                  systemctl restart sshd; systemctl is-active sshd k3s";
-    let changed = laptop.ssh(&host, change, b"")?;
-    assert_eq!(String::from_utf8(changed.stdout)?, "active\ninactive\n");
-    ensure!(
-        !laptop.ssh(&host, "true", b"")?.status.success(),
-        "the old host key"
-    );
-    std::fs::remove_file(&laptop.known_hosts)?;
-    laptop.run(&host, "true", b"")?;
-
-    configure(
-        &laptop,
-        &first,
-        "10.0.1.1",
-        "cluster-init: true",
-        SERVER_TOKEN,
-    )?;
-    laptop.run(&host, "systemctl start k3s", b"")?;
-    assert_eq!(laptop.run(&host, "systemctl is-active k3s", b"")?, "active");
-    let nodes = "kubectl --kubeconfig /etc/rancher/k3s/k3s.yaml get --raw /readyz";
-    assert_eq!(laptop.run(&host, nodes, b"")?, "ok");
-    first.wait_running(BOOT).await?;
-
-    let known_hosts = std::fs::read(bed.git_servers().known_hosts())?;
-    laptop.run(&host, "cat >/etc/fabrik/known_hosts", &known_hosts)?;
-    let found = format!(
-        "fabrik found --kubeconfig /etc/rancher/k3s/k3s.yaml --dir /etc/fabrik --name demo --node server-1 \
-         --repository {} --known-hosts /etc/fabrik/known_hosts --hetzner-endpoint {}/v1 --poll 1s \
-         --join-url https://10.0.1.1:6443",
-        bed.repository_url(),
-        bed.emulator_url(),
-    );
-    let founded: Value = serde_json::from_str(&laptop.run(&host, &found, b"")?)?;
-    let config = laptop.run(&host, "cat /etc/fabrik/config.toml", b"")?;
-    for section in ["[etcd]", "[nix]", "[cache]"] {
-        ensure!(config.contains(section), "no {section} in {config}");
-    }
-    let text = |key: &str| founded[key].as_str().context("a text");
-    bed.git_servers().authorize(text("deployKey")?)?;
-    let wanted = DefaultRepository {
-        cluster: "demo",
-        kubernetes_version: &bed.options().kubernetes_version,
-        count: 1,
-        age_recipient: text("ageRecipient")?,
-        hetzner_token: TOKEN,
-    };
-    repository::write(bed.git(), bed.parts(), &wanted)?;
-    system::write(bed.git(), &bed.options().kubernetes_version, Build::Tested)?;
-    bed.git().commit_and_push("Have a worker")?;
-    // The cluster's own mark on what was there before it.
-    let label = [
-        ("fabrik.dev/cluster", text("clusterId")?),
-        ("fabrik.dev/role", "server"),
-    ];
-    bed.hetzner().label_server(first.id(), &label).await?;
-    let labels = json!({"labels": {"fabrik.dev/cluster": text("clusterId")?}});
-    let path = format!("/networks/{network}");
-    bed.hetzner().call(Method::PUT, &path, &labels).await?;
-    laptop.run(&host, "systemctl start fabrik", b"")?;
-
-    bed.adopt("server-1")?;
-    bed.wait_until("a worker has joined", BOOT, async || {
-        let nodes = bed.kubectl(&["get", "nodes", "--no-headers"])?;
-        Ok((nodes.matches(" Ready ").count() == 2).then_some(()))
-    })
-    .await?;
-    let worker = bed.machines().into_iter().find(|m| m.id() != first.id());
-    let worker = worker.context("a worker")?;
-    let wide = bed.kubectl(&["get", "node", worker.name(), "-o", "wide"])?;
-    ensure!(
-        wide.contains(" 10.0."),
-        "not in the private network: {wide}"
-    );
-    bed.wait_until("the worker's agent runs", BOOT, async || {
-        Ok(worker.agent_runs().then_some(()))
-    })
-    .await?;
-
-    // Its data are there after a boot. It is no server for `fabrik identify`, so nothing but sshd starts by itself.
-    first.reboot().await;
-    bed.wait_until("sshd lets in again", BOOT, async || {
-        laptop.run(&host, "true", b"").map(Some)
-    })
-    .await?;
-    laptop.run(&host, "systemctl start k3s fabrik", b"")?;
-    assert_eq!(
-        laptop.run(&host, "systemctl is-active k3s fabrik", b"")?,
-        "active\nactive"
-    );
-    first.wait_running(BOOT).await?;
-    let known = bed.kubectl(&["get", "node", worker.name()])?;
-    ensure!(known.contains(worker.name()), "other data: {known}");
-    bed.shutdown().await;
     Ok(())
 }
 

@@ -4,8 +4,6 @@ mod control_plane;
 mod disks;
 mod empty;
 mod git_servers;
-mod handover;
 mod side_by_side;
 mod ssh;
 mod systems;
-mod three_servers;

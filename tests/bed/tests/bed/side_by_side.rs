@@ -75,7 +75,13 @@ async fn a_bed_that_is_killed_takes_its_processes_with_it() -> Result<()> {
     // The next bed that takes the network clears the folder: one of ours, or one of a test beside this one.
     let mut beds = Vec::new();
     while left.exists() && beds.len() < 4 {
-        beds.push(Bed::start(Options::default()).await?);
+        beds.push(
+            Bed::start(Options {
+                servers: 0,
+                ..Options::default()
+            })
+            .await?,
+        );
     }
     assert!(!left.exists(), "no bed took the network of the killed one");
     Ok(())

@@ -20,7 +20,6 @@ mod servers;
 mod shrink;
 mod split;
 mod standalone;
-mod story;
 mod template;
 mod tutorial;
 mod unreadable;

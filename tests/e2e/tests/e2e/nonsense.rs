@@ -1,13 +1,19 @@
 //! Nonsense is refused: nothing changes, and the whole reason is shown wherever one looks.
 
 use anyhow::{Result, ensure};
-use fabrik_bed::Options;
+use fabrik_bed::{Options, Transport};
 use fabrik_e2e::{World, config_map, words};
 use serde_json::Value;
 
+use crate::unreadable::a_push_mends_what_can_not_be_opened_any_more;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_changes_nothing() -> Result<()> {
-    let world = World::start(Options::default()).await?;
+    let world = World::start(Options {
+        transport: Transport::Ssh,
+        ..Options::default()
+    })
+    .await?;
     let git = world.bed.git();
     git.write(
         "manifests/shop/settings.yaml",
@@ -68,6 +74,7 @@ async fn nonsense_changes_nothing() -> Result<()> {
     assert_eq!(settings(&world)?, "two");
     let status = world.status().await?;
     ensure!(status["refused"].is_null(), "still refused: {status:#}");
+    a_push_mends_what_can_not_be_opened_any_more(&world, &better).await?;
     world.bed.shutdown().await;
     Ok(())
 }

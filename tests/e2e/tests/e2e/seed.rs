@@ -1,5 +1,5 @@
-//! A cluster's life: from a repository and an empty Hetzner project, by one command, to its end. The laptop only seeds it and
-//! ends it; between the two a push is all that there is.
+//! A cluster comes out of a repository and an empty Hetzner project, by one command. The laptop only seeds it and ends it;
+//! between the two a push is all that there is.
 
 mod cut_off;
 mod planted;
@@ -12,7 +12,7 @@ use fabrik_bed::emulator::TOKEN;
 use fabrik_bed::{Bed, Options, Transport};
 use fabrik_e2e::person::{Person, seed};
 use fabrik_e2e::{HETZNER_KINDS, Ran, World, ledger, list, name};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// fabrik looks at the repository four times a minute.
 const FOLLOWED: Duration = Duration::from_secs(300);
@@ -20,35 +20,14 @@ const FOLLOWED: Duration = Duration::from_secs(300);
 const JOINED: Duration = Duration::from_secs(240);
 const ETCD: &str = "node-role.kubernetes.io/etcd";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_comes_out_of_nothing_and_ends() -> Result<()> {
+/// A cluster of one server and one worker, which has come out of nothing and needs its laptop no more.
+pub async fn seeded() -> Result<World> {
     let bed = empty_bed().await?;
     let person = Person::new(&bed)?;
     person.make_repository(&bed)?;
     let world = seed(bed, &person)?;
     stands_alone(&world, &person).await?;
-
-    // The laptop is not needed for what follows.
-    let commit = world.push_edited("[pools.workers]\ncount = 1", "[pools.workers]\ncount = 2")?;
-    world
-        .status_says_within(FOLLOWED, "two workers are wanted", |status| {
-            status["appliedCommit"] == commit.as_str()
-        })
-        .await?;
-    world.workers_ready(2).await?;
-
-    let commit = world.push_edited("[servers]\ncount = 1", "[servers]\ncount = 3")?;
-    three_servers(&world).await?;
-    world.carried_out(&commit).await?;
-    world.workers_ready(2).await?;
-
-    let ended = person.destroy(&world.bed, &[])?.ok()?;
-    assert_eq!(things(&world).await?, ["images"], "{ended}");
-    // Nothing else is left that says whose they are.
-    person.destroy(&world.bed, &["--snapshots"])?.ok()?;
-    ensure!(things(&world).await?.is_empty());
-    world.bed.shutdown().await;
-    Ok(())
+    Ok(world)
 }
 
 async fn empty_bed() -> Result<Bed> {
@@ -79,6 +58,13 @@ async fn stands_alone(world: &World, person: &Person) -> Result<()> {
     let servers = list(&state, "servers");
     let counts = (of_role(&servers, "server"), of_role(&servers, "agent"));
     assert_eq!((servers.len(), counts), (2, (1, 1)));
+    let node = world.get(&["node", &name(&workers[0])])?;
+    let addresses = list(&node["status"], "addresses");
+    let own = workers[0]["private_net"][0]["ip"].clone();
+    ensure!(
+        addresses.contains(&json!({"type": "InternalIP", "address": own})),
+        "not in the private network: {addresses:?}"
+    );
     let images = list(&state, "images");
     ensure!(
         images.len() == 1 && workers[0]["image"]["id"] == images[0]["id"],

@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fabrik_bed::{Bed, Machine, Options, SystemChange, Transport, system};
+use fabrik_bed::{Machine, SystemChange, system};
 use fabrik_e2e::etcd::{Look, Member, Poll, Watcher, faults, lead};
-use fabrik_e2e::person::{Person, seed};
 use fabrik_e2e::writer::{Writer, config_maps};
 use fabrik_e2e::{SOON, World, ledger, list, name};
+
+use crate::seed::seeded;
 
 /// Of two servers, one after the other: who leaves is waited for until nothing was heard of it for half a minute.
 const CHANGED: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_come_and_go_by_pushes_and_no_write_is_lost() -> Result<()> {
-    let world = seeded().await?;
+    let world = Arc::new(seeded().await?);
     let watcher = Watcher::start(&world).await?;
     let writer = Writer::start(world.bed.kube().await?);
 
@@ -42,8 +43,9 @@ async fn servers_come_and_go_by_pushes_and_no_write_is_lost() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_server_loses_its_disk_is_deleted_by_hand_and_replaced() -> Result<()> {
-    let world = seeded().await?;
+    let world = Arc::new(seeded().await?);
     let first = servers(&world)?.remove(0);
+    comes_back_as_itself(&world, &first).await?;
     let watcher = Watcher::start(&world).await?;
     let writer = Writer::start(world.bed.kube().await?);
     push(&world, &watcher, "count = 1", "count = 3", 3).await?;
@@ -82,21 +84,6 @@ async fn the_first_server_loses_its_disk_is_deleted_by_hand_and_replaced() -> Re
     assert_eq!(watcher.end()?, [1, 2, 3, 2, 3, 2, 1]);
     nothing_lost(&world, writer).await?;
     end(world).await
-}
-
-/// A cluster of one server, which has come out of nothing.
-async fn seeded() -> Result<Arc<World>> {
-    let bed = Bed::start(Options {
-        servers: 0,
-        systems: true,
-        transport: Transport::Ssh,
-        action_duration: Duration::from_millis(50),
-        ..Options::default()
-    })
-    .await?;
-    let person = Person::new(&bed)?;
-    person.make_repository(&bed)?;
-    seed(bed, &person).map(Arc::new)
 }
 
 /// Pushes another number of servers, and waits until there are so many.
@@ -164,6 +151,25 @@ fn servers(world: &World) -> Result<Vec<Machine>> {
     let mut machines = world.bed.machines();
     machines.retain(|machine| names.contains(machine.name()));
     Ok(machines)
+}
+
+/// A boot with its disk: it founded, and founds nothing again.
+async fn comes_back_as_itself(world: &World, first: &Machine) -> Result<()> {
+    let boots = first.boots();
+    first.reboot().await;
+    let bed = &world.bed;
+    bed.wait_until("the only server has booted", SOON, async || {
+        ensure!(first.boots() > boots, "it has not booted");
+        let root = first.root().context("a root")?;
+        for unit in ["sshd", "k3s", "fabrik", "fabrik-agent"] {
+            let state = root.path(&format!("run/services/state.{unit}"));
+            let state = std::fs::read_to_string(state)?;
+            ensure!(state == "active\n", "{unit} is {state}");
+        }
+        Ok(Some(()))
+    })
+    .await?;
+    world.workers_ready(1).await.map(drop)
 }
 
 /// It has booted with what it was made from, and neither founds nor joins.

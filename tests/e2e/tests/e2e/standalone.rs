@@ -2,7 +2,7 @@
 //! that had a project: nothing there is believed gone because nobody can ask.
 
 use anyhow::{Result, ensure};
-use fabrik_bed::Options;
+use fabrik_bed::{Options, Transport};
 use fabrik_e2e::{World, config_map, list};
 
 const PROJECT: &str = "[hetzner]\ntoken = { file = \"secrets/hetzner.yaml\", key = \"token\" }\n";
@@ -10,7 +10,11 @@ const PROJECT: &str = "[hetzner]\ntoken = { file = \"secrets/hetzner.yaml\", key
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_project_hetzner_is_not_asked_and_nothing_there_is_taken_for_gone() -> Result<()>
 {
-    let world = World::start(Options::default()).await?;
+    let world = World::start(Options {
+        transport: Transport::Path,
+        ..Options::default()
+    })
+    .await?;
     let git = world.bed.git();
     world.bed.write_default_repo(1)?;
     let whole = git.read("cluster.toml")?;

@@ -8,17 +8,16 @@ use age::secrecy::ExposeSecret as _;
 use age::x25519::Identity;
 use anyhow::{Result, ensure};
 use fabrik_bed::emulator::TOKEN;
-use fabrik_bed::{Options, repository};
+use fabrik_bed::repository;
 use fabrik_e2e::World;
 use serde_json::Value;
 
 const UNREADABLE: &str = "can't be read any more";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_push_mends_what_can_not_be_opened_any_more() -> Result<()> {
-    let world = World::start(Options::default()).await?;
-    let first = world.bed.default_repo(1)?;
-    world.carried_out(&first).await?;
+pub async fn a_push_mends_what_can_not_be_opened_any_more(
+    world: &World,
+    first: &str,
+) -> Result<()> {
     let fabrik = world.bed.fabrik(0);
     fabrik.stop();
     let before = world.bed.founding()?.age_recipient;
@@ -26,7 +25,7 @@ async fn a_push_mends_what_can_not_be_opened_any_more() -> Result<()> {
     fabrik.start()?;
     world
         .status_says("the commit in force can't be read", |status| {
-            says(status, UNREADABLE) && says(status, &first)
+            says(status, UNREADABLE) && says(status, first)
         })
         .await?;
 
@@ -49,9 +48,7 @@ async fn a_push_mends_what_can_not_be_opened_any_more() -> Result<()> {
     let status = world.status().await?;
     ensure!(!says(&status, UNREADABLE), "{status:#}");
     ensure!(status["refused"].is_null(), "{status:#}");
-    world.workers_ready(1).await?;
-    world.bed.shutdown().await;
-    Ok(())
+    world.workers_ready(1).await.map(drop)
 }
 
 fn says(status: &Value, words: &str) -> bool {

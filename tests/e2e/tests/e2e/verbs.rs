@@ -56,45 +56,6 @@ async fn misses_the_leader(world: &World) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn reconcile_fetches_at_once() -> Result<()> {
-    // Nothing else brings a push within the deadline.
-    let world = World::start(Options {
-        poll: Duration::from_secs(3600),
-        ..Options::default()
-    })
-    .await?;
-    let first = world.bed.default_repo(0)?;
-    world.fabrik(&["reconcile"])?.ok()?;
-    world.carried_out(&first).await?;
-    let (commit, waited) = unseen_push(&world)?;
-    ensure!(waited.stderr.contains("is not carried out"), "{waited:?}");
-    world.fabrik(&["reconcile"])?.ok()?;
-    world.fabrik(&["wait", &commit, "--timeout", "45s"])?.ok()?;
-    let settings = world.get(&["configmap", "settings"])?;
-    assert_eq!(settings["metadata"]["name"], "settings");
-    world.bed.shutdown().await;
-    Ok(())
-}
-
-/// Pushes until `wait` runs out of time. What was asked for before may still fetch the first push, and
-/// that is the end of it.
-fn unseen_push(world: &World) -> Result<(String, Ran)> {
-    let git = world.bed.git();
-    for value in ["one", "two", "three"] {
-        git.write(
-            "manifests/shop/settings.yaml",
-            config_map("settings", value),
-        )?;
-        let commit = git.commit_and_push("Change the settings")?;
-        let waited = world.fabrik(&["wait", &commit, "--timeout", "4s"])?;
-        if waited.code == Some(1) {
-            return Ok((commit, waited));
-        }
-    }
-    anyhow::bail!("each push was fetched, and nobody had asked for it")
-}
-
 fn waits_for_success(world: &World, commit: &str) -> Result<()> {
     let waited = world.fabrik(&["wait", commit, "--timeout", "60s"])?.ok()?;
     ensure!(waited.contains("is in force and carried out"), "{waited}");

@@ -1,50 +1,36 @@
-//! A push makes workers and applies manifests, by each way to the repository.
+//! A push makes workers and applies manifests. Here the repository is reached by HTTP; by SSH and by path in other stories
+//! (`nonsense`, `standalone`).
 
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fabrik_bed::{Options, Transport};
-use fabrik_e2e::{SOON, World, config_map, list, name};
+use fabrik_e2e::{Ran, SOON, World, config_map, list, name};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_is_followed_by_http_and_webhook() -> Result<()> {
-    // It is the webhook that brings this push: a poll would come much later than the deadline.
-    push_is_followed(Options {
+async fn a_push_is_followed_by_a_webhook_or_by_a_persons_word() -> Result<()> {
+    // A poll would come much later than the deadline.
+    let world = World::start(Options {
         transport: Transport::Http,
         webhooks: true,
         poll: Duration::from_secs(3600),
         ..Options::default()
     })
-    .await
+    .await?;
+    a_push_makes_workers(&world).await?;
+    reconcile_fetches_at_once(&world)?;
+    world.bed.shutdown().await;
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_push_is_followed_by_ssh() -> Result<()> {
-    push_is_followed(Options {
-        transport: Transport::Ssh,
-        ..Options::default()
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_push_is_followed_by_path() -> Result<()> {
-    push_is_followed(Options {
-        transport: Transport::Path,
-        ..Options::default()
-    })
-    .await
-}
-
-async fn push_is_followed(options: Options) -> Result<()> {
-    let world = World::start(options).await?;
+async fn a_push_makes_workers(world: &World) -> Result<()> {
     let first = world.bed.default_repo(0)?;
     world.carried_out(&first).await?;
     ensure!(world.workers().await?.is_empty(), "nobody asked for them");
 
-    let public_key = new_ssh_key(&world)?;
+    let public_key = new_ssh_key(world)?;
     let git = world.bed.git();
     git.write(
         "manifests/shop/settings.yaml",
@@ -74,10 +60,10 @@ async fn push_is_followed(options: Options) -> Result<()> {
         })
         .await?;
     let hetzner = world.hetzner().await?;
-    let network = owned(&world, &hetzner, "networks")?;
-    let firewall = owned(&world, &hetzner, "firewalls")?;
-    let ssh_key = owned(&world, &hetzner, "ssh_keys")?;
-    let group = owned(&world, &hetzner, "placement_groups")?;
+    let network = owned(world, &hetzner, "networks")?;
+    let firewall = owned(world, &hetzner, "firewalls")?;
+    let ssh_key = owned(world, &hetzner, "ssh_keys")?;
+    let group = owned(world, &hetzner, "placement_groups")?;
     assert_eq!(network["ip_range"], "10.0.0.0/16");
     assert_eq!(network["subnets"][0]["ip_range"], "10.0.1.0/24");
     assert_eq!(group["type"], "spread");
@@ -133,9 +119,37 @@ async fn push_is_followed(options: Options) -> Result<()> {
         })
         .await?;
     // Only now: everything above came without asking fabrik.
-    world.carried_out(&commit).await?;
-    world.bed.shutdown().await;
+    world.carried_out(&commit).await.map(drop)
+}
+
+/// Where no webhook calls.
+fn reconcile_fetches_at_once(world: &World) -> Result<()> {
+    world.bed.git_servers().set_webhooks(Vec::new());
+    let (commit, waited) = unseen_push(world)?;
+    ensure!(waited.stderr.contains("is not carried out"), "{waited:?}");
+    world.fabrik(&["reconcile"])?.ok()?;
+    world.fabrik(&["wait", &commit, "--timeout", "45s"])?.ok()?;
+    let settings = world.get(&["configmap", "settings"])?;
+    ensure!(settings["data"]["value"] != "one", "{settings}");
     Ok(())
+}
+
+/// Pushes until `wait` runs out of time. What was asked for before may still fetch the first push, and
+/// that is the end of it.
+fn unseen_push(world: &World) -> Result<(String, Ran)> {
+    let git = world.bed.git();
+    for value in ["two", "three", "four"] {
+        git.write(
+            "manifests/shop/settings.yaml",
+            config_map("settings", value),
+        )?;
+        let commit = git.commit_and_push("Change the settings")?;
+        let waited = world.fabrik(&["wait", &commit, "--timeout", "4s"])?;
+        if waited.code == Some(1) {
+            return Ok((commit, waited));
+        }
+    }
+    anyhow::bail!("each push was fetched, and nobody had asked for it")
 }
 
 /// The only resource of this kind that carries the cluster's id.
