@@ -76,6 +76,34 @@ pub fn apiserver(settings: &Settings) -> Vec<String> {
     ]
 }
 
+/// Those that nodes, their pods, and what stories apply have to do with. Each one more watches and lists at every start.
+const CONTROLLERS: [&str; 24] = [
+    "bootstrap-signer-controller",
+    "certificatesigningrequest-approving-controller",
+    "certificatesigningrequest-signing-controller",
+    "clusterrole-aggregation-controller",
+    "daemonset-controller",
+    "deployment-controller",
+    "disruption-controller",
+    "garbage-collector-controller",
+    "job-controller",
+    "namespace-controller",
+    "node-lifecycle-controller",
+    "persistentvolume-attach-detach-controller",
+    "persistentvolume-binder-controller",
+    "persistentvolume-protection-controller",
+    "persistentvolumeclaim-protection-controller",
+    "pod-garbage-collector-controller",
+    "replicaset-controller",
+    "root-ca-certificate-publisher-controller",
+    "serviceaccount-controller",
+    "serviceaccount-token-controller",
+    "statefulset-controller",
+    "taint-eviction-controller",
+    "token-cleaner-controller",
+    "ttl-controller",
+];
+
 /// The controller manager. A node counts as unreachable sooner than by default (50 s), so that
 /// tests need not wait for it; a machine renews its lease often enough for that.
 pub fn controller_manager(settings: &Settings) -> Vec<String> {
@@ -89,7 +117,7 @@ pub fn controller_manager(settings: &Settings) -> Vec<String> {
         format!("--cluster-signing-key-file={dir}/ca.key"),
         format!("--service-account-private-key-file={dir}/service-account.key"),
         "--use-service-account-credentials=true".into(),
-        "--controllers=*,bootstrapsigner,tokencleaner".into(),
+        format!("--controllers={}", CONTROLLERS.join(",")),
         "--node-monitor-period=1s".into(),
         format!("--node-monitor-grace-period={grace}s"),
     ]

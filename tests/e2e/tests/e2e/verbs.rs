@@ -1,5 +1,7 @@
 //! The verbs of the command line, and the rotation of the Hetzner token by a push.
 
+mod plan;
+
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use fabrik_bed::Options;
 use fabrik_bed::emulator::TOKEN;
-use fabrik_e2e::{Ran, SOON, World, config_map, list, name};
+use fabrik_e2e::{SOON, World, config_map, list, name};
 use serde_json::Value;
 
 /// For what must not happen: several rounds of the leader.
@@ -18,13 +20,18 @@ const STRANGER: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aq
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_verb_does_what_it_says() -> Result<()> {
-    let world = World::start(Options::default()).await?;
+    let world = World::start(Options {
+        webhooks: true,
+        ..Options::default()
+    })
+    .await?;
+    plan::a_plan_says_what_the_push_then_does(&world.bed).await?;
     let git = world.bed.git();
     git.write(
         "manifests/shop/settings.yaml",
         config_map("settings", "one"),
     )?;
-    let first = world.bed.default_repo(1)?;
+    let first = git.commit_and_push("Have settings")?;
     waits_for_success(&world, &first)?;
     let rest = world.fabrik(&["plan", "HEAD"])?.ok()?;
     ensure!(rest.starts_with("Nothing to do"), "{rest}");

@@ -1,5 +1,5 @@
 //! A push makes workers and applies manifests. Here the repository is reached by HTTP; by SSH and by path in other stories
-//! (`nonsense`, `standalone`).
+//! (`pushes`, `standalone`).
 
 use std::process::Command;
 use std::time::Duration;

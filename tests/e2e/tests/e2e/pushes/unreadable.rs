@@ -14,10 +14,8 @@ use serde_json::Value;
 
 const UNREADABLE: &str = "can't be read any more";
 
-pub async fn a_push_mends_what_can_not_be_opened_any_more(
-    world: &World,
-    first: &str,
-) -> Result<()> {
+/// Finds one worker.
+pub async fn is_mended_by_a_push(world: &World, first: &str) -> Result<()> {
     let fabrik = world.bed.fabrik(0);
     fabrik.stop();
     let before = world.bed.founding()?.age_recipient;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use fabrik_bed::pki::{Authority, Subject};
-use fabrik_bed::{Bed, Machine, Options, SystemChange, system};
+use fabrik_bed::{Bed, Machine, SystemChange, system};
 use fabrik_e2e::rolling::{ROLLED_OUT, file_of};
 use fabrik_e2e::{SOON, World};
 use k8s_openapi::ByteString;
@@ -25,25 +25,13 @@ const HIGHEST: u64 = 1 << 40;
 /// An agent waits a minute for the publication of what it is ordered to try.
 const GIVEN_UP: Duration = Duration::from_secs(100);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_reports_publishes_or_fetches_in_another_s_name() -> Result<()> {
-    let world = World::start(Options {
-        systems: true,
-        ..Options::default()
-    })
-    .await?;
+/// Nobody reports, publishes or fetches so.
+pub async fn nobody_speaks_in_another_s_name(world: &World, worker: &Machine) -> Result<()> {
     let bed = &world.bed;
-    let first = bed.default_repo(1)?;
-    let workers = world.workers_ready(1).await?;
-    world.carried_out(&first).await?;
-    let worker = bed.machine(&fabrik_e2e::name(&workers[0]))?;
-
     reports_of_others(bed, worker.name()).await?;
-    publications(&world, worker.name()).await?;
-    fetching(bed, &worker).await?;
-    what_was_published_once(&world, &worker).await?;
-    world.bed.shutdown().await;
-    Ok(())
+    publications(world, worker.name()).await?;
+    fetching(bed, worker).await?;
+    what_was_published_once(world, worker).await
 }
 
 async fn reports_of_others(bed: &Bed, worker: &str) -> Result<()> {

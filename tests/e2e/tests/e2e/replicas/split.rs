@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use fabrik_bed::Bed;
 use fabrik_bed::audit::Event;
 use fabrik_bed::control_plane::Component;
-use fabrik_bed::{Bed, Options};
 use fabrik_e2e::faults::{self, APPLIER, AuditTail, LEADER, Request};
 use fabrik_e2e::{resize, settled};
 use jiff::Timestamp;
@@ -19,22 +19,12 @@ const DEADLINE: Duration = Duration::from_secs(180);
 const REPLY_HELD: Duration = Duration::from_secs(6);
 const LOST: &str = "leadership was lost";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_leaders_never_act_at_once() -> Result<()> {
-    let bed = Bed::start(Options {
-        servers: 3,
-        fabrik: true,
-        webhooks: true,
-        ..Options::default()
-    })
-    .await?;
+/// Leaves four workers.
+pub async fn two_leaders_never_act_at_once(bed: &Bed) -> Result<()> {
     bed.default_repo(1)?;
-    settled(&bed, 1).await?;
-
-    a_frozen_leader_wakes_up_as_a_follower(&bed).await?;
-    workers_join_while_the_leaders_api_server_is_gone(&bed).await?;
-    bed.shutdown().await;
-    Ok(())
+    settled(bed, 1).await?;
+    a_frozen_leader_wakes_up_as_a_follower(bed).await?;
+    workers_join_while_the_leaders_api_server_is_gone(bed).await
 }
 
 async fn a_frozen_leader_wakes_up_as_a_follower(bed: &Bed) -> Result<()> {

@@ -3,16 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use fabrik_bed::Options;
 use fabrik_bed::emulator::TOKEN;
 use fabrik_e2e::{SOON, World, config_map, words};
 
 /// Goal: put back within a second or two.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_cluster_has_what_the_manifests_say() -> Result<()> {
-    let world = World::start(Options::default()).await?;
+/// Leaves one manifest and no worker.
+pub async fn the_cluster_has_what_they_say(world: &World) -> Result<()> {
     let git = world.bed.git();
     git.write("manifests/shop/kept.yaml", config_map("kept", "one"))?;
     git.write("manifests/shop/extra.yaml", config_map("extra", "one"))?;
@@ -32,15 +30,14 @@ async fn the_cluster_has_what_the_manifests_say() -> Result<()> {
     let secret = world.get(&["secret", "password"])?;
     assert_eq!(secret["data"]["password"], "Y29ycmVjdC1ob3JzZQ==");
 
-    put_back(&world).await?;
-    pruned(&world).await?;
-    hetzner_is_away(&world).await?;
+    put_back(world).await?;
+    pruned(world).await?;
+    hetzner_is_away(world).await?;
     ensure!(
         !world.bed.fabrik(0).log().contains("correct-horse"),
         "the secret is in the log"
     );
-    world.bed.shutdown().await;
-    Ok(())
+    git.remove("manifests/shop/password.yaml")
 }
 
 async fn put_back(world: &World) -> Result<()> {

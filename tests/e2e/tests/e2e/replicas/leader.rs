@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use fabrik_bed::Options;
 use fabrik_e2e::{SOON, World};
 
 /// Less than a Lease lasts: who is told to end gives it back. On a quiet machine a second passes.
@@ -11,31 +10,25 @@ const AFTER_STOP: Duration = Duration::from_secs(9);
 /// Nobody may go on before the Lease has ended.
 const AFTER_KILL: Duration = Duration::from_secs(30);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_replica_goes_on() -> Result<()> {
-    let world = World::start(Options {
-        servers: 3,
-        ..Options::default()
-    })
-    .await?;
-    as_in_production(&world)?;
-    let first = world.bed.default_repo(1)?;
-    world.workers_ready(1).await?;
-    world.carried_out(&first).await?;
+/// Finds four workers, and leaves two.
+pub async fn another_replica_goes_on(world: &World) -> Result<()> {
+    as_in_production(world)?;
+    let what = "one of them leads again";
+    let leader = world
+        .bed
+        .wait_until(what, SOON, async || holder(world))
+        .await?;
+    let other = succeeds(world, &leader, AFTER_STOP, || stop(world, &leader, false)).await?;
+    world.push_edited("count = 4", "count = 3")?;
+    world.workers_ready(3).await?;
 
-    let leader = holder(&world)?.context("nobody leads")?;
-    let other = succeeds(&world, &leader, AFTER_STOP, || stop(&world, &leader, false)).await?;
-    world.push_edited("count = 1", "count = 2")?;
+    restart(world, &leader)?;
+    let third = succeeds(world, &other, AFTER_KILL, || stop(world, &other, true)).await?;
+    let last = world.push_edited("count = 3", "count = 2")?;
     world.workers_ready(2).await?;
-
-    restart(&world, &leader)?;
-    let third = succeeds(&world, &other, AFTER_KILL, || stop(&world, &other, true)).await?;
-    let last = world.push_edited("count = 2", "count = 1")?;
-    world.workers_ready(1).await?;
     world.carried_out(&last).await?;
     assert_eq!(world.status().await?["leader"], third.as_str());
-    world.bed.shutdown().await;
-    Ok(())
+    restart(world, &other)
 }
 
 /// Gives each replica the timings that it has outside of tests.

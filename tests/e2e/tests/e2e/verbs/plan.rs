@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use fabrik_bed::Bed;
 use fabrik_bed::audit::Event;
-use fabrik_bed::{Bed, Options};
 use fabrik_e2e::faults::{self, AuditTail};
 use fabrik_e2e::set_count;
 use jiff::Timestamp;
@@ -28,14 +28,8 @@ const ON_SERVERS_AND_NODES: [&str; 7] = [
 /// The verbs for each server and its Node, in their order.
 type Steps = BTreeMap<String, Vec<String>>;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_plan_says_what_the_push_then_does() -> Result<()> {
-    let bed = Bed::start(Options {
-        fabrik: true,
-        webhooks: true,
-        ..Options::default()
-    })
-    .await?;
+/// Leaves one worker.
+pub async fn a_plan_says_what_the_push_then_does(bed: &Bed) -> Result<()> {
     let map = |file: &str, name: &str, value: &str| {
         bed.git().write(
             &format!("manifests/{file}.yaml"),
@@ -51,7 +45,7 @@ async fn a_plan_says_what_the_push_then_does() -> Result<()> {
     map("one/moves", "moves", "a")?;
     map("two/there", "there", "a")?;
     let commit = bed.git().commit_and_push("Have manifests")?;
-    carried_out(&bed, &commit, 1).await?;
+    carried_out(bed, &commit, 1).await?;
 
     map("two/new", "new", "a")?;
     map("three/unit", "unit", "a")?;
@@ -59,18 +53,17 @@ async fn a_plan_says_what_the_push_then_does() -> Result<()> {
     bed.git().remove("manifests/one/goes.yaml")?;
     bed.git().remove("manifests/one/moves.yaml")?;
     map("two/moves", "moves", "a")?;
-    set_count(&bed, 1, 3)?;
-    as_planned(&bed, "grow", 3, 5).await?;
+    set_count(bed, 1, 3)?;
+    as_planned(bed, "grow", 3, 5).await?;
 
     bed.git().remove("manifests/three/unit.yaml")?;
     map("one/unit", "unit", "b")?;
-    set_count(&bed, 3, 1)?;
+    set_count(bed, 3, 1)?;
     let web = ["deployment", "web", "--image=web", "--replicas=12"];
     bed.kubectl(&[&["create"][..], &web].concat())?;
     bed.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"])?;
-    as_planned(&bed, "shrink", 1, 1).await?;
-    bed.shutdown().await;
-    Ok(())
+    as_planned(bed, "shrink", 1, 1).await?;
+    bed.kubectl(&["delete", "deployment", "web"]).map(drop)
 }
 
 /// Plans the commit, pushes it, and compares. `changes` says how many manifests change, so that no empty plan passes.

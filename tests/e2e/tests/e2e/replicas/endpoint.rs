@@ -1,13 +1,14 @@
 //! What leads to the API servers: a load balancer that goes on without a server, and an address that leaves a server which is lost.
 
 use anyhow::{Context, Result, ensure};
+use fabrik_bed::kubeconfig;
 use fabrik_bed::load_balancer::LoadBalancer;
-use fabrik_bed::{Options, kubeconfig};
 use fabrik_e2e::{SOON, World};
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::ListParams;
 
+const NODES: usize = 5;
 const ENDPOINTS: &str = r#"
 [firewall]
 api-from = ["0.0.0.0/0", "::/0"]
@@ -21,15 +22,9 @@ type = "ipv4"
 location = "fsn1"
 "#;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn people_get_through_while_a_server_is_lost() -> Result<()> {
-    let world = World::start(Options {
-        servers: 3,
-        ..Options::default()
-    })
-    .await?;
+/// Finds two workers beside the three servers.
+pub async fn people_get_through_while_a_server_is_lost(world: &World) -> Result<()> {
     let bed = &world.bed;
-    bed.write_default_repo(0)?;
     let spec = bed.git().read("cluster.toml")?;
     bed.git().write("cluster.toml", spec + ENDPOINTS)?;
     let commit = bed
@@ -38,9 +33,7 @@ async fn people_get_through_while_a_server_is_lost() -> Result<()> {
     world.carried_out(&commit).await?;
     let url = "status says what leads there";
     let status = world.status_says(url, |s| s["api"].is_string()).await?;
-    let lost = holder(&world)
-        .await?
-        .context("nobody has the floating IP")?;
+    let lost = holder(world).await?.context("nobody has the floating IP")?;
     assert_eq!(status["leader"], bed.control_plane(lost).name());
 
     // It does not answer yet, so it is not used.
@@ -67,20 +60,19 @@ async fn people_get_through_while_a_server_is_lost() -> Result<()> {
         "{text}"
     );
     let nodes: Api<Node> = Api::all(kubeconfig::client(&text).await?);
-    assert_eq!(nodes.list(&ListParams::default()).await?.items.len(), 3);
+    assert_eq!(nodes.list(&ListParams::default()).await?.items.len(), NODES);
 
     bed.server_machine(lost).kill().await?;
     bed.wait_until("it gets through without that server", SOON, async || {
         let found = nodes.list(&ListParams::default()).await?;
-        Ok((found.items.len() == 3).then_some(()))
+        Ok((found.items.len() == NODES).then_some(()))
     })
     .await?;
     bed.wait_until("another server has the floating IP", SOON, async || {
-        Ok(holder(&world).await?.filter(|server| *server != lost))
+        Ok(holder(world).await?.filter(|server| *server != lost))
     })
-    .await?;
-    world.bed.shutdown().await;
-    Ok(())
+    .await
+    .map(drop)
 }
 
 /// Which server has the floating IP, at the emulator.

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use fabrik_bed::{Machine, Options};
+use fabrik_bed::Machine;
 use fabrik_e2e::search::{find, forms, leaks};
 use fabrik_e2e::watch::{Processes, Sample};
 use fabrik_e2e::{LEADER, SOON, World};
@@ -35,40 +35,35 @@ const MODE: &str = "mode = \"0440\"";
 /// Kubernetes' garbage collector looks for kinds of objects twice a minute, and tries again later and later.
 const COLLECTED: Duration = Duration::from_secs(120);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
-    let world = World::start(Options {
-        systems: true,
-        ..Options::default()
-    })
-    .await?;
+/// Leaves no worker.
+pub async fn each_node_has_its_own_and_nobody_else_s(
+    world: &World,
+    worker: &Machine,
+) -> Result<()> {
     let processes = Processes::watch();
     let bed = &world.bed;
-    bed.write_default_repo(1)?;
     let spec = bed.git().read("cluster.toml")?;
     let secrets = format!(
         "\n[secrets.vpn]\nfile = \"{FILE}\"\nkey = \"vpn\"\npools = [\"workers\"]\n{MODE}\n\
          \n[secrets.registry]\nfile = \"{FILE}\"\nkey = \"registry\"\npools = [\"servers\"]\n"
     );
     bed.git().write("cluster.toml", spec + &secrets)?;
-    let commit = push(&world, VPN[0])?;
-    let workers = world.workers_ready(1).await?;
+    let commit = push(world, VPN[0])?;
     world.carried_out(&commit).await?;
-    let worker = bed.machine(&fabrik_e2e::name(&workers[0]))?;
     let server = bed.server_machine(0);
-    holds(&worker, &[("vpn", VPN[0], 0o440)])?;
+    holds(worker, &[("vpn", VPN[0], 0o440)])?;
     holds(server, &[("registry", REGISTRY, 0o400)])?;
 
-    others_are_refused(&world, worker.name()).await?;
-    what_is_missing_is_refused(&world).await?;
-    a_deleted_one_comes_back(&world, worker.name()).await?;
+    others_are_refused(world, worker.name()).await?;
+    what_is_missing_is_refused(world).await?;
+    a_deleted_one_comes_back(world, worker.name()).await?;
 
-    let ticket = restart::next_ticket(&world).await?;
-    let commit = push(&world, VPN[1])?;
+    let ticket = restart::next_ticket(world).await?;
+    let commit = push(world, VPN[1])?;
     world.carried_out(&commit).await?;
-    holds(&worker, &[("vpn", VPN[1], 0o440)])?;
+    holds(worker, &[("vpn", VPN[1], 0o440)])?;
     ensure!(
-        restart::next_ticket(&world).await? == ticket && restart::noted(&worker)?.is_empty(),
+        restart::next_ticket(world).await? == ticket && restart::noted(worker)?.is_empty(),
         "more than the file changed"
     );
 
@@ -76,19 +71,17 @@ async fn each_node_has_its_own_and_nobody_else_s() -> Result<()> {
     // Its memory is empty by then.
     worker.wait_running(SOON).await?;
     let booted = bed.wait_until("they are in place after a boot", SOON, async || {
-        holds(&worker, &[("vpn", VPN[1], 0o440)])?;
+        holds(worker, &[("vpn", VPN[1], 0o440)])?;
         Ok(Some(()))
     });
     booted.await?;
 
-    restart::is_rolled_out_under_a_ticket(&world, &worker).await?;
-    another_key_gets_nothing(&world, &worker).await?;
+    restart::is_rolled_out_under_a_ticket(world, worker).await?;
+    another_key_gets_nothing(world, worker).await?;
     // First: the search for the values has them on its command line.
     let seen = processes.end()?;
-    in_the_clear_nowhere_else(&world, &worker, &seen)?;
-    all_goes_with_the_node(&world, worker.name()).await?;
-    world.bed.shutdown().await;
-    Ok(())
+    in_the_clear_nowhere_else(world, worker, &seen)?;
+    all_goes_with_the_node(world, worker.name()).await
 }
 
 fn push(world: &World, vpn: &str) -> Result<String> {
