@@ -58,7 +58,7 @@ stories:
 		--skip rolling::long:: --skip rolling::trouble:: --skip chaos::long:: --skip tutorial::
 
 others:
-	$(CARGO) test --workspace --exclude fabrik-e2e --lib --bins --tests --no-fail-fast
+	$(CARGO) test --workspace --exclude fabrik-e2e --lib --bins --tests --no-fail-fast -- --test-threads=$(STORIES_AT_ONCE)
 
 # Packages, kernels and a k3s minor through seven nodes, good ones and such as panic, hang or are sick.
 .PHONY: rolling
