@@ -29,24 +29,27 @@ use founding::world::World;
 #[tokio::test]
 async fn a_cluster_is_founded_once_and_its_servers_keep_what_they_have() {
     let world = World::start().await;
-    founders_agree_on_one_cluster_and_founding_again_changes_nothing(&world).await;
-    a_server_whose_age_key_opens_nothing_is_refused_and_none_is_made_for_it(&world).await;
-    a_token_that_ended_or_is_missing_is_made_by_the_admins_kubeconfig_and_no_other(&world).await;
-    founding::renewal::is_of_what_an_older_fabrik_founded_and_no_newer_one(&world).await;
-    what_the_configuration_says_stays_until_a_flag_says_otherwise(&world).await;
+    Box::pin(founders_agree_and_founding_again_changes_nothing(&world)).await;
+    Box::pin(whose_age_key_opens_nothing_is_refused(&world)).await;
+    Box::pin(tokens_are_made_by_the_admins_kubeconfig_and_no_other(
+        &world,
+    ))
+    .await;
+    Box::pin(founding::renewal::is_of_what_an_older_fabrik_founded_and_no_newer_one(&world)).await;
+    Box::pin(the_configuration_stays_until_a_flag_says_otherwise(&world)).await;
     world.end().await;
 }
 
 #[tokio::test]
 async fn who_was_founded_may_do_its_work_and_no_more() {
     let world = World::start().await;
-    the_leader_sees_what_is_on_a_node_and_empties_it(&world).await;
-    each_identity_may_do_its_work_and_no_more(&world).await;
-    a_person_gets_in_by_certificate_and_by_ssh(&world).await;
+    Box::pin(the_leader_sees_what_is_on_a_node_and_empties_it(&world)).await;
+    Box::pin(each_identity_may_do_its_work_and_no_more(&world)).await;
+    Box::pin(a_person_gets_in_by_certificate_and_by_ssh(&world)).await;
     world.end().await;
 }
 
-async fn founders_agree_on_one_cluster_and_founding_again_changes_nothing(world: &World) {
+async fn founders_agree_and_founding_again_changes_nothing(world: &World) {
     world.share_age_key("one", "two");
     let (one, two) = tokio::join!(
         world.found("one", "demo", "server-1"),
@@ -101,7 +104,7 @@ async fn founders_agree_on_one_cluster_and_founding_again_changes_nothing(world:
     assert!(!written.contains("planted-token"));
 }
 
-async fn a_server_whose_age_key_opens_nothing_is_refused_and_none_is_made_for_it(world: &World) {
+async fn whose_age_key_opens_nothing_is_refused(world: &World) {
     let one = world.found("one", "demo", "server-1").await.unwrap();
     let refused = async |words: &str| {
         let error = world.found("late", "demo", "server-4").await.unwrap_err();
@@ -133,7 +136,7 @@ async fn a_server_whose_age_key_opens_nothing_is_refused_and_none_is_made_for_it
     assert_eq!(stated, Some(one.age_recipient));
 }
 
-async fn what_the_configuration_says_stays_until_a_flag_says_otherwise(world: &World) {
+async fn the_configuration_stays_until_a_flag_says_otherwise(world: &World) {
     let found = async |flags: &[&str]| {
         let founded = world.found_with("one", "demo", "server-1", flags).await;
         founded.unwrap().config
@@ -159,14 +162,12 @@ async fn what_the_configuration_says_stays_until_a_flag_says_otherwise(world: &W
 
     found(&["--poll", "1m", "--listen", "127.0.0.1:9641"]).await;
     let mut expected = edited;
-    expected.repository.poll = Duration::from_mins(1);
+    expected.repository.poll = Duration::from_secs(60);
     expected.listen = "127.0.0.1:9641".parse().unwrap();
     assert_eq!(Config::load(&file).unwrap(), expected);
 }
 
-async fn a_token_that_ended_or_is_missing_is_made_by_the_admins_kubeconfig_and_no_other(
-    world: &World,
-) {
+async fn tokens_are_made_by_the_admins_kubeconfig_and_no_other(world: &World) {
     let founded = world.found("one", "demo", "server-1").await.unwrap();
     let mut config = Config::load(&founded.config).unwrap();
     let leader = config.kubernetes.leader_token_file.clone();

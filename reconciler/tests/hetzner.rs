@@ -16,7 +16,7 @@ use fabrik_core::id::{NodeName, ServerId};
 use fabrik_core::ledger::Change;
 use fabrik_core::observed::{Hetzner, Power};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use hetzner::world::{Bed, INTENT, KEY, TOKEN, intent, name, remember};
 

@@ -35,7 +35,7 @@ pub struct ClusterOptions {
 pub enum AccessError {
     #[error(
         "no kubeconfig was found, so there is no cluster to ask: --kubeconfig and KUBECONFIG name none, and {} is not there{}. Name \
-         one; `fabrik kubeconfig` makes one, on a server of the control plane as well",
+         one. On a server of the control plane `fabrik kubeconfig` makes one; elsewhere it needs one that is still good",
         looked_at.display(),
         others_here()
     )]
