@@ -10,7 +10,7 @@ SOPS  := $(PARTS)/sops-3.13.3/sops
 # For tests that call sops without a bed.
 export FABRIK_SOPS ?= $(abspath $(SOPS))
 
-STORIES_AT_ONCE ?= $(shell echo $$((1 + $$(nproc))))
+STORIES_AT_ONCE ?= $(shell echo $$((2 + $$(nproc))))
 
 .PHONY: help
 help:

@@ -52,11 +52,13 @@ impl Poll {
         self.members.iter().filter(|m| !m.learner)
     }
 
-    /// Whom the voters that answer call their leader; the first one's word.
+    /// Whom all that answer call their leader. Nobody is while they say different things: they are asked one after the other.
     pub fn leader(&self) -> Option<&Member> {
-        let says = |look: &&Look| !look.leader.is_empty();
-        let leader = &self.looks.iter().find(says)?.leader;
-        self.members.iter().find(|m| m.id == *leader)
+        let mut words = self.looks.iter().map(|look| &look.leader);
+        let leader = words.find(|word| !word.is_empty())?;
+        let agree = words.all(|word| word.is_empty() || word == leader);
+        let leader = self.members.iter().find(|m| m.id == *leader);
+        leader.filter(|_| agree)
     }
 
     fn is_healthy(&self, member: &Member) -> bool {
