@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use fabrik_core::{admit, spec};
+use fabrik_core::admit;
+use fabrik_core::spec::{self, Spec};
 use toml_edit::{DocumentMut, TableLike, Value};
 
 use super::access::ClusterOptions;
@@ -112,6 +113,7 @@ pub async fn run(
             return Ok(ExitCode::FAILURE);
         }
     };
+    let (known, known_as) = known(&dir, &before)?;
     let path = dir.join(SPEC_FILE);
     files::replace(&path, &after)?;
     let plan = plan::Options::of_directory(&dir, options.observed, options.cluster);
@@ -131,13 +133,8 @@ pub async fn run(
         planned => planned.map(drop),
     };
     // Whoever plans knows what is in force; else what was pushed has to do.
-    let (known, known_as) = match git::pushed(&dir, SPEC_FILE)? {
-        Some(pushed) => (pushed, "what was pushed last"),
-        None => (before.clone(), "the commit before it"),
-    };
-    let known = || spec::parse(SPEC_FILE, &known).ok();
-    let skips = |known| admit::upgrade(&known, &wanted, &after);
-    if let (Err(_), Some(fault)) = (&planned, known().and_then(skips)) {
+    let skips = |known| admit::upgrade(known, &wanted, &after);
+    if let (Err(_), Some(fault)) = (&planned, known.as_ref().and_then(skips)) {
         files::replace(&path, &before)?;
         print_faults(&[fault]);
         return Ok(ExitCode::FAILURE);
@@ -170,6 +167,16 @@ pub async fn run(
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// What an upgrade is compared with where no cluster can be asked, and what that is called.
+fn known(dir: &Path, before: &str) -> Result<(Option<Spec>, &'static str), git::GitError> {
+    let parse = |text: &str| spec::parse(SPEC_FILE, text).ok();
+    let pushed = git::pushed(dir, SPEC_FILE)?.and_then(|text| parse(&text));
+    Ok(match pushed {
+        Some(pushed) => (Some(pushed), "what was pushed last"),
+        None => (parse(before), "the commit before it"),
+    })
 }
 
 /// On a new branch, if one is named, which is there only if the commit is.
