@@ -231,6 +231,9 @@ impl Bed {
         command
             .args(arguments)
             .env("KUBECONFIG", self.kubeconfig())
+            // It lives too short to be worth a collector, or threads that look for work.
+            .env("GOGC", "off")
+            .env("GOMAXPROCS", "1")
             .stdin(std::process::Stdio::null());
         success(&command.output().context("starting kubectl")?, arguments)
     }
