@@ -13,7 +13,7 @@ pub enum Unclear {
          project's"
     )]
     NoCluster,
-    #[error("{} Say which by --cluster-id", several(ids, name, of_network.as_deref()))]
+    #[error("{} Say which by `fabrik destroy --cluster-id ID`", several(ids, name, of_network.as_deref()))]
     Several {
         name: ClusterName,
         ids: BTreeSet<String>,
@@ -21,8 +21,8 @@ pub enum Unclear {
         of_network: Option<String>,
     },
     #[error(
-        "cluster {id} is in this project, and no network `{name}` or snapshot of it says that it is this one. If it is, repeat \
-         with --cluster-id {id}"
+        "cluster {id} is in this project, and no network `{name}` or snapshot of it says that it is this one. If it is, `fabrik \
+         destroy --cluster-id {id}` removes it; on the laptop that has seeded it, `fabrik seed --undo` does"
     )]
     NoNetwork { name: ClusterName, id: String },
     #[error(

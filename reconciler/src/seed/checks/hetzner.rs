@@ -103,7 +103,8 @@ async fn names(subject: &Subject<'_>, client: &Client) -> Result<String, String>
     }
     Err(format!(
         "others have names that {name} needs: {}. If they are this repository's, it was seeded from another machine: go on there, \
-         or renew its images by `fabrik seed --image-only`. Else give this cluster another name or project, or rename them",
+         or renew its images by `fabrik seed --image-only`; where that machine is lost half-way, remove them by `fabrik destroy`. \
+         Else give this cluster another name or project, or rename them",
         holders.join("; ")
     ))
 }
