@@ -134,6 +134,7 @@ pub async fn run(
     };
     // Whoever plans knows what is in force; else what was pushed has to do.
     let skips = |known| admit::upgrade(known, &wanted, &after);
+    let known = known.filter(|_| changes_version(&before, &wanted));
     if let (Err(_), Some(fault)) = (&planned, known.as_ref().and_then(skips)) {
         files::replace(&path, &before)?;
         print_faults(&[fault]);
@@ -177,6 +178,11 @@ fn known(dir: &Path, before: &str) -> Result<(Option<Spec>, &'static str), git::
         Some(pushed) => (Some(pushed), "what was pushed last"),
         None => (parse(before), "the commit before it"),
     })
+}
+
+/// Another version may have been pushed meanwhile, and is no matter to who scales a pool.
+fn changes_version(before: &str, wanted: &Spec) -> bool {
+    spec::parse(SPEC_FILE, before).map_or(true, |spec| spec.kubernetes != wanted.kubernetes)
 }
 
 /// On a new branch, if one is named, which is there only if the commit is.
