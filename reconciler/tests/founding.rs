@@ -35,8 +35,8 @@ async fn a_cluster_is_founded_once_and_its_servers_keep_what_they_have() {
         &world,
     ))
     .await;
-    Box::pin(founding::renewal::is_of_what_an_older_fabrik_founded_and_no_newer_one(&world)).await;
     Box::pin(the_configuration_stays_until_a_flag_says_otherwise(&world)).await;
+    Box::pin(founding::renewal::is_of_what_an_older_fabrik_founded_and_no_newer_one(&world)).await;
     world.end().await;
 }
 

@@ -171,7 +171,11 @@ async fn comes_back_as_itself(world: &World, first: &Machine) -> Result<()> {
         Ok(Some(()))
     })
     .await?;
-    world.workers_ready(1).await.map(drop)
+    first.wait_running(SOON).await?;
+    world.workers_ready(1).await?;
+    let cluster = world.get(&["fabrikcluster", "demo"])?;
+    assert_eq!(cluster["spec"]["clusterId"], world.cluster_id.as_str());
+    Ok(())
 }
 
 /// It has booted with what it was made from, and neither founds nor joins.

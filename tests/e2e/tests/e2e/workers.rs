@@ -125,18 +125,18 @@ async fn a_push_makes_workers(world: &World) -> Result<()> {
 /// Where no webhook calls.
 fn reconcile_fetches_at_once(world: &World) -> Result<()> {
     world.bed.git_servers().set_webhooks(Vec::new());
-    let (commit, waited) = unseen_push(world)?;
+    let (value, commit, waited) = unseen_push(world)?;
     ensure!(waited.stderr.contains("is not carried out"), "{waited:?}");
     world.fabrik(&["reconcile"])?.ok()?;
     world.fabrik(&["wait", &commit, "--timeout", "45s"])?.ok()?;
     let settings = world.get(&["configmap", "settings"])?;
-    ensure!(settings["data"]["value"] != "one", "{settings}");
+    assert_eq!(settings["data"]["value"], value);
     Ok(())
 }
 
 /// Pushes until `wait` runs out of time. What was asked for before may still fetch the first push, and
 /// that is the end of it.
-fn unseen_push(world: &World) -> Result<(String, Ran)> {
+fn unseen_push(world: &World) -> Result<(&'static str, String, Ran)> {
     let git = world.bed.git();
     for value in ["two", "three", "four"] {
         git.write(
@@ -146,7 +146,7 @@ fn unseen_push(world: &World) -> Result<(String, Ran)> {
         let commit = git.commit_and_push("Change the settings")?;
         let waited = world.fabrik(&["wait", &commit, "--timeout", "4s"])?;
         if waited.code == Some(1) {
-            return Ok((commit, waited));
+            return Ok((value, commit, waited));
         }
     }
     anyhow::bail!("each push was fetched, and nobody had asked for it")

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::ListParams;
 
-const NODES: usize = 5;
+const NODES: usize = 7;
 const ENDPOINTS: &str = r#"
 [firewall]
 api-from = ["0.0.0.0/0", "::/0"]
@@ -22,7 +22,7 @@ type = "ipv4"
 location = "fsn1"
 "#;
 
-/// Finds two workers beside the three servers.
+/// Finds four workers beside the three servers.
 pub async fn people_get_through_while_a_server_is_lost(world: &World) -> Result<()> {
     let bed = &world.bed;
     let spec = bed.git().read("cluster.toml")?;

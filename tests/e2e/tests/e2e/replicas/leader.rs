@@ -10,7 +10,7 @@ const AFTER_STOP: Duration = Duration::from_secs(9);
 /// Nobody may go on before the Lease has ended.
 const AFTER_KILL: Duration = Duration::from_secs(30);
 
-/// Finds four workers, and leaves two.
+/// Finds four workers, and leaves four.
 pub async fn another_replica_goes_on(world: &World) -> Result<()> {
     as_in_production(world)?;
     let what = "one of them leads again";
@@ -19,13 +19,13 @@ pub async fn another_replica_goes_on(world: &World) -> Result<()> {
         .wait_until(what, SOON, async || holder(world))
         .await?;
     let other = succeeds(world, &leader, AFTER_STOP, || stop(world, &leader, false)).await?;
-    world.push_edited("count = 4", "count = 3")?;
-    world.workers_ready(3).await?;
+    world.push_edited("count = 4", "count = 5")?;
+    world.workers_ready(5).await?;
 
     restart(world, &leader)?;
     let third = succeeds(world, &other, AFTER_KILL, || stop(world, &other, true)).await?;
-    let last = world.push_edited("count = 3", "count = 2")?;
-    world.workers_ready(2).await?;
+    let last = world.push_edited("count = 5", "count = 4")?;
+    world.workers_ready(4).await?;
     world.carried_out(&last).await?;
     assert_eq!(world.status().await?["leader"], third.as_str());
     restart(world, &other)
