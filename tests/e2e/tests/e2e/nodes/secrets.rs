@@ -35,21 +35,26 @@ const MODE: &str = "mode = \"0440\"";
 /// Kubernetes' garbage collector looks for kinds of objects twice a minute, and tries again later and later.
 const COLLECTED: Duration = Duration::from_secs(120);
 
-/// Leaves no worker.
-pub async fn each_node_has_its_own_and_nobody_else_s(
-    world: &World,
-    worker: &Machine,
-) -> Result<()> {
-    let processes = Processes::watch();
+/// Before there is a worker.
+pub fn want(world: &World) -> Result<String> {
     let bed = &world.bed;
+    bed.write_default_repo(1)?;
     let spec = bed.git().read("cluster.toml")?;
     let secrets = format!(
         "\n[secrets.vpn]\nfile = \"{FILE}\"\nkey = \"vpn\"\npools = [\"workers\"]\n{MODE}\n\
          \n[secrets.registry]\nfile = \"{FILE}\"\nkey = \"registry\"\npools = [\"servers\"]\n"
     );
     bed.git().write("cluster.toml", spec + &secrets)?;
-    let commit = push(world, VPN[0])?;
-    world.carried_out(&commit).await?;
+    push(world, VPN[0])
+}
+
+/// Leaves no worker.
+pub async fn each_node_has_its_own_and_nobody_else_s(
+    world: &World,
+    worker: &Machine,
+    processes: Processes,
+) -> Result<()> {
+    let bed = &world.bed;
     let server = bed.server_machine(0);
     holds(worker, &[("vpn", VPN[0], 0o440)])?;
     holds(server, &[("registry", REGISTRY, 0o400)])?;
