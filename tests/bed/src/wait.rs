@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 
 /// What comes soon is seen soon; what takes long is asked for less often, because to ask takes time from what is waited for.
 const POLL: Duration = Duration::from_millis(100);
-const SELDOM: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_millis(500);
 const TAIL_LINES: usize = 15;
 
 /// Asks `probe` until it gives a value; an error counts as "not yet".
