@@ -52,7 +52,7 @@ impl Poll {
         self.members.iter().filter(|m| !m.learner)
     }
 
-    /// Whom all that answer call their leader. Nobody is while they say different things: they are asked one after the other.
+    /// Whom all that answer call their leader. Nobody is while they say different things: each answers at a moment of its own.
     pub fn leader(&self) -> Option<&Member> {
         let mut words = self.looks.iter().map(|look| &look.leader);
         let leader = words.find(|word| !word.is_empty())?;
